@@ -1,0 +1,1 @@
+"""Kedro dataset classes: splits, networks, plans, records, folders, keyed by fingerprint."""

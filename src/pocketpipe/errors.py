@@ -1,0 +1,28 @@
+"""Errors that a person reads: what is wrong, where, and what to do, in one line each."""
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Something the user can mend. Shown as its message alone, without a traceback.
+
+    >>> str(UserError("network.name: 'resnet9' is unknown; did you mean 'resnet8'?"))
+    "network.name: 'resnet9' is unknown; did you mean 'resnet8'?"
+    """
+
+
+class Mistakes(UserError):
+    """All mistakes found by one check, listed together so that they are mended in one go.
+
+    >>> print(Mistakes(["budget.speedup: 0.5 is below 1", "network.name: 'resnet9' is unknown"]))
+    budget.speedup: 0.5 is below 1
+    network.name: 'resnet9' is unknown
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+
+class NotMeasured(Exception):
+    """A figure cannot be had on this machine (no emulator, say); the message says how to get it."""

@@ -1,0 +1,1 @@
+"""PyTorch to ONNX, clean and the same to the byte, checked through ONNX Runtime."""

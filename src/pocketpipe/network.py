@@ -1,0 +1,79 @@
+"""StoredNetwork: a network as data. Factory reference + arguments + plan + weights; never a pickled module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pocketpipe.doors import Door
+from pocketpipe.errors import UserError
+from pocketpipe.plan import CompressionPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pocketpipe.task import Task
+
+NETWORKS: Door[Callable[..., nn.Module]] = Door("network", room="pocketpipe.networks")
+"""Factories: `build(input_shape, outputs, **options) -> nn.Module`; options are keyword-only and annotated."""
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """What is needed to have the network again, on any machine, without trusting a pickle."""
+
+    reference: str
+    """A zoo name, or `package.module:factory`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    plan: CompressionPlan = field(default_factory=CompressionPlan)
+    """Pinned: replayed on a fresh network of the factory before the weights are loaded."""
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    """Empty = weights as the factory initializes them."""
+
+    def build(self, task: Task) -> nn.Module:
+        """The network in eval mode. Raises UserError if the weights do not fit it."""
+        network = NETWORKS.resolve(self.reference)(task.input_shape, len(task.labels), **self.options)
+        for step in self.plan.steps:
+            network = step.apply(network, task)
+        if self.state:
+            load_weights(network, self.state, of=self.reference)
+        return network.eval()
+
+    def with_weights(self, network: nn.Module) -> StoredNetwork:
+        """The same structure with the weights of `network` (copied to CPU)."""
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+        return replace(self, state=state)
+
+    def digest(self) -> str:
+        """SHA-256 over structure and weights."""
+        digest = hashlib.sha256(f"{self.reference}{sorted(self.options.items())}{self.plan.to_json()}".encode())
+        for name in sorted(self.state):
+            tensor = self.state[name]
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) -> None:
+    """Load `state` into `network`, strictly. Raises UserError that names the first keys that do not fit.
+
+    BatchNorm's `num_batches_tracked` may be missing: published weights often leave it out.
+    """
+    own = network.state_dict()
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    missing = sorted(needed - set(state))
+    surplus = sorted(set(state) - set(own))
+    misfit = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(set(own) & set(state))
+        if state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{title}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for title, names in (("missing", missing), ("unknown", surplus), ("shape", misfit))
+        if names
+    ]
+    if problems:
+        raise UserError(f"weights do not fit network {of!r}; " + "; ".join(problems))
+    network.load_state_dict(dict(state), strict=False)

@@ -1,0 +1,1 @@
+"""The zoo, one file a family; the door is `pocketpipe.network.NETWORKS`."""

@@ -1,0 +1,1 @@
+"""The stages: one Kedro namespace each; pure functions that call the rooms."""

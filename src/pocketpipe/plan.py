@@ -1,0 +1,111 @@
+"""CompressionPlan: an ordered list of steps. Can be written by hand, diffed, logged, replayed."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import ValidationError
+
+from pocketpipe.budget import Limits
+from pocketpipe.doors import Door, Value, describe_validation
+from pocketpipe.errors import Mistakes
+from pocketpipe.profile import NetworkProfile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pocketpipe.task import Split, Task
+
+
+class Step(Value):
+    """One compression method with its parameters. Its module owns it; nothing else knows what is inside.
+
+    A step may leave choices open (which channels, by a criterion). `pin` settles them by looking at the
+    weights, after which `apply` depends on nothing but the step itself and can be replayed on a fresh network.
+    """
+
+    kind: ClassVar[str]
+    """The tag in a plan's JSON: the name it is registered under, or `package.module:Class`."""
+
+    @classmethod
+    @abstractmethod
+    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        """What search may vary, in NNI's form: `{"name": {"_type": "uniform", "_value": [0.1, 1.0]}}`."""
+
+    @classmethod
+    @abstractmethod
+    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
+        """The step that a tuner's proposal (keys of `space`) stands for, before projection."""
+
+    @abstractmethod
+    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
+        """The nearest step whose predicted cost keeps `limits`, as close under them as it can. Pure.
+
+        Raises UserError if no setting of this step keeps them.
+        """
+
+    @abstractmethod
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        """The profile of the network after this step."""
+
+    @abstractmethod
+    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
+        """This step with every open choice settled from the weights of `network` (and `data`, if it asks)."""
+
+    @abstractmethod
+    def apply(self, network: nn.Module, task: Task) -> nn.Module:
+        """A new network with this (pinned) step carried out; `network` is not changed."""
+
+
+STEPS: Door[type[Step]] = Door("method", room="pocketpipe.compression")
+
+
+@dataclass(frozen=True)
+class CompressionPlan:
+    """Ordered steps; a tagged union in JSON, open for steps that a user brings.
+
+    >>> CompressionPlan.from_json('[]')
+    CompressionPlan(steps=())
+    >>> CompressionPlan.from_json('[{"kind": "chanels"}]')  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pocketpipe.errors.UserError: method 'chanels' is unknown; did you mean 'channels'? ...
+    """
+
+    steps: tuple[Step, ...] = ()
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal plans give equal text."""
+        steps = [{"kind": step.kind, **step.model_dump(mode="json")} for step in self.steps]
+        return json.dumps(steps, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> CompressionPlan:
+        """Read a plan. Raises UserError for an unknown kind and Mistakes for a step's wrong parameters."""
+        return cls(tuple(_read_step(index, dict(entry)) for index, entry in enumerate(json.loads(text))))
+
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        """The profile of the network after all steps."""
+        for step in self.steps:
+            profile = step.predict(profile)
+        return profile
+
+    def carry_out(self, network: nn.Module, task: Task, data: Split) -> tuple[nn.Module, CompressionPlan]:
+        """(new network, the plan as pinned on the way). `network` is not changed."""
+        pinned: list[Step] = []
+        for step in self.steps:
+            pinned.append(step.pin(network, task, data))
+            network = pinned[-1].apply(network, task)
+        return network, CompressionPlan(tuple(pinned))
+
+
+def _read_step(index: int, entry: dict[str, Any]) -> Step:
+    step_class = STEPS.resolve(str(entry.pop("kind", "")))
+    try:
+        return step_class.model_validate(entry)
+    except ValidationError as error:
+        where = f"plan[{index}] ({step_class.kind})"
+        raise Mistakes(describe_validation(error, where=where, allowed=tuple(step_class.model_fields))) from error

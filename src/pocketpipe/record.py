@@ -1,0 +1,24 @@
+"""StageRecord: what a stage tells about its work, for MLflow, the report and the terminal alike."""
+
+from typing import Any
+
+from pocketpipe.doors import Value
+
+
+class StageRecord(Value):
+    """Figures of one stage. `data` says on which file, split and seed they were measured.
+
+    >>> StageRecord(stage="teacher", metrics={"val_accuracy": 0.98}, data="val (360 digits, seed 0)").metrics
+    {'val_accuracy': 0.98}
+    """
+
+    stage: str
+    metrics: dict[str, float] = {}
+    """Final figures."""
+    curves: dict[str, tuple[float, ...]] = {}
+    """Figures by step (epoch, trial ...), first step first."""
+    facts: dict[str, Any] = {}
+    """What is worth a tag: digests, counts, choices made."""
+    warnings: tuple[str, ...] = ()
+    """What the user must be told, a line each: shown in the terminal, MLflow and the report."""
+    data: str = ""

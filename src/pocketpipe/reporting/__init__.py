@@ -1,0 +1,1 @@
+"""Figures, the one-page report and the verdict table."""

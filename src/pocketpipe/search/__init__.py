@@ -1,0 +1,1 @@
+"""Proposes plans; never trains by itself: it calls a trial function."""

@@ -1,0 +1,1 @@
+"""The only room that knows TVM; the door is `pocketpipe.targets.base.TARGETS`."""

@@ -1,0 +1,140 @@
+"""Task: what a network is for. Data, loss, metric and what counts as agreement; never "is this an image?"."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pocketpipe.doors import Door, Value
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Preprocessing(Value):
+    """Stored input -> network input: `(x * scale - mean) / std`, mean and std along axis 0 of one example.
+
+    >>> rgb = Preprocessing(scale=1 / 255, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> rgb(np.full((1, 3, 2, 2), 255, np.uint8))[0, :, 0, 0].tolist()
+    [1.0, 1.0, 1.0]
+    """
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Batch of stored inputs (N, ...) as float32 network inputs of the same shape."""
+        shape = (-1,) + (1,) * (inputs.ndim - 2)
+        mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.std))
+        return ((inputs.astype(np.float32) * np.float32(self.scale) - mean) / std).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split as whole arrays: `inputs` (N, *input_shape) as stored, `targets` (N, ...).
+
+    `name` says which data it is, for every figure measured on it ("val, 5,000 images of train, seed 0").
+    """
+
+    name: str
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over shapes, types and contents; the name is not part of it."""
+        digest = hashlib.sha256()
+        for array in (self.inputs, self.targets):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def take(self, indices: np.ndarray, name: str | None = None) -> Split:
+        """The examples at `indices`, in that order."""
+        return Split(name or self.name, self.inputs[indices], self.targets[indices])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """All that may be looked at before the plan and the weights are final: no test examples.
+
+    `holdout` is data that given weights have not seen (`task.holdout`); where it is there, plans are chosen on it.
+    """
+
+    train: Split
+    val: Split
+    holdout: Split | None = None
+
+    @property
+    def selection(self) -> Split:
+        """The split on which plans are compared."""
+        return self.holdout if self.holdout is not None else self.val
+
+
+class Task(ABC):
+    """What the network is for. A task is rebuilt from its name and options in every stage, never pickled.
+
+    Subclasses set the attributes and implement the methods; classification of anything is
+    `pocketpipe.tasks.classification.ClassificationTask`.
+    """
+
+    input_shape: tuple[int, ...]
+    """Shape of one network input, without the batch axis."""
+    labels: tuple[str, ...]
+    """One name for each output."""
+    preprocessing: Preprocessing
+    metric_name: str
+    higher_is_better: bool = True
+    holdouts: tuple[str, ...] = ()
+    """Values that `task.holdout` may take besides null."""
+
+    @abstractmethod
+    def source_digest(self) -> str:
+        """Digest of where the data comes from: changes when the data does, cheap enough to ask at every run."""
+
+    @abstractmethod
+    def load(self, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
+        """Read the data: (splits, test). Raises UserError for what is missing or broken, naming the file."""
+
+    def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Random training view of a whole batch of stored inputs, same shape and dtype. Default: unchanged."""
+        return inputs
+
+    @abstractmethod
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
+        """Training loss of a batch, a scalar."""
+
+    @abstractmethod
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Score of each example (N,), whose mean is the metric; paired comparisons use these."""
+
+    def metric(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """The metric of a batch of outputs (N, ...)."""
+        return float(self.scores(outputs, targets).mean())
+
+    @abstractmethod
+    def metric_by_class(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """The metric within each class (or whatever slices matter), by name."""
+
+    @abstractmethod
+    def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
+        """Share of examples (0..1) on which two outputs mean the same."""
+
+
+class TaskFactory(Protocol):
+    """`build(data_root, **options) -> Task`; options are keyword-only and annotated."""
+
+    def __call__(self, data_root: Path, **options: Any) -> Task: ...
+
+
+TASKS: Door[TaskFactory] = Door("task", room="pocketpipe.tasks")

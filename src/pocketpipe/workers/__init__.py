@@ -1,0 +1,1 @@
+"""One way to do work in another process: spec file in, result file out."""
