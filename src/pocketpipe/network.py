@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketpipe.doors import Door
+from pocketpipe.doors import Door, Value
 from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan
 
@@ -77,3 +78,15 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
     if problems:
         raise UserError(f"weights do not fit network {of!r}; " + "; ".join(problems))
     network.load_state_dict(dict(state), strict=False)
+
+
+class NetworkChoice(Value):
+    """The `network` section of a configuration: which network, and the weights that the user brings, if any."""
+
+    name: str
+    weights: Path | None = None
+    options: dict[str, Any] = {}
+
+    def fresh(self) -> StoredNetwork:
+        """The network as its factory makes it: no plan, no weights yet."""
+        return StoredNetwork(self.name, self.options)

@@ -138,3 +138,15 @@ class TaskFactory(Protocol):
 
 
 TASKS: Door[TaskFactory] = Door("task", room="pocketpipe.tasks")
+
+
+class TaskChoice(Value):
+    """The `task` section of a configuration: which task, with which options, and what to choose plans on."""
+
+    name: str
+    holdout: str | None = None
+    options: dict[str, Any] = {}
+
+    def build(self, data_root: Path) -> Task:
+        """The task; `data_root` is the folder that holds this machine's data sets. Raises UserError."""
+        return TASKS.resolve(self.name)(data_root, **self.options)

@@ -1,0 +1,63 @@
+"""Evaluation: what came out when the test split was opened, once, after plan and weights were final."""
+
+from pocketpipe.cost import Cost
+from pocketpipe.doors import Value
+from pocketpipe.verdict import Verdict, budget_kept
+
+
+class Subject(Value):
+    """One thing that was evaluated: a network in PyTorch, the ONNX file, or a delivered library.
+
+    >>> Subject(name="student", file="student.onnx", examples=360, metric=0.97, metric_by_class={"0": 1.0, "8": 0.9}).worst
+    ('8', 0.9)
+    """
+
+    name: str
+    """teacher, student, onnx, or the target's name."""
+    file: str
+    examples: int = 0
+    metric: float | None = None
+    metric_by_class: dict[str, float] = {}
+    agreement: float | None = None
+    """Share of examples with the same meaning as ONNX Runtime on the student's ONNX file."""
+    max_difference: float | None = None
+    """Largest absolute difference of an output to ONNX Runtime's."""
+    latency_ms: float | None = None
+    """Median at batch 1, one thread, on this host."""
+    latency_ratio: float | None = None
+    """Latency over ONNX Runtime's in the same process, interleaved."""
+    not_measured: str | None = None
+    """Why there are no figures, and how to get them."""
+
+    @property
+    def worst(self) -> tuple[str, float] | None:
+        """Class with the lowest metric, and that metric."""
+        return min(self.metric_by_class.items(), key=lambda item: item[1]) if self.metric_by_class else None
+
+
+class Evaluation(Value):
+    """Subjects and verdicts of one run."""
+
+    metric_name: str
+    data: str
+    """Which test data ("test, 360 of 1,797 digits, seed 0")."""
+    test_digest: str
+    teacher_cost: Cost
+    student_cost: Cost
+    subjects: tuple[Subject, ...]
+    verdicts: tuple[Verdict, ...]
+    nearest_plan: str | None = None
+    """Where the budget was not kept: the nearest plan that passes, in words."""
+    scores: tuple[float, ...] = ()
+    """Score of the student's ONNX file on each test example, in order, for paired comparison."""
+    champion_scores: tuple[float, ...] | None = None
+    """The champion's scores on the same examples, where a champion was evaluated beside."""
+
+    @property
+    def budget_kept(self) -> bool:
+        """Whether every requirement that could be measured was met."""
+        return budget_kept(self.verdicts)
+
+    def subject(self, name: str) -> Subject:
+        """The subject of that name. Raises KeyError."""
+        return {subject.name: subject for subject in self.subjects}[name]

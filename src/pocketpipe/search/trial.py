@@ -1,0 +1,32 @@
+"""Trial: one plan that was tried, and how it did."""
+
+from typing import Literal
+
+from pocketpipe.cost import Cost
+from pocketpipe.doors import Value
+from pocketpipe.plan import CompressionPlan
+
+Origin = Literal["tuner", "uniform", "random", "ladder"]
+"""Who proposed it. uniform and random are controls of equal budget; ladder plans relax the budget step by step."""
+
+
+class Trial(Value):
+    """A pinned plan with its predicted cost and its metric on the selection split."""
+
+    index: int
+    origin: Origin
+    plan_json: str
+    cost: Cost
+    speedup: float
+    """Predicted, against the dense network."""
+    compression: float
+    score: float
+    """Metric on the selection split, BatchNorm re-estimated, before any training."""
+    tuned_score: float | None = None
+    """The same after the short fine-tuning that the best trials get."""
+    seconds: float
+
+    @property
+    def plan(self) -> CompressionPlan:
+        """The plan as a value."""
+        return CompressionPlan.from_json(self.plan_json)
