@@ -1,0 +1,166 @@
+"""PyTorch to ONNX: BatchNorm folded, nothing in the file but the network, the same bytes in every process.
+
+ONNX Runtime on the file is the reference that everything delivered is compared with. The file takes one example
+(batch 1), which is what is delivered and compiled. Values between nodes carry no shapes
+(`onnx.shape_inference.infer_shapes` gives them back); initializers keep the names of the network's parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pocketpipe.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+    from torch import nn
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "output"
+OPSET = 18
+"""The oldest that the dynamo exporter writes without conversion; TVM's importer reads it."""
+
+TOLERANCE = 1e-4
+"""Largest difference to PyTorch that an export may have, relative to the largest output."""
+
+_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:
+    """`network` (in eval mode, on CPU, in float32) as an ONNX file: input (1, *input_shape), one output.
+
+    BatchNorm after a convolution or a linear layer is folded into it. `network` is not changed.
+    Raises UserError for an operator that ONNX does not have, and for more than one output.
+    """
+    import torch
+
+    example = torch.zeros(1, *input_shape)
+    model = _export(copy.deepcopy(network).cpu().float().eval(), example)
+    if len(model.graph.output) != 1:
+        raise UserError(f"network returns {len(model.graph.output)} outputs; export needs exactly one tensor")
+    _strip(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def session(onnx: bytes, threads: int = 1) -> Any:
+    """An `onnxruntime.InferenceSession` on CPU: `session(onnx).run(None, {"input": example})[0]`, example (1, ...)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(onnx: bytes, prepared_inputs: np.ndarray, threads: int | None = None) -> np.ndarray:
+    """Outputs (N, ...) of the file for network inputs (N, ...), one example at a time, `threads` of them at once.
+
+    The file's batch is 1: examples, not operators, are spread over threads, so that what is measured is
+    the delivered file itself. `threads` defaults to the CPUs this process may use.
+    """
+    if not len(prepared_inputs):
+        raise ValueError("run_onnx needs at least one example")
+    threads = min(threads or len(os.sched_getaffinity(0)), len(prepared_inputs))
+    runner = session(onnx)
+
+    def run_slice(examples: np.ndarray) -> np.ndarray:
+        return np.concatenate([runner.run(None, {INPUT_NAME: examples[i : i + 1]})[0] for i in range(len(examples))])
+
+    slices = np.array_split(np.ascontiguousarray(prepared_inputs, np.float32), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(run_slice, slices)))
+
+
+def check_export(onnx: bytes, network: nn.Module, prepared_inputs: np.ndarray) -> float:
+    """Largest absolute difference between the file in ONNX Runtime and `network` (in eval mode) in PyTorch.
+
+    Raises UserError if it is above `TOLERANCE` times the largest output.
+    """
+    import torch
+
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        expected = network(torch.from_numpy(prepared_inputs).to(device)).cpu().numpy()
+    difference = float(np.abs(run_onnx(onnx, prepared_inputs) - expected).max())
+    allowed = TOLERANCE * float(np.abs(expected).max())
+    if not difference <= allowed:  # written so that NaN is refused too
+        raise UserError(
+            f"the exported ONNX file differs from PyTorch by {difference:.3g}, allowed {allowed:.3g}: "
+            "is the network in eval mode, and does its forward depend on the data or on chance?"
+        )
+    return difference
+
+
+def _export(network: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                optimize=True,  # folds constants, and BatchNorm into Conv, ConvTranspose and Gemm
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UserError(f"network cannot be exported to ONNX: {_root_cause(error)}") from error
+    assert program is not None, "torch.onnx.export returns a program when dynamo=True"
+    return program.model_proto
+
+
+def _root_cause(error: BaseException) -> str:
+    """First line of the innermost error: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what is no part of the network: stack traces (with this machine's paths), doc strings, shapes between."""
+    graph = model.graph
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    model.doc_string = graph.doc_string = ""
+    for entries in (graph.node, graph.initializer, graph.input, graph.output):
+        for entry in entries:
+            entry.ClearField("metadata_props")
+            entry.ClearField("doc_string")
+    used = {node.domain for node in graph.node} | {""}
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings (no torchvision, deprecations inside torch) off the terminal."""
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
