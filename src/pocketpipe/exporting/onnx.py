@@ -33,7 +33,7 @@ OPSET = 18
 TOLERANCE = 1e-4
 """Largest difference to PyTorch that an export may have, relative to the largest output."""
 
-_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 
 def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:

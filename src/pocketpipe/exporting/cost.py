@@ -1,0 +1,44 @@
+"""Cost measured on an ONNX file: MACs from its operators' shapes, independent of how the plan predicted them."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import TYPE_CHECKING
+
+from pocketpipe.cost import Cost
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+Shape = tuple[int, ...]
+
+
+def cost_of(onnx_file: bytes, name: str) -> Cost:
+    """Cost of one example through the file. `name` is how the file is called in figures."""
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+    graph = model.graph
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes: dict[str, Shape] = dict(weights)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    macs = {node.name or node.output[0]: count for node in graph.node if (count := _macs(node, shapes))}
+    return Cost(
+        macs=sum(macs.values()),
+        parameters=sum(prod(shape) for shape in weights.values() if len(shape)),
+        file_bytes=len(onnx_file),
+        macs_by_layer=macs,
+        source=f"measured on {name}",
+    )
+
+
+def _macs(node: "NodeProto", shapes: Mapping[str, Shape]) -> int:
+    """Multiply-accumulates of a node; 0 for operators that do not multiply by a matrix or kernel."""
+    if node.op_type == "Conv":
+        kernel = shapes[node.input[1]]  # (out, in / groups, *window)
+        return prod(shapes[node.output[0]]) * prod(kernel[1:])
+    if node.op_type in ("Gemm", "MatMul"):
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        summed = shapes[node.input[0]][0 if transposed else -1]
+        return prod(shapes[node.output[0]]) * summed
+    return 0
