@@ -25,6 +25,9 @@ class Trial(Value):
     tuned_score: float | None = None
     """The same after the short fine-tuning that the best trials get."""
     seconds: float
+    """Wall time of scoring; 0 where the score was taken over from an earlier trial."""
+    same_as: int | None = None
+    """Index of the earlier trial with this very plan, whose score was taken over."""
 
     @property
     def plan(self) -> CompressionPlan:

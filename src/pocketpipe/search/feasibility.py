@@ -1,0 +1,103 @@
+"""What the chosen methods can reach at all, before any work is spent on a budget."""
+
+from __future__ import annotations
+
+import math
+
+from pocketpipe.budget import Budget
+from pocketpipe.cost import Cost
+from pocketpipe.doors import Value
+from pocketpipe.errors import UserError
+from pocketpipe.profile import NetworkProfile
+from pocketpipe.search.proposal import Methods, as_proposed, shrunk
+
+RELATIVE = {"speedup": "macs", "compression": "file_bytes"}
+"""Terms of a budget in times smaller, and the cost that each is counted in."""
+ABSOLUTE = ("macs", "file_bytes")
+
+
+class Range(Value):
+    """One requirement: asked (None = not asked), and what can be reached, in the requirement's own terms.
+
+    `loosest` is the dense network (1.0, or its MACs or bytes), `tightest` every method at its smallest.
+    """
+
+    requirement: str
+    asked: float | None
+    loosest: float
+    tightest: float
+
+    @property
+    def feasible(self) -> bool:
+        """Whether what was asked can be reached."""
+        if self.asked is None:
+            return True
+        return self.asked <= self.tightest if self.requirement in RELATIVE else self.asked >= self.tightest
+
+    @property
+    def nearest(self) -> float | None:
+        """What was asked, or the nearest value that can be reached."""
+        return self.asked if self.feasible else self.tightest
+
+    def __str__(self) -> str:
+        if self.requirement in RELATIVE:
+            return f"{self.requirement}: {self.asked:g}x asked, 1..{self.tightest:g}x reachable"
+        return f"{self.requirement}: {self.asked:,.0f} asked, {self.tightest:,.0f}..{self.loosest:,.0f} reachable"
+
+
+class Reach(Value):
+    """Reachable range of every requirement with `methods`, and the smallest network there is."""
+
+    methods: tuple[str, ...]
+    ranges: tuple[Range, ...]
+    smallest: Cost
+
+    @property
+    def feasible(self) -> bool:
+        """Whether all that was asked of the cost can be reached."""
+        return all(entry.feasible for entry in self.ranges)
+
+    @property
+    def nearest(self) -> dict[str, float]:
+        """The nearest feasible budget: what was asked, where it can be reached, else the tightest value."""
+        return {entry.requirement: entry.nearest for entry in self.ranges if entry.nearest is not None}
+
+
+def reach(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
+    """How far `methods` get with this network. Predicted; the accuracy at that size is not looked at."""
+    dense = profile.cost()
+    smallest = as_proposed(methods, shrunk(methods, profile, 1.0), profile).predict(profile).cost()
+    relative = [
+        Range(
+            requirement=term,
+            asked=getattr(budget, term),
+            loosest=1.0,
+            tightest=_floored(getattr(dense, cost), getattr(smallest, cost)),
+        )
+        for term, cost in RELATIVE.items()
+    ]
+    absolute = [
+        Range(requirement=cost, asked=asked, loosest=getattr(dense, cost), tightest=getattr(smallest, cost))
+        for cost in ABSOLUTE
+        if (asked := getattr(budget, cost)) is not None
+    ]
+    kinds = tuple(method.kind for method in methods)
+    return Reach(methods=kinds, ranges=(*relative, *absolute), smallest=smallest)
+
+
+def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
+    """The reach, if it holds the budget. Raises UserError: asked, reachable, nearest feasible budget, in one line."""
+    found = reach(profile, methods, budget)
+    if found.feasible:
+        return found
+    problems = "; ".join(f"budget.{entry}" for entry in found.ranges if not entry.feasible)
+    nearest = ", ".join(f"{term}: {value:g}" for term, value in found.nearest.items())
+    raise UserError(f"{problems} with methods [{', '.join(found.methods)}]; nearest feasible budget: {{{nearest}}}")
+
+
+def _floored(dense: int, smallest: int) -> float:
+    """Times smaller, rounded down to what a person would write, so that asking for just that is feasible."""
+    ratio = dense / smallest
+    digits: int = max(0, 3 - math.ceil(math.log10(ratio)))  # 37.2, 4.18, 1.05
+    scale = 10.0**digits
+    return math.floor(ratio * scale) / scale

@@ -1,0 +1,76 @@
+"""The best trials get a short fine-tuning; the winner of that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pocketpipe.errors import UserError
+from pocketpipe.search.progress import BestSoFar
+from pocketpipe.search.store import TrialStore
+from pocketpipe.search.trial import Trial
+
+Tune = Callable[[Trial], float]
+"""Fine-tunes a trial's network shortly, and scores it on the selection split."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The trial that goes on, and all trials, finalists with their tuned score."""
+
+    winner: Trial
+    trials: list[Trial]
+
+
+def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool = True) -> list[Trial]:
+    """The best `count` distinct plans that the tuner or the uniform rule proposed, best first.
+
+    The uniform plan has a place whenever there are two: it is what the winner is compared with after the same
+    fine-tuning. Equal scores: the faster plan, then the earlier one.
+    """
+    distinct = {
+        trial.plan_json: trial
+        for trial in reversed(trials)
+        if trial.origin in ("tuner", "uniform") and trial.same_as is None
+    }
+    sign = -1.0 if higher_is_better else 1.0
+    ranked = sorted(distinct.values(), key=lambda trial: (sign * trial.score, -trial.speedup, trial.index))
+    best = ranked[:count]
+    left_out = [trial for trial in ranked[count:] if trial.origin == "uniform"]
+    return [*best[:-1], *left_out[:1]] if left_out and count > 1 else best
+
+
+def choose(
+    trials: Sequence[Trial],
+    tune: Tune,
+    *,
+    count: int,
+    store: TrialStore,
+    title: str = "finalists",
+    higher_is_better: bool = True,
+) -> Choice:
+    """Fine-tune the `count` finalists and choose the best by tuned score. Resumable: `store` keeps each score.
+
+    Equal tuned scores: the one with the better score before. Raises UserError if there is nothing to choose from.
+    """
+    finalists = finalists_of(trials, count, higher_is_better=higher_is_better)
+    if not finalists:
+        raise UserError("search: no trial of the tuner or the uniform rule to choose from")
+    best_of = max if higher_is_better else min
+    tuned: dict[str, float] = {}
+    with BestSoFar(title, len(finalists)) as bar:
+        for trial in finalists:
+            tuned[trial.plan_json] = _tuned_score(trial, tune, store)
+            bar.advance(best_of(tuned.values()))
+    winner = best_of(finalists, key=lambda trial: tuned[trial.plan_json])
+    known = [trial.model_copy(update={"tuned_score": tuned.get(trial.plan_json)}) for trial in trials]
+    return Choice(winner=next(trial for trial in known if trial.index == winner.index), trials=known)
+
+
+def _tuned_score(trial: Trial, tune: Tune, store: TrialStore) -> float:
+    known = store.tuned(trial.plan_json)
+    if known is not None:
+        return known
+    score = float(tune(trial))
+    store.add_tuned(trial.plan_json, score)
+    return score

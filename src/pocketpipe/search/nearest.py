@@ -1,0 +1,49 @@
+"""When the budget costs too much accuracy: the nearest plan among those tried that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pocketpipe.budget import Budget
+from pocketpipe.search.trial import Trial
+
+
+def nearest_passing(
+    trials: Sequence[Trial], dense_score: float, budget: Budget, *, higher_is_better: bool = True
+) -> Trial | None:
+    """The trial with the largest speed-up whose score on the selection split keeps the accuracy that was asked.
+
+    `dense_score` is the teacher's on the same split. A budget without compression or file size is compared by speed-up,
+    one without speed-up or MACs by compression. None if no trial passes.
+    """
+    passing = [trial for trial in trials if _keeps_accuracy(trial, dense_score, budget, higher_is_better)]
+    by_bytes_alone = budget.speedup is None and budget.macs is None
+
+    def nearness(trial: Trial) -> tuple[float, float, int]:
+        ratios = (trial.speedup, trial.compression)
+        return (*(reversed(ratios) if by_bytes_alone else ratios), -trial.index)
+
+    return max(passing, key=nearness, default=None)
+
+
+def in_words(trial: Trial | None, dense_score: float) -> str:
+    """One sentence for the verdicts and the report."""
+    if trial is None:
+        return "no plan that was tried keeps the accuracy asked; relax the budget, or give the search more trials"
+    when = "before fine-tuning" if trial.tuned_score is None else "after a short fine-tuning"
+    return (
+        f"trial {trial.index} ({trial.origin}): {trial.speedup:.2f}x fewer MACs, "
+        f"{trial.compression:.2f}x smaller file, "
+        f"metric {_score(trial):.4f} on the selection split {when} (teacher {dense_score:.4f})"
+    )
+
+
+def _score(trial: Trial) -> float:
+    return trial.score if trial.tuned_score is None else trial.tuned_score
+
+
+def _keeps_accuracy(trial: Trial, dense_score: float, budget: Budget, higher_is_better: bool) -> bool:
+    sign = 1.0 if higher_is_better else -1.0
+    gain = sign * _score(trial)
+    drop_kept = budget.accuracy_drop is None or gain >= sign * dense_score - budget.accuracy_drop
+    return drop_kept and (budget.minimum_metric is None or gain >= sign * budget.minimum_metric)

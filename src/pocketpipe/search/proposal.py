@@ -1,0 +1,142 @@
+"""From a point of the search space to a plan on the budget. Pure functions of profile, limits and parameters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pocketpipe.budget import Limits
+from pocketpipe.cost import Cost
+from pocketpipe.errors import UserError
+from pocketpipe.plan import CompressionPlan, Step
+from pocketpipe.profile import NetworkProfile
+from pocketpipe.search.space import joint_space, own_parameters, point_at
+
+Methods = Sequence[type[Step]]
+CLOSE_ENOUGH = 0.98
+"""Share of the binding limit at which sharing a budget between methods stops."""
+SHARING_ROUNDS = 8
+BISECTIONS = 40
+
+
+def as_proposed(methods: Methods, parameters: Mapping[str, Any], profile: NetworkProfile) -> CompressionPlan:
+    """The plan that `parameters` stand for, in the order of `methods`, whatever it costs."""
+    steps = []
+    for method in methods:
+        steps.append(method.from_parameters(own_parameters(parameters, method.kind), profile))
+        profile = steps[-1].predict(profile)
+    return CompressionPlan(tuple(steps))
+
+
+def on_budget(
+    methods: Methods, parameters: Mapping[str, Any], profile: NetworkProfile, limits: Limits
+) -> CompressionPlan:
+    """The plan nearest to `parameters` that keeps `limits`, as close under them as its steps can.
+
+    A step that is followed by others gets the limits that leave those their proposed share; the last step closes
+    the gap. Raises UserError if the proposal cannot be brought under the limits.
+    """
+    steps: list[Step] = []
+    before = profile
+    for position, method in enumerate(methods):
+        step = method.from_parameters(own_parameters(parameters, method.kind), before)
+        rest = methods[position + 1 :]
+        steps.append(_with_share(step, rest, parameters, before, limits) if rest else step.project(before, limits))
+        before = steps[-1].predict(before)
+    plan = CompressionPlan(tuple(steps))
+    refuse_over_budget(plan, profile, limits)
+    return plan
+
+
+def _with_share(
+    step: Step, rest: Methods, parameters: Mapping[str, Any], profile: NetworkProfile, limits: Limits
+) -> Step:
+    """`step` projected so that after `rest`, as proposed, the limits are just kept."""
+
+    def ends_at(step: Step) -> Cost:
+        after = step.predict(profile)
+        return as_proposed(rest, parameters, after).predict(after).cost()
+
+    end = ends_at(step)
+    share = _rescaled(limits, step.predict(profile).cost(), end)
+    for _ in range(SHARING_ROUNDS):
+        projected = step.project(profile, share)
+        end = ends_at(projected)
+        if limits.keeps(end) and limits.usage(end) >= CLOSE_ENOUGH:
+            break
+        share = _rescaled(limits, _as_cost(share, end), end)
+    return projected
+
+
+def _rescaled(limits: Limits, here: Cost, end: Cost) -> Limits:
+    """The limits for here, if `here` becomes `end` and the end has to keep `limits`."""
+    return Limits(
+        macs=None if limits.macs is None else int(limits.macs * here.macs / end.macs),
+        file_bytes=None if limits.file_bytes is None else int(limits.file_bytes * here.file_bytes / end.file_bytes),
+    )
+
+
+def _as_cost(limits: Limits, filler: Cost) -> Cost:
+    return filler.model_copy(update={name: value for name, value in limits.model_dump().items() if value is not None})
+
+
+def refuse_over_budget(plan: CompressionPlan, profile: NetworkProfile, limits: Limits) -> None:
+    """Raise UserError if `plan` exceeds `limits`: a step of the user's own may project wrongly."""
+    cost = plan.predict(profile).cost()
+    if not limits.keeps(cost):
+        kinds = ", ".join(step.kind for step in plan.steps)
+        raise UserError(
+            f"plan ({kinds}): {cost.macs} MACs and {cost.file_bytes} bytes exceed the limits "
+            f"(MACs {limits.macs}, bytes {limits.file_bytes}) after projection; a step's project or pin is wrong"
+        )
+
+
+def shrunk(methods: Methods, profile: NetworkProfile, fraction: float) -> dict[str, Any]:
+    """Parameters at the same fraction of their way from the largest (0) to the smallest (1) setting.
+
+    Which end of a method's ranges is the small one is found by its predicted cost.
+    """
+    parameters: dict[str, Any] = {}
+    for method in methods:
+        space = joint_space([method], profile)
+        low, high = (_size(method, point_at(space, end), profile) for end in (0.0, 1.0))
+        parameters |= point_at(space, 1.0 - fraction if low <= high else fraction)
+    return parameters
+
+
+def _size(method: type[Step], parameters: Mapping[str, Any], profile: NetworkProfile) -> tuple[int, int]:
+    cost = as_proposed([method], parameters, profile).predict(profile).cost()
+    return cost.macs, cost.file_bytes
+
+
+def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits) -> dict[str, Any]:
+    """The largest uniform setting that keeps `limits`: the same fraction everywhere, found by bisection.
+
+    Raises UserError if not even the smallest does.
+    """
+
+    def keeps(fraction: float) -> bool:
+        plan = as_proposed(methods, shrunk(methods, profile, fraction), profile)
+        return limits.keeps(plan.predict(profile).cost())
+
+    if not keeps(1.0):
+        kinds = ", ".join(method.kind for method in methods)
+        raise UserError(
+            f"budget: methods [{kinds}] at their smallest do not keep MACs {limits.macs}, bytes {limits.file_bytes}"
+        )
+    over, under = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (over + under) / 2
+        over, under = (over, middle) if keeps(middle) else (middle, under)
+    return shrunk(methods, profile, under)
+
+
+def relaxed(limits: Limits, dense: Cost, fraction: float) -> Limits:
+    """The limits a `fraction` of the way from `dense` to `limits`, counted in times smaller.
+
+    >>> relaxed(Limits(macs=400), Cost(macs=1000, parameters=1, file_bytes=1), 0.5).macs  # 1 + 1.5 / 2 = 1.75 times
+    571
+    """
+
+    def on_the_way(whole: int, limit: int | None) -> int | None:
+        return None if limit is None else max(limit, int(whole / (1 + fraction * (whole / limit - 1))))
+
+    return Limits(macs=on_the_way(dense.macs, limits.macs), file_bytes=on_the_way(dense.file_bytes, limits.file_bytes))

@@ -1,0 +1,161 @@
+"""The search: tuner proposals, the uniform plan and controls on the budget, a ladder of relaxed budgets."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pocketpipe.budget import Limits
+from pocketpipe.errors import UserError
+from pocketpipe.plan import CompressionPlan, Step
+from pocketpipe.profile import NetworkProfile
+from pocketpipe.search.progress import BestSoFar
+from pocketpipe.search.proposal import on_budget, refuse_over_budget, relaxed, uniform_parameters
+from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.space import joint_space
+from pocketpipe.search.store import Outcome, TrialStore, Tried
+from pocketpipe.search.trial import Origin, Trial
+from pocketpipe.search.tuners.base import SearchSpace, Tuner, build_tuner, next_proposal
+
+TryPlan = Callable[[CompressionPlan], Tried]
+"""Carries a plan out on the teacher and scores it on the selection split: (pinned plan, metric)."""
+
+
+def search(
+    profile: NetworkProfile,
+    limits: Limits,
+    methods: Sequence[type[Step]],
+    try_plan: TryPlan,
+    settings: SearchSettings,
+    *,
+    seed: int,
+    store: TrialStore,
+    title: str = "search",
+    higher_is_better: bool = True,
+) -> list[Trial]:
+    """All trials in the order in which they were made: uniform, the tuner's, random controls, ladder.
+
+    Every plan except the ladder's keeps `limits`. The tuner knows the uniform plan's score before its first proposal.
+    What `store` already holds is not tried again, so a search that was killed goes on, and ends in the same trials.
+    `higher_is_better` is the task's. Raises UserError if the limits are out of reach of `methods`.
+    """
+    total = 1 + settings.trials + settings.controls + len(settings.ladder)
+    with BestSoFar(title, total) as bar:
+        attempts = _Attempts(profile, limits, methods, try_plan, store, 1.0 if higher_is_better else -1.0, bar)
+        parameters = uniform_parameters(methods, profile, limits)
+        uniform = attempts.make("uniform", parameters, limits)
+        space = joint_space(methods, profile)
+        if space:
+            tuner = build_tuner(settings.tuner, settings.tuner_options, seed=seed, space=space)
+            tuner.import_data([{"parameter": parameters, "value": attempts.gain(uniform)}])
+            _ask_tuner(tuner, settings.trials, attempts)
+            for control in range(settings.controls):
+                attempts.try_to_make("random", _random_parameters(space, seed, control), limits)
+        for fraction in settings.ladder:
+            easier = relaxed(limits, profile.cost(), fraction)
+            attempts.make("ladder", uniform_parameters(methods, profile, easier), easier)
+    return attempts.trials
+
+
+def _ask_tuner(tuner: Tuner, trials: int, attempts: _Attempts) -> None:
+    for proposal in range(trials):
+        parameters = next_proposal(tuner, proposal)
+        if parameters is None:  # a finite space is used up
+            return
+        trial = attempts.try_to_make("tuner", parameters, attempts.limits)
+        if trial is not None:
+            tuner.receive_trial_result(proposal, parameters, attempts.gain(trial))
+        tuner.trial_end(proposal, trial is not None)
+
+
+def _random_parameters(space: SearchSpace, seed: int, control: int) -> dict[str, Any]:
+    """Drawn from (seed, control) alone: more trials or controls do not change the earlier ones."""
+    from nni.algorithms.hpo.random_tuner import RandomTuner
+
+    tuner = RandomTuner(seed=(seed, control))
+    tuner.update_search_space(space)
+    parameters: dict[str, Any] = tuner.generate_parameters(control)
+    return parameters
+
+
+@dataclass
+class _Attempts:
+    """The trials made so far, and how to make one more."""
+
+    profile: NetworkProfile
+    limits: Limits
+    methods: Sequence[type[Step]]
+    try_plan: TryPlan
+    store: TrialStore
+    sign: float
+    bar: BestSoFar
+    trials: list[Trial] = field(default_factory=list)
+    first_with: dict[str, Trial] = field(default_factory=dict)
+    """The first trial of each proposal."""
+
+    def gain(self, trial: Trial) -> float:
+        """The trial's score, turned so that larger is better."""
+        return self.sign * trial.score
+
+    def try_to_make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial | None:
+        """As `make`; None if the proposal cannot be brought under the limits."""
+        try:
+            plan = on_budget(self.methods, parameters, self.profile, limits)
+        except UserError:
+            self._advance()
+            return None
+        return self._score(origin, plan, limits)
+
+    def make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial:
+        """Project, pin and score one proposal, or take over what is known of the same plan."""
+        return self._score(origin, on_budget(self.methods, parameters, self.profile, limits), limits)
+
+    def _score(self, origin: Origin, plan: CompressionPlan, limits: Limits) -> Trial:
+        proposal = plan.to_json()
+        earlier = self.first_with.get(proposal)
+        if earlier is not None:
+            known = {"index": len(self.trials), "origin": origin, "same_as": earlier.index, "seconds": 0.0}
+            trial = earlier.model_copy(update=known)
+        else:
+            trial = self._first_time(origin, proposal, plan, limits)
+            self.first_with[proposal] = trial
+        self.trials.append(trial)
+        self._advance()
+        return trial
+
+    def _first_time(self, origin: Origin, proposal: str, plan: CompressionPlan, limits: Limits) -> Trial:
+        outcome = self.store.tried(proposal)
+        if outcome is None:
+            outcome = self._measure(plan)
+            self.store.add_tried(proposal, outcome)
+        pinned = CompressionPlan.from_json(outcome.plan_json)
+        refuse_over_budget(pinned, self.profile, limits)
+        cost = pinned.predict(self.profile).cost()
+        ratios = self.profile.cost().ratio_to(cost)
+        return Trial(
+            index=len(self.trials),
+            origin=origin,
+            plan_json=outcome.plan_json,
+            cost=cost,
+            speedup=ratios["speedup"],
+            compression=ratios["compression"],
+            score=outcome.score,
+            seconds=outcome.seconds,
+        )
+
+    def _measure(self, plan: CompressionPlan) -> Outcome:
+        start = time.perf_counter()
+        tried = self.try_plan(plan)
+        if not math.isfinite(tried.score):
+            raise UserError(
+                f"search: trial {len(self.trials)} has the score {tried.score}; "
+                "the task's metric must be a finite number for every network"
+            )
+        return Outcome(tried.plan.to_json(), float(tried.score), round(time.perf_counter() - start, 3))
+
+    def _advance(self) -> None:
+        on_the_budget = [self.gain(trial) for trial in self.trials if trial.origin != "ladder"]
+        self.bar.advance(self.sign * max(on_the_budget) if on_the_budget else None)

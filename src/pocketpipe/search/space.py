@@ -1,0 +1,50 @@
+"""The joint search space of several methods, and points in it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pocketpipe.errors import UserError
+from pocketpipe.plan import Step
+from pocketpipe.profile import NetworkProfile
+from pocketpipe.search.tuners.base import SearchSpace
+
+
+def joint_space(methods: Sequence[type[Step]], profile: NetworkProfile) -> SearchSpace:
+    """The spaces of all methods as one; each key is prefixed with its method's kind (`channels/conv1`)."""
+    return {f"{method.kind}/{key}": entry for method in methods for key, entry in sorted(method.space(profile).items())}
+
+
+def own_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The part of a joint proposal that belongs to one method, with its own keys."""
+    prefix = f"{kind}/"
+    return {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
+
+
+def point_at(space: SearchSpace, fraction: float) -> dict[str, Any]:
+    """Every parameter at the same fraction (0..1) of its range.
+
+    >>> space = {"a": {"_type": "uniform", "_value": [0.0, 2.0]}, "b": {"_type": "choice", "_value": [8, 4, 2]}}
+    >>> point_at(space, 0.5)
+    {'a': 1.0, 'b': 4}
+    """
+    return {key: _at(key, entry["_type"], entry["_value"], fraction) for key, entry in space.items()}
+
+
+def _at(key: str, kind: str, bounds: list[Any], fraction: float) -> Any:
+    if kind == "choice":
+        return bounds[round(fraction * (len(bounds) - 1))]
+    low, high = float(bounds[0]), float(bounds[1])
+    match kind:
+        case "uniform":
+            return low + fraction * (high - low)
+        case "quniform":
+            return min(max(round((low + fraction * (high - low)) / bounds[2]) * bounds[2], low), high)
+        case "loguniform":
+            return math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+        case "randint":
+            return round(low + fraction * (high - 1 - low))
+    raise UserError(
+        f"search space: {key!r} has type {kind!r}; allowed: uniform, quniform, loguniform, randint, choice "
+        "(all bounded, so that a smallest plan exists)"
+    )
