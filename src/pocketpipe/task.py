@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,11 +132,8 @@ class Task(ABC):
         """Share of examples (0..1) on which two outputs mean the same."""
 
 
-class TaskFactory(Protocol):
-    """`build(data_root, **options) -> Task`; options are keyword-only and annotated."""
-
-    def __call__(self, data_root: Path, **options: Any) -> Task: ...
-
+TaskFactory = Callable[..., Task]
+"""`build(data_root, **options) -> Task`; options are keyword-only and annotated."""
 
 TASKS: Door[TaskFactory] = Door("task", room="pocketpipe.tasks")
 

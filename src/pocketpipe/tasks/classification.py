@@ -1,0 +1,98 @@
+"""Classification of anything: cross-entropy, accuracy, agreement of the arg max, and how examples are split."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketpipe.errors import UserError
+from pocketpipe.task import Split, Splits, Task
+from pocketpipe.tasks.splitting import stratified
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ClassificationTask(Task):
+    """Base of classification tasks: a subclass sets shapes, labels and preprocessing, and reads its examples.
+
+    Targets are class indices (N,), int64; outputs are logits (N, classes).
+
+    The test examples do not depend on the seed: figures of different runs, and of a champion and its
+    challenger, are then measured on the same images, and no run has learned from another run's test.
+    """
+
+    metric_name = "accuracy"
+    holdouts: tuple[str, ...] = ("test_half",)
+    test_share = 0.2
+    """Of all examples, where no test split was published."""
+    val_share = 0.1
+    """Of the examples that are not test."""
+    pick: Callable[[Split, float, str], np.ndarray] = staticmethod(stratified)
+    """How a share of a split is chosen: indices from (split, share, salt); another salt, another choice."""
+
+    @abstractmethod
+    def read(self) -> tuple[Split, Split | None]:
+        """(all examples, None), or (published training examples, published test examples).
+
+        Their names say what they are in the plural: "digits", "CIFAR-10 test images". Raises UserError.
+        """
+
+    def load(self, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
+        """(splits, test). With holdout `test_half`, one half of test chooses plans and the other half measures."""
+        if holdout is not None and holdout not in self.holdouts:
+            raise UserError(f"task.holdout: {holdout!r} is unknown; allowed: null, {', '.join(self.holdouts)}")
+        examples, test = self.read()
+        seeded = f", seed {seed}"
+        if test is None:
+            development, test = self._part(examples, self.test_share, "test")
+            test = _named("test", test, examples)
+        else:
+            development, test = examples, _named("test", test, test)
+        train, val = self._part(development, self.val_share, f"val {seed}")
+        selection = None
+        if holdout == "test_half":
+            rest, half = self._part(test, 0.5, "holdout")
+            whole = test.name.removeprefix("test, ")
+            selection = Split(f"holdout, {len(half):,} of test ({whole})", half.inputs, half.targets)
+            test = Split(f"test, the other {len(rest):,} of test ({whole})", rest.inputs, rest.targets)
+        splits = Splits(_named("train", train, examples, seeded), _named("val", val, examples, seeded), selection)
+        return splits, test
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
+        """Cross-entropy of logits (N, classes) with label smoothing (Szegedy 2016), averaged over the batch."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """1.0 for each example (N,) whose largest output is its class, else 0.0."""
+        correct: np.ndarray = outputs.argmax(axis=-1) == targets
+        return correct.astype(np.float64)
+
+    def metric_by_class(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """Accuracy within each class that occurs in `targets`."""
+        scores = self.scores(outputs, targets)
+        return {self.labels[index]: float(scores[targets == index].mean()) for index in np.unique(targets)}
+
+    def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
+        """Share of examples (0..1) that both put into the same class."""
+        return float((outputs.argmax(axis=-1) == reference.argmax(axis=-1)).mean())
+
+    def _part(self, split: Split, share: float, salt: str) -> tuple[Split, Split]:
+        """(the rest, the share that `pick` chooses), both in stored order."""
+        chosen = np.zeros(len(split), bool)
+        chosen[type(self).pick(split, share, salt)] = True
+        return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def _named(role: str, split: Split, source: Split, tail: str = "") -> Split:
+    size = (
+        f"{len(split):,} {source.name}"
+        if len(split) == len(source)
+        else f"{len(split):,} of {len(source):,} {source.name}"
+    )
+    return Split(f"{role}, {size}{tail}", split.inputs, split.targets)

@@ -1,0 +1,58 @@
+"""How a share of a split is chosen: evenly over the classes, or by content so that growing data keeps its splits."""
+
+import hashlib
+
+import numpy as np
+
+from pocketpipe.task import Split
+
+
+def stratified(split: Split, share: float, salt: str) -> np.ndarray:
+    """Indices (sorted) of `share` of the examples: the same share of every class, at least one of each
+    and, of two or more, not all.
+
+    For data that does not grow: chosen at random from `salt` alone.
+
+    >>> tens = Split("tens", np.arange(20), np.repeat([0, 1], 10))
+    >>> np.bincount(tens.targets[stratified(tens, 0.3, "val 0")]).tolist()
+    [3, 3]
+    """
+    random = np.random.default_rng(list(salt.encode()))
+    classes, sizes = np.unique(split.targets, return_counts=True)
+    # Rounding the running total, not each class, makes the whole come out right too.
+    counts = np.diff(np.rint(share * np.cumsum(sizes)).astype(int), prepend=0)
+    chosen = [
+        random.permutation(np.flatnonzero(split.targets == label))[: np.clip(count, 1, max(size - 1, 1))]
+        for label, count, size in zip(classes, counts, sizes, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def by_content(split: Split, share: float, salt: str) -> np.ndarray:
+    """Indices (sorted) of about `share` of the examples, at least one of each class: each by a hash of its content.
+
+    For data that grows: an example stays where it is when others are added, so no later training run learns
+    from what an earlier one tested on, and copies of one example never straddle two splits. The exception
+    is the one example that a class lends when chance gives it none.
+
+    >>> few = Split("few", np.arange(50), np.zeros(50, int))
+    >>> more = Split("more", np.arange(100), np.zeros(100, int))
+    >>> chosen = by_content(more, 0.2, "test")
+    >>> np.array_equal(by_content(few, 0.2, "test"), chosen[chosen < 50])
+    True
+    """
+    places = np.array([_place(example, salt) for example in split.inputs])
+    chosen = places < share
+    for label in np.unique(split.targets):
+        members = np.flatnonzero(split.targets == label)
+        if not chosen[members].any():
+            chosen[members[places[members].argmin()]] = True
+        if chosen[members].all() and len(members) > 1:
+            chosen[members[places[members].argmax()]] = False
+    return np.flatnonzero(chosen)
+
+
+def _place(example: np.ndarray, salt: str) -> float:
+    """Where in 0..1 the content of `example` falls; evenly distributed, unrelated between salts."""
+    digest = hashlib.sha256(salt.encode() + np.ascontiguousarray(example).tobytes()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
