@@ -1,0 +1,142 @@
+"""Digest of the code that a result depends on: the sources of some modules and of all that these import.
+
+Imports are found in the source, nothing is imported or run. Followed are pocketpipe's own modules and the user's
+(whatever lies neither in the standard library nor among installed packages). A door's choice is made at run time,
+so the caller names the chosen module (`Door.module_of`).
+"""
+
+import hashlib
+import importlib.util
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from pocketpipe.errors import UserError
+from pocketpipe.lineage.source import ParsedSource, read_source
+
+HOUSE = "pocketpipe"
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """SHA-256 over the sources of `modules` and of all modules of pocketpipe and of the user that they import.
+
+    Comments, layout and docstrings do not count; files that a module names and that lie beside it (templates) do.
+    Of a module among the installed packages only its package's version counts.
+    Raises UserError for a module without source, or one that cannot be parsed.
+    """
+    digest = hashlib.sha256()
+    for name, source in sorted(_follow(modules).items()):
+        content = source if isinstance(source, str) else _content(source)
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def module_closure(modules: Iterable[str]) -> tuple[str, ...]:
+    """Names of all modules that `code_digest` covers, sorted.
+
+    >>> "pocketpipe.doors" in module_closure(["pocketpipe.plan"])
+    True
+    >>> module_closure(["collections"])
+    ('collections',)
+    """
+    return tuple(sorted(_follow(modules)))
+
+
+def _follow(modules: Iterable[str]) -> dict[str, ParsedSource | str]:
+    """Every module reached: its source, or (for an installed one that was asked for by name) its version."""
+    reached: dict[str, ParsedSource | str] = {}
+    waiting = []
+    for name in modules:
+        if _is_followed(name.partition(".")[0]):
+            waiting.append(name)
+        else:
+            reached[name] = _installed_version(name)
+    for name in waiting:
+        if _locate(name) is None:
+            raise UserError(f"module {name!r}: its source is not found, so its changes cannot be noticed")
+    while waiting:
+        name = waiting.pop()
+        path = _locate(name)
+        if name in reached or path is None:  # `from package import attribute` names no module
+            continue
+        source = read_source(path, name)
+        reached[name] = source
+        waiting.extend(name[:at] for at, letter in enumerate(name) if letter == ".")
+        waiting.extend(found for found in source.imports if _is_followed(found.partition(".")[0]))
+        waiting.extend(found for found in source.mentions if found.partition(".")[0] in {HOUSE, name.partition(".")[0]})
+    return reached
+
+
+def _content(source: ParsedSource) -> str:
+    parts = [source.digest]
+    for asset in source.assets:
+        parts.append(f"{asset.name}={hashlib.sha256(asset.read_bytes()).hexdigest()}")
+    return " ".join(parts)
+
+
+def _locate(name: str) -> Path | None:
+    """Source file of a module, found without importing it; None if it has none. A namespace package has none."""
+    top, *rest = name.split(".")
+    found = _locate_top(top, tuple(sys.path))
+    if found is None:
+        return None
+    file, folders = found
+    for part in rest:
+        for folder in folders:
+            if (folder / part / "__init__.py").is_file():
+                file, folders = folder / part / "__init__.py", (folder / part,)
+                break
+            if (folder / f"{part}.py").is_file():
+                file, folders = folder / f"{part}.py", ()
+                break
+        else:
+            inner = tuple(folder / part for folder in folders if (folder / part).is_dir())
+            if not inner:
+                return None
+            file, folders = None, inner
+    return file
+
+
+@cache
+def _locate_top(top: str, search_path: tuple[str, ...]) -> tuple[Path | None, tuple[Path, ...]] | None:
+    """(source file, folders of its submodules) of a top-level module. `search_path` is there for the cache's sake."""
+    importlib.invalidate_caches()
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module made by hand, without a spec
+        return None
+    if spec is None:
+        return None
+    file = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    return file, tuple(Path(folder) for folder in spec.submodule_search_locations or ())
+
+
+def _is_followed(top: str) -> bool:
+    if top == HOUSE:
+        return True
+    if top in sys.stdlib_module_names:
+        return False
+    found = _locate_top(top, tuple(sys.path))
+    if found is None:
+        return True
+    file, folders = found
+    places = [file] if file else list(folders)
+    return bool(places) and not any(place.is_relative_to(home) for place in places for home in _installed_homes())
+
+
+@cache
+def _installed_homes() -> tuple[Path, ...]:
+    paths = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return tuple(Path(path) for path in [*paths, *site.getsitepackages(), site.getusersitepackages()])
+
+
+def _installed_version(name: str) -> str:
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return f"python {sys.version_info.major}.{sys.version_info.minor}"
+    owners = metadata.packages_distributions().get(top, [])
+    return ", ".join(f"{owner} {metadata.version(owner)}" for owner in sorted(set(owners)))

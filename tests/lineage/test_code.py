@@ -1,0 +1,171 @@
+"""The code digest against Python's own importer, and against every kind of edit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pocketpipe.errors import UserError
+from pocketpipe.lineage.code import code_digest, module_closure
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's package `ours_<n>` that imports in every way there is; returns its folder."""
+    package = tmp_path / f"ours_{tmp_path.name}"
+    files = {
+        "__init__.py": "",
+        "networks.py": (
+            "from __future__ import annotations\n"
+            "from typing import TYPE_CHECKING\n"
+            "import json, torch\n"
+            "from . import layers\n"
+            "from .blocks.residual import Residual\n"
+            "import pocketpipe.cost\n"
+            "if TYPE_CHECKING:\n    from .only_types import Thing\n"
+            "def build():\n    from .late import depth\n    return depth\n"
+        ),
+        "layers.py": "import beside\nWIDTH = 3\n",
+        "blocks/__init__.py": "",
+        "blocks/residual.py": "from ..shared import *\nclass Residual: ...\n",
+        "shared.py": "TEMPLATE = 'shared.txt'\n",
+        "shared.txt": "one\n",
+        "late.py": "depth = 2\n",
+        "only_types.py": "class Thing: ...\n",
+        "unrelated.py": "x = 1\n",
+        "../beside.py": "y = 1\n",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return package
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+
+
+def digest(user: Path) -> str:
+    return code_digest([f"{user.name}.networks"])
+
+
+def test_closure_follows_every_form_of_import(user: Path) -> None:
+    name = user.name
+    closure = module_closure([f"{name}.networks"])
+    assert {module for module in closure if not module.startswith("pocketpipe")} == {
+        name,
+        f"{name}.networks",
+        f"{name}.layers",
+        f"{name}.blocks",
+        f"{name}.blocks.residual",
+        f"{name}.shared",
+        f"{name}.late",
+        "beside",
+    }
+    assert {"pocketpipe", "pocketpipe.cost", "pocketpipe.doors"} <= set(closure)
+    assert "torch" not in closure
+
+
+def test_closure_is_found_without_importing(user: Path) -> None:
+    module_closure([f"{user.name}.networks"])
+    assert not any(module.startswith(user.name) for module in sys.modules)
+
+
+@pytest.mark.parametrize("module", ["pocketpipe.evaluation", "pocketpipe.lineage.provenance"])
+def test_closure_covers_what_the_importer_loads(module: str) -> None:
+    """Independent truth: the modules that Python really loads, but for the lazy ones, are in the closure."""
+    script = (
+        f"import json, sys, {module}; print(json.dumps([m for m in sys.modules if m.split('.')[0] == 'pocketpipe']))"
+    )
+    loaded = json.loads(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    )
+    assert set(loaded) <= set(module_closure([module]))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("networks.py", "return depth", "return depth + 1"),
+        ("layers.py", "3", "4"),
+        ("blocks/__init__.py", "", "z = 1\n"),
+        ("shared.py", "shared.txt", "other.txt"),
+        ("shared.txt", "one", "two"),
+        ("late.py", "2", "3"),
+        ("../beside.py", "1", "2"),
+    ],
+)
+def test_edits_that_count(user: Path, file: str, old: str, new: str) -> None:
+    before = digest(user)
+    assert digest(user) == before
+    edit(user / file, old, new) if old else (user / file).write_text(new)
+    assert digest(user) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("layers.py", "WIDTH = 3", "WIDTH  =  3  # channels"),
+        ("layers.py", "WIDTH = 3", "WIDTH = 3\n\n"),
+        ("late.py", "depth = 2", 'depth = 2\n"""Of the network."""'),
+        ("networks.py", "def build():\n", 'def build():\n    """The network."""\n'),
+        ("only_types.py", "class Thing: ...", "class Thing:\n    x = 1"),
+        ("unrelated.py", "1", "2"),
+    ],
+)
+def test_edits_that_do_not_count(user: Path, file: str, old: str, new: str) -> None:
+    before = digest(user)
+    edit(user / file, old, new)
+    assert digest(user) == before
+
+
+def test_same_code_elsewhere_has_the_same_digest(user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"from pocketpipe.lineage.code import code_digest; print(code_digest(['{user.name}.networks']))"
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    before = digest(user)
+    user.rename(moved / user.name)
+    (tmp_path / "beside.py").rename(moved / "beside.py")
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(moved)}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == before, done.stderr
+
+
+def test_module_named_in_a_text_is_followed(user: Path) -> None:
+    """What is started as `python -m NAME` is part of the stage, though no import names it."""
+    before = digest(user)
+    edit(user / "late.py", "depth = 2", f"depth = 2\nWORKER = '{user.name}.unrelated'")
+    assert f"{user.name}.unrelated" in module_closure([f"{user.name}.networks"])
+    assert digest(user) != before
+
+
+def test_lazy_attributes_of_a_package_are_not_followed() -> None:
+    """`pocketpipe.load` is offered by every import of pocketpipe; a change of the loader must not retrain a teacher."""
+    assert module_closure(["pocketpipe"]) == ("pocketpipe",)
+
+
+def test_installed_module_counts_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_digest(["torch.nn"])
+    assert module_closure(["torch.nn"]) == ("torch.nn",)
+    monkeypatch.setattr("pocketpipe.lineage.code.metadata.version", lambda name: "0.0.1")
+    assert code_digest(["torch.nn"]) != before
+
+
+def test_missing_module_is_named() -> None:
+    with pytest.raises(UserError, match=r"'no_such_module\.networks'.*not found"):
+        code_digest(["no_such_module.networks"])
+
+
+def test_broken_source_is_named_with_its_line(user: Path) -> None:
+    (user / "late.py").write_text("depth = 2\ndef build(:\n")
+    with pytest.raises(UserError, match=r"late\.py:2: cannot be read as Python"):
+        digest(user)
