@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from pocketpipe.budget import Budget
 from pocketpipe.cost import Cost
@@ -26,13 +27,8 @@ class Range(Value):
     asked: float | None
     loosest: float
     tightest: float
-
-    @property
-    def feasible(self) -> bool:
-        """Whether what was asked can be reached."""
-        if self.asked is None:
-            return True
-        return self.asked <= self.tightest if self.requirement in RELATIVE else self.asked >= self.tightest
+    feasible: bool = True
+    """Whether what was asked can be reached."""
 
     @property
     def nearest(self) -> float | None:
@@ -67,20 +63,8 @@ def reach(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
     """How far `methods` get with this network. Predicted; the accuracy at that size is not looked at."""
     dense = profile.cost()
     smallest = as_proposed(methods, shrunk(methods, profile, 1.0), profile).predict(profile).cost()
-    relative = [
-        Range(
-            requirement=term,
-            asked=getattr(budget, term),
-            loosest=1.0,
-            tightest=_floored(getattr(dense, cost), getattr(smallest, cost)),
-        )
-        for term, cost in RELATIVE.items()
-    ]
-    absolute = [
-        Range(requirement=cost, asked=asked, loosest=getattr(dense, cost), tightest=getattr(smallest, cost))
-        for cost in ABSOLUTE
-        if (asked := getattr(budget, cost)) is not None
-    ]
+    relative = [_relative(term, cost, budget, dense, smallest) for term, cost in RELATIVE.items()]
+    absolute = [_absolute(cost, budget, dense, smallest) for cost in ABSOLUTE if getattr(budget, cost) is not None]
     kinds = tuple(method.kind for method in methods)
     return Reach(methods=kinds, ranges=(*relative, *absolute), smallest=smallest)
 
@@ -95,9 +79,30 @@ def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget)
     raise UserError(f"{problems} with methods [{', '.join(found.methods)}]; nearest feasible budget: {{{nearest}}}")
 
 
-def _floored(dense: int, smallest: int) -> float:
-    """Times smaller, rounded down to what a person would write, so that asking for just that is feasible."""
-    ratio = dense / smallest
-    digits: int = max(0, 3 - math.ceil(math.log10(ratio)))  # 37.2, 4.18, 1.05
-    scale = 10.0**digits
-    return math.floor(ratio * scale) / scale
+def _relative(term: str, cost: str, budget: Budget, dense: Cost, smallest: Cost) -> Range:
+    asked: float | None = getattr(budget, term)
+
+    def kept(ratio: float) -> bool:
+        return Budget.model_validate({term: ratio}).limits(dense).keeps(smallest)
+
+    tightest = _largest_round(getattr(dense, cost) / getattr(smallest, cost), kept)
+    return Range(requirement=term, asked=asked, loosest=1.0, tightest=tightest, feasible=asked is None or kept(asked))
+
+
+def _absolute(cost: str, budget: Budget, dense: Cost, smallest: Cost) -> Range:
+    asked, tightest = getattr(budget, cost), getattr(smallest, cost)
+    return Range(
+        requirement=cost, asked=asked, loosest=getattr(dense, cost), tightest=tightest, feasible=asked >= tightest
+    )
+
+
+def _largest_round(ratio: float, kept: Callable[[float], bool]) -> float:
+    """The largest ratio of three or so digits, as a person would write it, that is `kept`: 37.2, 4.18, 1.05.
+
+    Rounding down is not quite enough: a budget's limit is a whole number of MACs or bytes, rounded down itself.
+    """
+    scale: int = 10 ** max(0, 3 - math.ceil(math.log10(ratio)))
+    units = max(scale, math.floor(ratio * scale))
+    while units > scale and not kept(units / scale):
+        units -= 1
+    return units / scale

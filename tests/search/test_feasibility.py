@@ -1,0 +1,77 @@
+"""Reachable ranges against brute force; an impossible budget is refused in one line, and its nearest is feasible."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pocketpipe.budget import Budget
+from pocketpipe.errors import UserError
+from pocketpipe.search.feasibility import reach, refuse_impossible
+from pocketpipe.search.proposal import on_budget, uniform_parameters
+from search.synthetic import Bits, Widths, chain
+
+PROFILE = chain(groups=6)
+DENSE = PROFILE.cost()
+SMALLEST = PROFILE.cost({group.name: 6 for group in PROFILE.groups})  # round(64 * 0.1) channels
+
+
+def test_range_is_the_smallest_network():
+    found = reach(PROFILE, [Widths], Budget(speedup=2))
+    assert found.smallest == SMALLEST
+    by_name = {entry.requirement: entry for entry in found.ranges}
+    assert by_name["speedup"].tightest == pytest.approx(DENSE.macs / SMALLEST.macs, rel=0.01)
+    assert by_name["speedup"].tightest <= DENSE.macs / SMALLEST.macs
+    assert by_name["compression"].tightest == pytest.approx(DENSE.file_bytes / SMALLEST.file_bytes, rel=0.01)
+    assert by_name["compression"].asked is None
+    assert found.feasible
+    assert found.nearest == {"speedup": 2}
+
+
+def test_bits_reach_bytes_but_not_macs():
+    found = reach(PROFILE, [Bits], Budget(compression=3))
+    tightest = {entry.requirement: entry.tightest for entry in found.ranges}
+    assert tightest["speedup"] == 1.0
+    assert 3.8 < tightest["compression"] < 4.0
+    assert found.feasible
+    assert not reach(PROFILE, [Bits], Budget(speedup=1.1)).feasible
+
+
+def test_both_methods_reach_further_than_each():
+    def compression(*methods):
+        return reach(PROFILE, methods, Budget(speedup=1)).ranges[1].tightest
+
+    assert compression(Widths, Bits) > max(compression(Widths), compression(Bits))
+
+
+def test_impossible_is_one_line_with_asked_reachable_and_nearest():
+    with pytest.raises(UserError) as caught:
+        refuse_impossible(PROFILE, [Widths], Budget(speedup=400, compression=2.0))
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("budget.speedup: 400x asked, 1..")
+    assert "x reachable with" in line
+    assert "with methods [search.synthetic:Widths]" in line
+    assert "nearest feasible budget: {speedup: " in line
+    assert "compression: 2}" in line
+
+
+def test_absolute_terms_are_told_in_their_own_unit():
+    with pytest.raises(UserError, match=rf"budget\.macs: 1,000 asked, {SMALLEST.macs:,}\.\.{DENSE.macs:,} reachable"):
+        refuse_impossible(PROFILE, [Widths], Budget(macs=1000))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    groups=st.integers(1, 5),
+    channels=st.integers(4, 80),
+    speedup=st.floats(1, 500),
+    compression=st.one_of(st.none(), st.floats(1, 500)),
+)
+def test_the_nearest_budget_is_feasible_and_feasible_means_that_a_plan_exists(groups, channels, speedup, compression):
+    profile = chain(groups, channels)
+    found = reach(profile, [Widths], Budget(speedup=speedup, compression=compression))
+    nearest = Budget(**found.nearest)
+    assert refuse_impossible(profile, [Widths], nearest).feasible
+    limits = nearest.limits(profile.cost())
+    plan = on_budget([Widths], uniform_parameters([Widths], profile, limits), profile, limits)
+    assert limits.keeps(plan.predict(profile).cost())

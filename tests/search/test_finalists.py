@@ -1,0 +1,126 @@
+"""Who gets the short fine-tuning, and who goes on."""
+
+import pytest
+
+from pocketpipe.budget import Budget
+from pocketpipe.cost import Cost
+from pocketpipe.errors import UserError
+from pocketpipe.search.finalists import choose, finalists_of
+from pocketpipe.search.nearest import in_words, nearest_passing
+from pocketpipe.search.store import TrialStore
+from pocketpipe.search.trial import Trial
+
+
+def trial(index, origin, score, speedup=2.0, plan=None, **more):
+    return Trial(
+        index=index,
+        origin=origin,
+        plan_json=plan or f"plan {index}",
+        cost=Cost(macs=1, parameters=1, file_bytes=1),
+        speedup=speedup,
+        compression=more.pop("compression", 2.0),
+        score=score,
+        seconds=0.0,
+        **more,
+    )
+
+
+TRIALS = [
+    trial(0, "uniform", 0.80),
+    trial(1, "tuner", 0.90),
+    trial(2, "tuner", 0.95, plan="twin"),
+    trial(3, "tuner", 0.95, plan="twin", same_as=2),
+    trial(4, "tuner", 0.85),
+    trial(5, "random", 0.99),
+    trial(6, "ladder", 1.00, speedup=1.5),
+]
+
+
+def indices(trials):
+    return [t.index for t in trials]
+
+
+def test_best_distinct_trials_and_uniform_has_a_place():
+    assert indices(finalists_of(TRIALS, 1)) == [2]
+    assert indices(finalists_of(TRIALS, 2)) == [2, 0]
+    assert indices(finalists_of(TRIALS, 3)) == [2, 1, 0]
+    assert indices(finalists_of(TRIALS, 9)) == [2, 1, 4, 0]
+
+
+def test_lower_is_better():
+    assert indices(finalists_of(TRIALS, 2, higher_is_better=False)) == [0, 4]
+
+
+def test_equal_scores_prefer_the_faster_then_the_earlier():
+    equal = [trial(0, "tuner", 0.5), trial(1, "tuner", 0.5, speedup=3.0), trial(2, "tuner", 0.5)]
+    assert indices(finalists_of(equal, 3)) == [1, 0, 2]
+
+
+def test_the_winner_is_the_best_after_tuning(tmp_path):
+    tuned = {0: 0.91, 1: 0.97, 2: 0.96}
+    choice = choose(TRIALS, lambda t: tuned[t.index], count=3, store=TrialStore(tmp_path))
+    assert (choice.winner.index, choice.winner.tuned_score) == (1, 0.97)
+    assert [t.tuned_score for t in choice.trials] == [0.91, 0.97, 0.96, 0.96, None, None, None]
+    assert choose(TRIALS, lambda t: -t.score, count=2, store=TrialStore(tmp_path / "b")).winner.index == 0
+    lower = choose(TRIALS, lambda t: t.score, count=3, store=TrialStore(tmp_path / "c"), higher_is_better=False)
+    assert lower.winner.index == 0
+
+
+def test_tuning_goes_on_where_it_stopped(tmp_path):
+    calls = []
+
+    def tune(t):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(t.index)
+        return t.score
+
+    with pytest.raises(KeyboardInterrupt):
+        choose(TRIALS, tune, count=3, store=TrialStore(tmp_path))
+    again = []
+    choose(TRIALS, lambda t: again.append(t.index) or t.score, count=3, store=TrialStore(tmp_path))
+    assert (calls, again) == ([2, 1], [0])
+
+
+def test_nothing_to_choose_from(tmp_path):
+    with pytest.raises(UserError, match="no trial"):
+        choose(TRIALS[5:], lambda t: 1.0, count=3, store=TrialStore(tmp_path))
+
+
+FRONT = [
+    trial(0, "uniform", 0.90, speedup=4.0, compression=3.0),
+    trial(1, "ladder", 0.97, speedup=2.0, compression=2.0),
+    trial(2, "ladder", 0.96, speedup=3.0, compression=1.9),
+    trial(3, "tuner", 0.90, speedup=4.0, compression=3.0, tuned_score=0.955),
+]
+
+
+@pytest.mark.parametrize(
+    ("budget", "index"),
+    [
+        ({"speedup": 4, "accuracy_drop": 0.02}, 2),
+        ({"speedup": 4, "accuracy_drop": 0.03}, 3),  # its tuned score counts
+        ({"compression": 3, "accuracy_drop": 0.02}, 1),
+        ({"speedup": 4, "accuracy_drop": 0.5, "minimum_metric": 0.965}, 1),
+        ({"speedup": 4, "minimum_metric": 0.99}, None),
+        ({"speedup": 4}, 0),
+    ],
+)
+def test_nearest_passing(budget, index):
+    found = nearest_passing(FRONT, 0.98, Budget(**budget))
+    assert (found and found.index) == index
+
+
+def test_nearest_passing_with_an_error_rate():
+    errors = [trial(0, "ladder", 0.10, speedup=2.0), trial(1, "uniform", 0.30, speedup=4.0)]
+    found = nearest_passing(errors, 0.05, Budget(speedup=4, accuracy_drop=0.06), higher_is_better=False)
+    assert found is errors[0]
+
+
+def test_in_words():
+    assert in_words(FRONT[2], 0.98) == (
+        "trial 2 (ladder): 3.00x fewer MACs, 1.90x smaller file, metric 0.9600 on the selection split "
+        "before fine-tuning (teacher 0.9800)"
+    )
+    assert "after a short fine-tuning" in in_words(FRONT[3], 0.98)
+    assert in_words(None, 0.98).startswith("no plan that was tried keeps the accuracy")

@@ -1,0 +1,188 @@
+"""What a search ends in: budget kept, controls, cache, ladder; better than uniform, and TPE better than random."""
+
+import numpy as np
+import pytest
+
+from pocketpipe.budget import Budget, Limits
+from pocketpipe.errors import UserError
+from pocketpipe.plan import CompressionPlan
+from pocketpipe.search.run import search
+from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.store import TrialStore, Tried
+from search import own_tuners
+from search.synthetic import Bits, Scorer, Widths, chain, score_of
+
+PROFILE = chain(groups=8)
+DENSE = PROFILE.cost()
+LIMITS = Budget(speedup=3.0).limits(DENSE)
+
+
+def run(folder, *, methods=(Widths,), limits=LIMITS, seed=0, try_plan=None, **settings):
+    chosen = SearchSettings(**{"trials": 12, **settings})
+    return search(PROFILE, limits, methods, try_plan or Scorer(PROFILE), chosen, seed=seed, store=TrialStore(folder))
+
+
+def best(trials):
+    return max(trial.score for trial in trials if trial.origin == "tuner")
+
+
+def test_origins_in_order_and_all_figures_true(tmp_path):
+    trials = run(tmp_path, trials=5, controls=2, ladder=(0.5,))
+    assert [t.origin for t in trials] == ["uniform", *["tuner"] * 5, *["random"] * 2, "ladder"]
+    assert [t.index for t in trials] == list(range(9))
+    for trial in trials:
+        cost = trial.plan.predict(PROFILE).cost()
+        assert trial.cost == cost
+        assert trial.speedup == pytest.approx(DENSE.macs / cost.macs)
+        assert trial.compression == pytest.approx(DENSE.file_bytes / cost.file_bytes)
+        assert trial.score == score_of(trial.plan, PROFILE)
+
+
+@pytest.mark.parametrize(
+    "budget", [{"speedup": 3}, {"compression": 5}, {"speedup": 2, "compression": 4}, {"macs": 5_000_000}]
+)
+def test_budget_is_never_exceeded_and_nearly_used(tmp_path, budget):
+    limits = Budget(**budget).limits(DENSE)
+    for trial in run(tmp_path, limits=limits, trials=20, controls=4):
+        if trial.origin != "ladder":
+            assert limits.keeps(trial.cost)
+            assert limits.usage(trial.cost) >= 0.98
+
+
+def test_uniform_keeps_the_same_share_everywhere(tmp_path):
+    uniform = run(tmp_path, trials=0, controls=0, ladder=())[0]
+    widths = list(uniform.plan.steps[0].widths.values())
+    assert max(widths) - min(widths) <= 1  # one channel more where it still fits
+
+
+def test_ladder_lies_between_dense_and_budget(tmp_path):
+    trials = run(tmp_path, trials=0, controls=0, ladder=(0.25, 0.5, 0.75))
+    speedups = [t.speedup for t in trials if t.origin == "ladder"]
+    assert speedups == pytest.approx([1.5, 2.0, 2.5], rel=0.02)
+    assert all(s >= asked for s, asked in zip(speedups, (1.5, 2.0, 2.5), strict=True))
+
+
+def test_tpe_beats_random_and_uniform_at_the_same_number_of_trials(tmp_path):
+    def mean_best(tuner):
+        return np.mean(
+            [
+                best(run(tmp_path / f"{tuner}{s}", tuner=tuner, trials=40, controls=0, ladder=(), seed=s))
+                for s in range(4)
+            ]
+        )
+
+    uniform = score_of(run(tmp_path / "uniform", trials=0)[0].plan, PROFILE)
+    tpe, at_random = mean_best("tpe"), mean_best("random")
+    assert tpe > at_random + 0.002
+    assert tpe > uniform + 0.03
+
+
+def test_a_plan_met_again_is_scored_once_and_says_so(tmp_path):
+    """Bits alone has three plans: 12 proposals, never more than three calls."""
+    scorer = Scorer(PROFILE)
+    limits = Limits(file_bytes=DENSE.file_bytes)
+    trials = run(
+        tmp_path, methods=(Bits,), limits=limits, try_plan=scorer, tuner="evolution", trials=12, controls=3, ladder=()
+    )
+    assert len(trials) == 16
+    assert len(scorer.calls) == len(set(scorer.calls)) <= 3
+    first = {}
+    for trial in trials:
+        assert trial.same_as == first.get(trial.plan_json)
+        first.setdefault(trial.plan_json, trial.index)
+        assert trial.same_as is None or trial.seconds == 0.0
+
+
+def test_grid_of_a_finite_space_ends_early(tmp_path):
+    """Three plans: the uniform one, which the grid is told and leaves out, and the two others."""
+    limits = Limits(file_bytes=DENSE.file_bytes)
+    trials = run(tmp_path, methods=(Bits,), limits=limits, tuner="grid", trials=50, controls=0, ladder=())
+    assert [t.plan.steps[0].size for t in trials] == [4, 2, 1]
+
+
+def test_methods_share_the_budget(tmp_path):
+    """8 times smaller with 4-byte, 2-byte or 1-byte parameters: channels use just what the bits leave."""
+    limits = Budget(compression=8.0).limits(DENSE)
+    trials = run(tmp_path, methods=(Widths, Bits), limits=limits, trials=15, controls=4, ladder=())
+    sizes = {trial.plan.steps[1].size for trial in trials}
+    assert len(sizes) >= 2
+    for trial in trials:
+        assert [step.kind for step in trial.plan.steps] == [Widths.kind, Bits.kind]
+        assert limits.keeps(trial.cost)
+        assert limits.usage(trial.cost) >= 0.97
+
+
+def test_own_tuner_gets_the_uniform_plan_first_and_every_result(tmp_path):
+    trials = run(tmp_path, tuner="search.own_tuners:halving", trials=4, controls=0, ladder=())
+    tuner = own_tuners.made[-1]
+    assert [entry["value"] for entry in tuner.imported] == [trials[0].score]
+    assert list(tuner.imported[0]["parameter"]) == list(tuner.space)
+    assert list(tuner.results.values()) == [t.score for t in trials[1:]]
+    assert tuner.ended == dict.fromkeys(range(4), True)
+
+
+def test_lower_is_better_turns_the_sign_for_the_tuner(tmp_path):
+    settings = SearchSettings(tuner="search.own_tuners:halving", trials=2, controls=0, ladder=())
+    store = TrialStore(tmp_path)
+    trials = search(PROFILE, LIMITS, [Widths], Scorer(PROFILE), settings, seed=0, store=store, higher_is_better=False)
+    assert list(own_tuners.made[-1].results.values()) == [-t.score for t in trials[1:]]
+
+
+def test_random_controls_depend_on_the_seed_and_their_number_alone(tmp_path):
+    def controls(name, **settings):
+        return [t.plan_json for t in run(tmp_path / name, ladder=(), **settings) if t.origin == "random"]
+
+    three = controls("a", trials=0, controls=3)
+    assert controls("b", trials=7, controls=5)[:3] == three
+    assert controls("c", trials=0, controls=3, seed=1) != three
+
+
+def test_a_step_that_overshoots_is_named(tmp_path):
+    class Careless(Widths):
+        def project(self, profile, limits):
+            return self.model_copy(update={"widths": {}})
+
+    with pytest.raises(UserError, match=r"search\.synthetic:Widths.*exceed the limits"):
+        run(tmp_path, methods=(Careless,))
+
+
+def test_a_score_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(UserError, match="trial 0 has the score nan"):
+        run(tmp_path, try_plan=lambda plan: Tried(plan=plan, score=float("nan")))
+
+
+def test_out_of_reach_is_refused(tmp_path):
+    with pytest.raises(UserError, match="at their smallest do not keep"):
+        run(tmp_path, limits=Limits(macs=10))
+
+
+def test_network_that_leaves_nothing_to_vary(tmp_path):
+    """Only the uniform plan and the ladder: no tuner is asked."""
+    rigid = PROFILE.model_copy(
+        update={"groups": tuple(g.model_copy(update={"slimmable": False}) for g in PROFILE.groups)}
+    )
+
+    class Fixed(Bits):
+        @classmethod
+        def space(cls, profile):
+            return {}
+
+        @classmethod
+        def from_parameters(cls, parameters, profile):
+            return cls(size=1)
+
+    settings = SearchSettings(trials=5, ladder=())
+    limits = Budget(compression=3.0).limits(rigid.cost())
+    trials = search(rigid, limits, [Fixed], lambda plan: Tried(plan, 0.5), settings, seed=0, store=TrialStore(tmp_path))
+    assert [t.origin for t in trials] == ["uniform"]
+
+
+def test_nothing_is_printed_off_terminal(tmp_path, capfd):
+    run(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_trials_survive_json(tmp_path):
+    for trial in run(tmp_path, trials=2):
+        assert type(trial).model_validate_json(trial.model_dump_json()) == trial
+        assert CompressionPlan.from_json(trial.plan_json) == trial.plan
