@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pocketpipe.cost import Cost
 
@@ -18,18 +18,22 @@ def cost_of(onnx_file: bytes, name: str) -> Cost:
 
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
     graph = model.graph
-    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    shapes: dict[str, Shape] = dict(weights)
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    weights = [tuple(t.dims) for t in graph.initializer if t.data_type in _floating_types(onnx.TensorProto)]
     for value in (*graph.input, *graph.output, *graph.value_info):
         shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     macs = {node.name or node.output[0]: count for node in graph.node if (count := _macs(node, shapes))}
     return Cost(
         macs=sum(macs.values()),
-        parameters=sum(prod(shape) for shape in weights.values() if len(shape)),
+        parameters=sum(prod(shape) for shape in weights),
         file_bytes=len(onnx_file),
         macs_by_layer=macs,
         source=f"measured on {name}",
     )
+
+
+def _floating_types(tensor: Any) -> tuple[int, ...]:
+    return (tensor.FLOAT, tensor.FLOAT16, tensor.BFLOAT16, tensor.DOUBLE)  # integers hold shapes and indices
 
 
 def _macs(node: "NodeProto", shapes: Mapping[str, Shape]) -> int:

@@ -68,11 +68,11 @@ def run_onnx(onnx: bytes, prepared_inputs: np.ndarray, threads: int | None = Non
     """Outputs (N, ...) of the file for network inputs (N, ...), one example at a time, `threads` of them at once.
 
     The file's batch is 1: examples, not operators, are spread over threads, so that what is measured is
-    the delivered file itself. `threads` defaults to the CPUs this process may use.
+    the delivered file itself. `threads` defaults to all CPUs.
     """
     if not len(prepared_inputs):
         raise ValueError("run_onnx needs at least one example")
-    threads = min(threads or len(os.sched_getaffinity(0)), len(prepared_inputs))
+    threads = min(threads or os.cpu_count() or 1, len(prepared_inputs))
     runner = session(onnx)
 
     def run_slice(examples: np.ndarray) -> np.ndarray:

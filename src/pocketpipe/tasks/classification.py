@@ -55,10 +55,10 @@ class ClassificationTask(Task):
         train, val = self._part(development, self.val_share, f"val {seed}")
         selection = None
         if holdout == "test_half":
-            rest, half = self._part(test, 0.5, "holdout")
+            other, half = self._part(test, 0.5, "holdout")
             whole = test.name.removeprefix("test, ")
-            selection = Split(f"holdout, {len(half):,} of test ({whole})", half.inputs, half.targets)
-            test = Split(f"test, the other {len(rest):,} of test ({whole})", rest.inputs, rest.targets)
+            selection = Split(f"holdout, half of test: {len(half):,} of {whole}", half.inputs, half.targets)
+            test = Split(f"test, its other half: {len(other):,} of {whole}", other.inputs, other.targets)
         splits = Splits(_named("train", train, examples, seeded), _named("val", val, examples, seeded), selection)
         return splits, test
 

@@ -32,8 +32,8 @@ def by_content(split: Split, share: float, salt: str) -> np.ndarray:
     """Indices (sorted) of about `share` of the examples, at least one of each class: each by a hash of its content.
 
     For data that grows: an example stays where it is when others are added, so no later training run learns
-    from what an earlier one tested on, and copies of one example never straddle two splits. The exception
-    is the one example that a class lends when chance gives it none.
+    from what an earlier one tested on, and copies of one example never straddle two splits. The exception are
+    classes of a few examples, where chance alone would leave a split without any: of three, one is chosen.
 
     >>> few = Split("few", np.arange(50), np.zeros(50, int))
     >>> more = Split("more", np.arange(100), np.zeros(100, int))
@@ -42,14 +42,12 @@ def by_content(split: Split, share: float, salt: str) -> np.ndarray:
     True
     """
     places = np.array([_place(example, salt) for example in split.inputs])
-    chosen = places < share
+    chosen = []
     for label in np.unique(split.targets):
         members = np.flatnonzero(split.targets == label)
-        if not chosen[members].any():
-            chosen[members[places[members].argmin()]] = True
-        if chosen[members].all() and len(members) > 1:
-            chosen[members[places[members].argmax()]] = False
-    return np.flatnonzero(chosen)
+        count = np.clip((places[members] < share).sum(), 1, max(len(members) - 2, 1))
+        chosen.append(members[np.argsort(places[members], kind="stable")[:count]])
+    return np.sort(np.concatenate(chosen))
 
 
 def _place(example: np.ndarray, salt: str) -> float:
