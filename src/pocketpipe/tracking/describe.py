@@ -1,0 +1,29 @@
+"""What the command line says of the registry."""
+
+from pocketpipe.errors import UserError
+from pocketpipe.tracking.gates import delivered_metric
+from pocketpipe.tracking.registry import Registry
+
+
+def describe_champion(registry: Registry, name: str) -> str:
+    """The champion of `name`: figures, verdicts, data, files, history. Raises UserError if there is none."""
+    champion = registry.champion(name)
+    if champion is None:
+        known = ", ".join(registry.names()) or "none yet: run compress first"
+        raise UserError(f"{name!r} has no champion; names in the registry: {known}")
+    evaluation = champion.evaluation
+    ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
+    metric = delivered_metric(evaluation)
+    return "\n".join(
+        [
+            f"{name} version {champion.version} is the champion",
+            f"  {evaluation.metric_name}: {'not measured' if metric is None else f'{metric:.4f}'} on {evaluation.data}",
+            f"  size: {ratios['speedup']:.2f}x fewer MACs, {ratios['compression']:.2f}x smaller file than the teacher",
+            *(f"  {verdict}" for verdict in evaluation.verdicts),
+            *(f"  promoted because: {reason}" for reason in champion.reasons),
+            f"  champions, oldest first: {', '.join(registry.history(name))}",
+            f"  test data: {evaluation.test_digest}",
+            f"  run: {champion.run_id}",
+            f"  files: {champion.folder}",
+        ]
+    )

@@ -1,0 +1,125 @@
+"""Gates: whether a new student may take the champion's place. Pure decisions, paired on the same examples."""
+
+from collections.abc import Sequence
+from math import comb, fsum, isfinite
+
+from pydantic import Field
+
+from pocketpipe.doors import Value
+from pocketpipe.evaluation import Evaluation
+
+ROUNDING = 1e-12
+"""A difference that equals the margin in decimal must not fail by a float's last bit."""
+
+
+class GateSettings(Value):
+    """How much worse than the champion is still "not worse".
+
+    >>> GateSettings().margin
+    0.005
+    """
+
+    margin: float = Field(default=0.005, ge=0)
+    """Allowed mean paired loss on the same examples, in the metric's unit."""
+    max_metric_fall: float = Field(default=0.05, ge=0)
+    """Allowed loss of the metric against the champion's own record, each on its own test data.
+
+    Catches broken data (shuffled labels), on which champion and newcomer are equally bad.
+    """
+
+
+class Decision(Value):
+    """Whether to promote, and everything that was weighed, a line each."""
+
+    promote: bool
+    reasons: tuple[str, ...]
+
+
+class Promotion(Value):
+    """What became of a registered version."""
+
+    name: str
+    version: str
+    promoted: bool
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        outcome = "champion" if self.promoted else "challenger, the champion stays"
+        return f"{self.name} version {self.version}: {outcome}"
+
+
+def decide(new: Evaluation, champion: Evaluation | None, gate: GateSettings) -> Decision:
+    """Promote if every verdict that was measured passed and `new` is not worse than `champion`.
+
+    The comparison is paired: on the champion's scores on the new test data where it was evaluated beside
+    (`new.champion_scores`), else on its own where both had the same test data. Without either it is refused.
+    """
+    refusals = [str(verdict) for verdict in new.verdicts if verdict.status == "failed"]
+    notes = [str(verdict) for verdict in new.verdicts if verdict.status == "not measured"]
+    if champion is None:
+        notes.append("there is no champion yet")
+    else:
+        for compare in (_paired, _fall):
+            fine, reason = compare(new, champion, gate)
+            (notes if fine else refusals).append(reason)
+    return Decision(promote=not refusals, reasons=(*refusals, *notes))
+
+
+def sign_test(differences: Sequence[float]) -> tuple[int, int, float]:
+    """(examples won, examples lost, two-sided exact p that winning and losing are equally likely).
+
+    For scores of 0 and 1 this is McNemar's exact test. Ties are left out (Dixon and Mood 1946).
+
+    >>> sign_test([1, 1, 1, 1, 1, 0, 0, -1])
+    (5, 1, 0.21875)
+    """
+    won = sum(difference > 0 for difference in differences)
+    lost = sum(difference < 0 for difference in differences)
+    decided = won + lost
+    tail = sum(comb(decided, k) for k in range(min(won, lost) + 1))
+    return won, lost, min(1.0, 2 * tail / 2**decided)
+
+
+def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bool, str]:
+    beside = new.champion_scores
+    if beside is None and new.test_digest == champion.test_digest:
+        beside = champion.scores
+    if beside is None:
+        return False, (
+            "not comparable: the champion was measured on other test data; "
+            "run the retrain pipeline, which evaluates it on the new data"
+        )
+    if not new.scores or len(beside) != len(new.scores):
+        return False, f"not comparable: {len(new.scores)} scores of the new one, {len(beside)} of the champion"
+    sign = 1 if new.higher_is_better else -1
+    differences = [sign * (mine - theirs) for mine, theirs in zip(new.scores, beside, strict=True)]
+    mean = fsum(differences) / len(differences)
+    if not isfinite(mean):
+        return False, "not comparable: a score is not a finite number"
+    won, lost, p = sign_test(differences)
+    fine = mean >= -gate.margin - ROUNDING
+    relation = "not worse than the champion" if fine else "worse than the champion"
+    return fine, (
+        f"{relation} on the same {len(differences)} examples ({new.data}): {new.metric_name} better by {mean:+.4f} "
+        f"(allowed: {-gate.margin:+.4f}); {won} won, {lost} lost, exact sign test p = {p:.3g}"
+    )
+
+
+def _fall(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bool, str]:
+    mine, theirs = delivered_metric(new), delivered_metric(champion)
+    if mine is None or theirs is None or not (isfinite(mine) and isfinite(theirs)):
+        return False, f"not comparable: {new.metric_name} of the new one is {mine}, of the champion {theirs}"
+    fall = theirs - mine if new.higher_is_better else mine - theirs
+    fine = fall <= gate.max_metric_fall + ROUNDING
+    figures = f"{new.metric_name} {mine:.4f} on {new.data}; the champion's record is {theirs:.4f} on {champion.data}"
+    if fine:
+        return True, figures
+    return False, f"{figures}: a fall of more than {gate.max_metric_fall:g} points at broken data; the champion stays"
+
+
+def delivered_metric(evaluation: Evaluation) -> float | None:
+    """Metric of the student as delivered: mean of its scores, else what its subject tells."""
+    if evaluation.scores:
+        return fsum(evaluation.scores) / len(evaluation.scores)
+    known = {subject.name: subject.metric for subject in evaluation.subjects}
+    return known.get("onnx", known.get("student"))

@@ -1,0 +1,183 @@
+"""The description on a run's page, in markdown: did it work, on which file, what did it cost, on which data."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pocketpipe.evaluation import Evaluation, Subject
+from pocketpipe.record import StageRecord
+from pocketpipe.reporting.wording import bytes_text, count_text, headline, metric_text, share_text
+from pocketpipe.tracking.datasets import digests_of
+
+SHORT_DIGEST = 12
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What the run's page says of one stage."""
+
+    name: str
+    seconds: float
+    record: StageRecord | None
+    failed: bool = False
+    skipped_for: str | None = None
+    """Markdown link to the run that made its outputs, where it had nothing to do."""
+
+
+@dataclass
+class Summary:
+    """What is known of a run when it ends."""
+
+    title: str = ""
+    commit: str | None = None
+    status: str = "FINISHED"
+    error: str | None = None
+    evaluation: Evaluation | None = None
+    stages: list[StageSummary] = field(default_factory=list)
+
+
+def describe_run(summary: Summary, tags: Mapping[str, Any]) -> str:
+    """The whole description; sections without content are left out."""
+    sections = [_outcome(summary, tags)]
+    if summary.evaluation is not None:
+        sections += [_verdicts(summary.evaluation), _cost(summary.evaluation), _figures(summary.evaluation)]
+    sections += [_time(summary.stages), _data(summary.stages), _warnings(summary.stages)]
+    if summary.commit:
+        sections.append(f"**Code** git commit {summary.commit}")
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def describe_stage(record: StageRecord) -> str:
+    """The description on a stage's page."""
+    lines = [f"**Measured on** {_cell(record.data)}"] if record.data else []
+    lines += [f"**Warning** {_cell(warning)}" for warning in record.warnings]
+    if record.metrics:
+        lines.append(_table(("figure", "value"), ((name, f"{value:.6g}") for name, value in record.metrics.items())))
+    return "\n\n".join(lines)
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as a person says it.
+
+    >>> [duration_text(s) for s in (0.04, 8.25, 75, 7500)]
+    ['0.0 s', '8.2 s', '1 min 15 s', '2 h 5 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _outcome(summary: Summary, tags: Mapping[str, Any]) -> str:
+    lines = []
+    if summary.error is not None or summary.status != "FINISHED":
+        stage = next((f" in stage {s.name}" for s in summary.stages if s.failed), "")
+        lines.append(f"### {'Failed' if summary.status == 'FAILED' else 'Stopped'}{stage}")
+        lines.append(f"```\n{(summary.error or 'no reason was given').strip()}\n```")
+    if summary.evaluation is not None:
+        lines.append(f"### {headline(summary.evaluation)}")
+        if summary.evaluation.nearest_plan and not summary.evaluation.budget_kept:
+            lines.append(f"**Nearest plan that passes** {_cell(summary.evaluation.nearest_plan)}")
+    if "promotion" in tags:
+        lines.append(f"**Promotion** {_cell(str(tags['promotion']))}")
+    return "\n\n".join(lines)
+
+
+def _verdicts(evaluation: Evaluation) -> str:
+    rows = (
+        (v.requirement, v.asked, v.got, v.file, f"**{v.status}**" + (f": {v.reason}" if v.reason else ""))
+        for v in evaluation.verdicts
+    )
+    return "#### Verdicts\n\n" + _table(("requirement", "asked", "got", "measured on", "verdict"), rows)
+
+
+def _cost(evaluation: Evaluation) -> str:
+    teacher, student = evaluation.teacher_cost, evaluation.student_cost
+    rows = (
+        ("MACs of one example", count_text(teacher.macs), count_text(student.macs), teacher.macs / student.macs),
+        (
+            "parameters",
+            count_text(teacher.parameters),
+            count_text(student.parameters),
+            teacher.parameters / student.parameters,
+        ),
+        (
+            "bytes of the file",
+            bytes_text(teacher.file_bytes),
+            bytes_text(student.file_bytes),
+            teacher.file_bytes / student.file_bytes,
+        ),
+    )
+    head = ("cost", f"teacher ({teacher.source})", f"student ({student.source})", "times smaller")
+    return "#### Cost\n\n" + _table(head, ((*row[:3], f"{row[3]:.2f}x") for row in rows))
+
+
+def _figures(evaluation: Evaluation) -> str:
+    head = ("network", "file", "examples", evaluation.metric_name, "worst class", "agrees with ONNX Runtime", "latency")
+    rows = [_figure_row(subject) for subject in evaluation.subjects]
+    return f"#### Figures on {_cell(evaluation.data)}\n\n" + _table(head, rows)
+
+
+def _figure_row(subject: Subject) -> Sequence[str]:
+    if subject.not_measured:
+        return (subject.name, subject.file, "0", f"not measured: {subject.not_measured}", "", "", "")
+    worst = "" if subject.worst is None else f"{subject.worst[0]}: {metric_text(subject.worst[1])}"
+    latency = "" if subject.latency_ms is None else f"{subject.latency_ms:.3f} ms"
+    if subject.latency_ratio is not None:
+        latency += f" ({subject.latency_ratio:.2f}x ONNX Runtime's)"
+    agreement = "" if subject.agreement is None else share_text(subject.agreement)
+    return (
+        subject.name,
+        subject.file,
+        f"{subject.examples:,}",
+        metric_text(subject.metric),
+        worst,
+        agreement,
+        latency,
+    )
+
+
+def _time(stages: Sequence[StageSummary]) -> str:
+    if not stages:
+        return ""
+    total = sum(stage.seconds for stage in stages)
+    return f"#### Time: {duration_text(total)}\n\n" + _table(
+        ("stage", "time", "measured on"), ((s.name, _stage_time(s), s.record.data if s.record else "") for s in stages)
+    )
+
+
+def _stage_time(stage: StageSummary) -> str:
+    if stage.skipped_for is not None:
+        return f"nothing to do, fresh since {stage.skipped_for}"
+    return duration_text(stage.seconds) + (" **failed**" if stage.failed else "")
+
+
+def _data(stages: Sequence[StageSummary]) -> str:
+    record = next((s.record for s in stages if s.record and s.record.stage == "data"), None)
+    if record is None:
+        return ""
+    rows = (
+        (split, _examples(record.metrics.get(f"{split}_examples")), f"`{digest[:SHORT_DIGEST]}`")
+        for split, digest in digests_of(record).items()
+    )
+    return f"#### Data: {_cell(record.data)}\n\n" + _table(("split", "examples", "sha256 of the contents"), rows)
+
+
+def _examples(count: float | None) -> str:
+    return "" if count is None else f"{int(count):,}"
+
+
+def _warnings(stages: Sequence[StageSummary]) -> str:
+    lines = dict.fromkeys(_cell(line) for stage in stages if stage.record for line in stage.record.warnings)
+    return "#### Warnings\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(words: str) -> str:
+    """Text that cannot break out of a line or a table's cell."""
+    return " ".join(words.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,280 @@
+"""Registry: the versions of one job's student, which of them is champion, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pocketpipe.errors import UserError
+from pocketpipe.evaluation import Evaluation
+from pocketpipe.tracking.entries import key, text
+from pocketpipe.tracking.gates import Decision, Promotion, delivered_metric
+from pocketpipe.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+PACKAGE = "package"
+"""Folder of a version's files among the artefacts of the run that made it."""
+EVALUATION = "evaluation.json"
+HISTORY = "champion_history"
+CONTENT = "content_sha256"
+OUTCOME, REASONS = "outcome", "reasons"
+ROLLED_BACK = "rolled back"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered version with its files on this machine."""
+
+    name: str
+    version: str
+    folder: Path
+    evaluation: Evaluation
+    run_id: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it became what it is."""
+        return tuple(self.tags.get(REASONS, "").splitlines())
+
+
+class Registry:
+    """Versions by name. Files of a server's versions are kept in `downloads`; those of a local store stay in place."""
+
+    def __init__(self, store: Store, downloads: Path) -> None:
+        self.store = store
+        self.downloads = downloads
+
+    def register(self, name: str, folder: Path, evaluation: Evaluation, tags: Mapping[str, Any], run_id: str) -> str:
+        """Keep `folder` (ONNX, deliveries, networks, plan) as a new version of `name`, made by `run_id`; the version.
+
+        The same files again are the same version: a run that goes on after a crash does not register twice.
+        """
+        client = self.store.client
+        content = _content_digest(folder, evaluation)
+        own = {key(tag): text(value) for tag, value in tags.items()}
+        with self.store.lock():
+            self._ensure(name)
+            known = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(CONTENT) == content]
+            if known:
+                return str(known[0].version)
+            client.log_artifacts(run_id, str(folder), artifact_path=PACKAGE)
+            client.log_text(run_id, evaluation.model_dump_json(indent=2) + "\n", f"{PACKAGE}/{EVALUATION}")
+            version = client.create_model_version(
+                name,
+                source=f"{client.get_run(run_id).info.artifact_uri}/{PACKAGE}",
+                run_id=run_id,
+                tags={**own, **_summary_tags(evaluation), CONTENT: content},
+                description=_description(evaluation, ()),
+                await_creation_for=0,
+            )
+        return str(version.version)
+
+    def champion(self, name: str) -> Registered | None:
+        """The champion, its files at hand. Raises UserError if its files are gone."""
+        version = self.champion_version(name)
+        return None if version is None else self.version(name, version)
+
+    def champion_version(self, name: str) -> str | None:
+        """Version of the champion, without fetching files."""
+        return self._aliases(name).get(CHAMPION)
+
+    def version(self, name: str, version: str) -> Registered:
+        """One version. Raises UserError if it is unknown or its files are gone."""
+        found = self._get(name, version)
+        folder = self._folder(found)
+        evaluation = Evaluation.model_validate_json((folder / EVALUATION).read_text())
+        return Registered(name, version, folder, evaluation, found.run_id or "", dict(found.tags))
+
+    def settle(self, name: str, version: str, decision: Decision, *, against: str | None) -> Promotion:
+        """Carry a decision out: the version becomes champion or challenger, its reasons written on it.
+
+        `against` is the champion's version that the decision was made against. If another run has promoted in the
+        meantime, the version becomes challenger: it was not compared with what is champion now. So does a version
+        that a person has rolled back: only a person brings it back.
+        """
+        with self.store.lock():
+            current = self.champion_version(name)
+            if current == version:
+                return Promotion(name=name, version=version, promoted=True, reasons=("it is the champion already",))
+            objection = self._objection(name, version, current, against) if decision.promote else None
+            if objection is not None:
+                decision = Decision(promote=False, reasons=(objection, *decision.reasons))
+            if decision.promote:
+                self._crown(name, version, decision.reasons)
+            else:
+                self._challenge(name, version, decision.reasons)
+        return Promotion(name=name, version=version, promoted=decision.promote, reasons=decision.reasons)
+
+    def set_champion(self, name: str, version: str, reasons: Sequence[str] = ()) -> None:
+        """Make `version` the champion; the one before stays in the history."""
+        with self.store.lock():
+            self._crown(name, version, reasons)
+
+    def set_challenger(self, name: str, version: str, reasons: Sequence[str]) -> None:
+        """Mark `version` as the challenger that was not promoted, and why."""
+        with self.store.lock():
+            self._challenge(name, version, reasons)
+
+    def rollback(self, name: str) -> str:
+        """Make the champion before the present one champion again; its version. Raises UserError if there is none."""
+        with self.store.lock():
+            history = self.history(name)
+            if not history:
+                raise UserError(f"{name!r} has no champion; names in the registry: {', '.join(self.names()) or 'none'}")
+            existing = {str(v.version) for v in self.store.client.search_model_versions(f"name = '{name}'")}
+            while len(history) > 1:
+                left = history.pop()
+                if history[-1] in existing:
+                    self._move_back(name, left, history)
+                    return history[-1]
+            raise UserError(f"{name!r}: version {history[0]} has no champion before it to go back to")
+
+    def history(self, name: str) -> list[str]:
+        """Versions that were champion, oldest first, the present one last; those rolled back are gone from it.
+
+        The alias is what counts: whatever a crash, or a person on MLflow's page, has left different is mended here.
+        """
+        current = self.champion_version(name)
+        if current is None:
+            return []
+        model = self.store.client.get_registered_model(name)
+        kept: list[str] = json.loads(model.tags.get(HISTORY, "[]"))
+        return kept[: kept.index(current) + 1] if current in kept else [*kept, current]
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(model.name for model in self.store.client.search_registered_models())
+
+    def _ensure(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.store.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _objection(self, name: str, version: str, current: str | None, against: str | None) -> str | None:
+        if current != against:
+            return f"the champion became version {current} while this was decided; run again"
+        if self._get(name, version).tags.get(OUTCOME, "").startswith(ROLLED_BACK):
+            return "the same files were champion and were rolled back; they are not promoted again by themselves"
+        return None
+
+    def _crown(self, name: str, version: str, reasons: Sequence[str]) -> None:
+        client = self.store.client
+        self._get(name, version)
+        history = [known for known in self.history(name) if known != version] + [version]
+        client.set_registered_model_tag(name, HISTORY, json.dumps(history))
+        client.set_registered_model_alias(name, CHAMPION, version)
+        self._explain(name, version, CHAMPION, reasons)
+        if self._aliases(name).get(CHALLENGER) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+
+    def _challenge(self, name: str, version: str, reasons: Sequence[str]) -> None:
+        self._get(name, version)
+        self.store.client.set_registered_model_alias(name, CHALLENGER, version)
+        self._explain(name, version, CHALLENGER, reasons)
+
+    def _move_back(self, name: str, left: str, history: list[str]) -> None:
+        client = self.store.client
+        client.set_registered_model_alias(name, CHAMPION, history[-1])
+        client.set_registered_model_tag(name, HISTORY, json.dumps(history))
+        client.set_model_version_tag(name, left, OUTCOME, f"{ROLLED_BACK} to version {history[-1]}")
+
+    def _explain(self, name: str, version: str, outcome: str, reasons: Sequence[str]) -> None:
+        client = self.store.client
+        client.set_model_version_tag(name, version, OUTCOME, outcome)
+        client.set_model_version_tag(name, version, REASONS, text("\n".join(reasons)))
+        evaluation = self.version(name, version).evaluation
+        client.update_model_version(name, version, _description(evaluation, (f"**{outcome}**", *reasons)))
+
+    def _aliases(self, name: str) -> dict[str, str]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            model = self.store.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
+        return {alias: str(version) for alias, version in model.aliases.items()}
+
+    def _get(self, name: str, version: str) -> ModelVersion:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.store.client.get_model_version(name, version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(f"{name!r} has no version {version} in the registry") from error
+
+    def _folder(self, version: ModelVersion) -> Path:
+        source = self.store.client.get_model_version_download_uri(version.name, version.version)
+        if source.startswith("file://") or "://" not in source:
+            folder = _local_path(source)
+        else:
+            folder = self._downloaded(source, self.downloads / version.name / str(version.version))
+        if not (folder / EVALUATION).is_file():
+            raise UserError(
+                f"{version.name!r} version {version.version}: its files are gone ({source}); "
+                "restore them, or name another champion with: pocketpipe rollback"
+            )
+        return folder
+
+    def _downloaded(self, source: str, folder: Path) -> Path:
+        if folder.is_dir():
+            return folder
+        import mlflow.artifacts
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".downloading-", dir=folder.parent))
+        try:
+            fetched = mlflow.artifacts.download_artifacts(
+                artifact_uri=source, dst_path=str(scratch), tracking_uri=self.store.uri
+            )
+            Path(fetched).rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return folder
+
+
+def _local_path(source: str) -> Path:
+    from urllib.parse import unquote, urlparse
+
+    return Path(unquote(urlparse(source).path)) if source.startswith("file://") else Path(source)
+
+
+def _content_digest(folder: Path, evaluation: Evaluation) -> str:
+    digest = hashlib.sha256(evaluation.model_dump_json().encode())
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _summary_tags(evaluation: Evaluation) -> dict[str, str]:
+    ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
+    metric = delivered_metric(evaluation)
+    return {
+        "budget_kept": text(evaluation.budget_kept),
+        "test_digest": evaluation.test_digest,
+        **{name: f"{value:.3f}" for name, value in ratios.items()},
+        **({} if metric is None else {key(evaluation.metric_name): f"{metric:.4f}"}),
+    }
+
+
+def _description(evaluation: Evaluation, outcome: Sequence[str]) -> str:
+    lines = [*outcome, "", f"Measured on {evaluation.data}:", *(str(verdict) for verdict in evaluation.verdicts)]
+    return "\n".join(f"- {line}" if line and not line.startswith("**") else line for line in lines).strip()

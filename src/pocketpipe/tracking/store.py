@@ -1,0 +1,130 @@
+"""Store: where MLflow keeps runs and models. Opened quietly, and by several processes at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from pocketpipe.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+
+NOT_KEPT = ("file:", "mlruns")
+"""MLflow itself refuses to keep runs as plain files since 3.10."""
+
+EXPERIMENT_NOTE = """One row is one run of a pipeline; its arrow opens the stages, and that of `search` the trials.
+
+A run's description says whether the budget was kept, on which file each verdict was measured, what it cost and on
+which data. Worth a column: the tags `budget_kept`, `promotion`, `error`; the metrics `speedup`, `compression`.
+"""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open MLflow store and the experiment in it that runs are kept under."""
+
+    uri: str
+    experiment: str
+    experiment_id: str
+    client: MlflowClient
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by one process at a time where the store is a local file; a server orders its own requests."""
+        with _creation_lock(self.uri):
+            yield
+
+
+def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
+    """Open (and at first make) the store at `uri` with its experiment.
+
+    `uri` is `sqlite:///ABSOLUTE`, another database's, or a server's `http(s)://`; a server decides itself where its
+    artefacts lie, so that `artifacts` counts only for the others. Raises UserError if the store cannot be opened.
+    """
+    _check(uri)
+    client_class = _quiet_client_class()
+    try:
+        with _creation_lock(uri):
+            client = client_class(tracking_uri=uri, registry_uri=uri)
+            experiment_id = _experiment(client, experiment, None if _is_server(uri) else artifacts)
+    except UserError:
+        raise
+    except Exception as error:  # SQLAlchemy, requests and MLflow have no base in common
+        raise UserError(f"MLFLOW_TRACKING_URI {uri!r}: cannot be opened: {_first_line(error)}") from error
+    return Store(uri, experiment, experiment_id, client)
+
+
+def _check(uri: str) -> None:
+    if uri.startswith(NOT_KEPT) or "://" not in uri:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI {uri!r}: MLflow keeps no runs in plain files; use sqlite:////absolute/path.db or http://host:port"
+        )
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_absolute():
+        raise UserError(
+            f"MLFLOW_TRACKING_URI {uri!r}: the path must be absolute (four slashes), or each folder has its own store"
+        )
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+@contextmanager
+def _creation_lock(uri: str) -> Iterator[None]:
+    """MLflow creates tables without a lock of its own: two processes at once would leave half of them."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    path = Path(uri.removeprefix(SQLITE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def _quiet_client_class() -> type[MlflowClient]:
+    """MLflow's client, imported now (a second), without telemetry and without its notices."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # by default a missing server costs minutes
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        location = None if artifacts is None else artifacts.absolute().as_uri()
+        # the kind keeps MLflow's page from asking whether this is about language models
+        tags = {"mlflow.note.content": EXPERIMENT_NOTE, "mlflow.experimentKind": "custom_model_development"}
+        try:
+            return client.create_experiment(name, artifact_location=location, tags=tags)
+        except MlflowException:
+            known = client.get_experiment_by_name(name)  # another process was quicker
+            if known is None:
+                raise
+    if known.lifecycle_stage != "active":
+        raise UserError(
+            f"MLflow experiment {name!r} was deleted; to have it again: "
+            f"mlflow experiments restore --experiment-id {known.experiment_id}"
+        )
+    return str(known.experiment_id)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
