@@ -1,4 +1,4 @@
-"""How figures look, and how a Matplotlib figure becomes SVG: the same bytes each time, in colours a page can turn dark."""
+"""How figures look, and how they become SVG: the same bytes each time, in colours that a page can turn dark."""
 
 import io
 import re
@@ -25,14 +25,14 @@ PALETTE = {
 }  # fmt: skip
 """Colours by the name of their CSS property, `--figure-NAME`."""
 
-WIDTH = 5.2
+WIDTH = 4.9
 """Inches: narrow, so that text stays readable on a phone; a wide page sets two side by side."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
     "text.parse_math": False,  # a class may be named "$5"
     "font.family": "DejaVu Sans",  # comes with Matplotlib: the layout is the same on every machine
-    "font.size": 9.5,
+    "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
@@ -47,7 +47,7 @@ _STYLE: dict[str, Any] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9,
     "figure.facecolor": PAPER,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,

@@ -77,13 +77,13 @@ def front(findings: Findings, term: Term) -> str:
     """All trials, metric over `term`: markers by origin, the best of them joined, the teacher, the budget."""
     with canvas(3.9) as (figure, (axes,)):
         best = pareto([(term.ratio(trial), trial.score) for trial in findings.trials], findings.higher_is_better)
-        axes.step(*zip(*best, strict=True), where="pre", color=MUTED, linewidth=1, zorder=1, label="best so far kept")
+        axes.step(*zip(*best, strict=True), where="pre", color=MUTED, linewidth=1, zorder=1, label="best of all trials")
         for origin, marker in MARKERS.items():
             found = [trial for trial in findings.trials if trial.origin == origin]
             if found:
                 points = [term.ratio(trial) for trial in found], [trial.score for trial in found]
                 colour = ORIGINS[origin]
-                axes.scatter(*points, marker=marker, s=26, color=colour, edgecolors=PAPER, linewidths=0.5, label=origin)
+                axes.scatter(*points, marker=marker, s=32, color=colour, edgecolors=PAPER, linewidths=0.5, label=origin)
         if findings.winner:
             _ring(axes, term.ratio(findings.winner), findings.winner.score)
         if findings.dense_score is not None:
@@ -116,7 +116,7 @@ def search_history(findings: Findings) -> str:
             if found:
                 points = [trial.index for trial in found], [trial.score for trial in found]
                 colour = ORIGINS[origin]
-                axes.scatter(*points, marker=marker, s=26, color=colour, edgecolors=PAPER, linewidths=0.5, label=origin)
+                axes.scatter(*points, marker=marker, s=32, color=colour, edgecolors=PAPER, linewidths=0.5, label=origin)
         proposed = [trial for trial in findings.trials if trial.origin == "tuner"]
         if proposed:
             better = max if findings.higher_is_better else min
@@ -126,7 +126,7 @@ def search_history(findings: Findings) -> str:
             _ring(axes, findings.winner.index, findings.winner.score)
         if findings.dense_score is not None:
             axes.axhline(findings.dense_score, color=TEACHER, linewidth=1.2, linestyle="--", label="teacher, dense")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _count_along(axes)
         axes.set(xlabel="trial", ylabel=f"{findings.evaluation.metric_name}, before fine-tuning")
         figure.legend(loc="outside lower center", ncols=3)
         return svg(figure, "search")
@@ -191,7 +191,7 @@ def training(findings: Findings, stage: str) -> str:
                 mark = "o" if len(values) == 1 else ""
                 axes.plot(range(1, len(values) + 1), values, color=colour, marker=mark, label=name)
             axes.set_ylabel(kind)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            _count_along(axes)
             if len(series) > 1 or next(iter(series)) != kind:
                 axes.legend(loc="best")
         panel_axes[-1].set_xlabel("epoch")
@@ -243,7 +243,7 @@ def _bars(
     """A wide bar for before, a narrow one in it for after, both figures beside it; a name gone from `after` is 0."""
     names = list(dict.fromkeys([*before, *after]))
     height = 0.2 if len(names) <= 24 else 0.15
-    size = 8.5 if len(names) <= 24 else 7.0
+    size = 9.0 if len(names) <= 24 else 7.0
     with canvas(1.1 + height * len(names)) as (figure, (axes,)):
         rows = range(len(names))
         axes.barh(rows, [before.get(n, 0) for n in names], height=0.8, color=BEFORE, label="before")
@@ -252,7 +252,7 @@ def _bars(
             was, now = before.get(entry, 0), after.get(entry, 0)
             words = text(was) if was == now else f"{text(was)} → {text(now)}"
             place = (max(was, now), row)
-            axes.annotate(words, place, xytext=(4, 0), textcoords="offset points", va="center", fontsize=size, color=INK)
+            axes.annotate(words, place, (4, 0), textcoords="offset points", va="center", fontsize=size, color=INK)
         axes.margins(x=0.3)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(lambda value, _: text(int(value)))
@@ -262,12 +262,19 @@ def _bars(
         return svg(figure, name)
 
 
-def _rows(axes: "Axes", names: list[str], size: float = 8.5) -> None:
+def _rows(axes: "Axes", names: list[str], size: float = 9.0) -> None:
     """One named row a line, the first on top."""
     axes.set_yticks(range(len(names)), names, fontsize=size, color=INK)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
+
+
+def _count_along(axes: "Axes") -> None:
+    """Whole numbers only below the axis: there is no trial 2.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _ring(axes: "Axes", x: float, y: float) -> None:

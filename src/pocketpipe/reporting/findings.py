@@ -35,8 +35,11 @@ class Findings:
     """Metric of the teacher on the selection split."""
     selection: str
     """Name of the split on which plans were compared."""
-    higher_is_better: bool = True
-    """Direction of the task's metric."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the task's metric."""
+        return self.evaluation.higher_is_better
 
     @property
     def winner(self) -> Trial | None:

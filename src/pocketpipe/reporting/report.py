@@ -24,10 +24,12 @@ from pocketpipe.reporting.wording import (
     standard_error,
     teacher,
 )
+from pocketpipe.verdict import Status
 
 __all__ = ["Findings", "render"]
 
 TEMPLATE = "report.html.jinja"
+URGENCY: tuple[Status, ...] = ("failed", "not measured", "passed")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def render(findings: Findings) -> str:
         findings=findings,
         evaluation=evaluation,
         outcome=outcome(evaluation),
+        verdicts=sorted(evaluation.verdicts, key=lambda verdict: URGENCY.index(verdict.status)),
         headline=headline(evaluation),
         tiles=tiles(findings),
         error=standard_error(evaluation.scores),
@@ -85,9 +88,11 @@ def tiles(findings: Findings) -> list[Tile]:
     was, now = evaluation.teacher_cost, evaluation.student_cost
     ratio = was.ratio_to(now)
     shown = [
-        Tile("fewer MACs", f"{ratio['speedup']:.2f}x", f"{count_text(was.macs)} → {count_text(now.macs)}"),
+        Tile("fewer MACs", f"{ratio['speedup']:.2f}x", _arrow(count_text(was.macs), count_text(now.macs))),
         Tile(
-            "smaller file", f"{ratio['compression']:.2f}x", f"{bytes_text(was.file_bytes)} → {bytes_text(now.file_bytes)}"
+            "smaller file",
+            f"{ratio['compression']:.2f}x",
+            _arrow(bytes_text(was.file_bytes), bytes_text(now.file_bytes)),
         ),
     ]
     after, before = delivered(evaluation), teacher(evaluation)
@@ -117,7 +122,7 @@ def captions(findings: Findings) -> dict[str, tuple[str, str]]:
             f"Controls are plans made without a search. On {findings.selection}; "
             "a hollow mark is before fine-tuning, a filled one after the short fine-tuning that the best trials get.",
         ),
-        "channels": ("Channels of each group", "Groups of channels that are removed together, in network order."),
+        "channels": ("Channels of each group", "Channels that can only be removed together count once, as a group."),
         "macs": ("MACs of each layer", "Predicted from the plan, one example, in network order."),
         "classes": ("Class by class", f"Teacher and student in PyTorch, on {findings.evaluation.data}."),
     }
@@ -174,12 +179,16 @@ def _beside_runtime(subject: Subject) -> str:
     return f"{subject.latency_ratio:.2f}x the time of ONNX Runtime"
 
 
+def _arrow(was: str, now: str) -> str:
+    return f"{was} → {now}"
+
+
 def _byte_cells(was: int, now: int) -> tuple[str, str, str]:
     return f"{was:,} B", f"{now:,} B", _times(was, now)
 
 
 def _times(was: int, now: int) -> str:
-    return f"{was / now:.2f}x smaller" if now else ABSENT
+    return f"{was / now:.2f}x" if now else ABSENT
 
 
 def _yaml(request: Any) -> str:

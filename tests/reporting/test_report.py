@@ -1,0 +1,200 @@
+"""The page: what it says, that it loads nothing, and that it is the same bytes each time."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pocketpipe.reporting.drawing import PALETTE
+from pocketpipe.reporting.report import render
+from reporting.sample import QEMU, TEST, VAL, findings
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+FETCHING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
+WARNING = "the given weights have most likely seen val"
+NEAREST = "trial 26 (ladder): 1.21x fewer MACs, accuracy 0.9705"
+
+
+class Page(HTMLParser):
+    """Tags (checked for balance), attributes and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.words: list[str] = []
+        self.policy = ""
+        self.feed(html)
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in FETCHING:
+                self.references.append(value or "")
+            if name == "content" and ("http-equiv", "Content-Security-Policy") in attrs:
+                self.policy = value or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def kept() -> str:
+    return render(findings())
+
+
+def test_same_findings_give_same_bytes_in_another_process_too(kept: str) -> None:
+    code = (
+        "import hashlib; from reporting.sample import findings; from pocketpipe.reporting.report import render;"
+        "print(hashlib.sha256(render(findings()).encode()).hexdigest())"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "4711"}
+    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == hashlib.sha256(kept.encode()).hexdigest()
+
+
+def test_page_is_balanced_and_its_ids_are_unique(kept: str) -> None:
+    page = Page(kept)
+    assert page.open == []
+    assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+
+
+def test_page_loads_nothing(kept: str) -> None:
+    page = Page(kept)
+    targets = page.references + re.findall(r"url\(([^)]*)\)", kept)
+    assert targets, "figures reference their own parts"
+    assert {target.lstrip("#") for target in targets} <= set(page.ids)
+    assert all(target.startswith("#") for target in targets)
+    assert not page.tags.keys() & {"script", "link", "img", "iframe", "object", "embed", "base"}
+    assert "@import" not in kept
+    assert page.policy.startswith("default-src 'none'")
+
+
+def test_every_verdict_and_subject_is_shown_with_its_file(kept: str) -> None:
+    evaluation, text = findings().evaluation, Page(kept).text
+    for verdict in evaluation.verdicts:
+        row = f"{verdict.requirement} {verdict.asked} {verdict.got} {verdict.file} ✓ {verdict.status}"
+        assert squeezed(row) in squeezed(text)
+    for subject in evaluation.subjects:
+        assert subject.worst is not None
+        assert subject.metric is not None
+        row = f"{subject.name} {subject.file} {subject.examples} {subject.metric:.4f} {subject.worst[0]}"
+        assert squeezed(row) in squeezed(text)
+
+
+def test_kept_budget_is_the_first_thing_said(kept: str) -> None:
+    text = Page(kept).text
+    assert "Budget kept 3.08x fewer MACs" in text
+    assert text.index("Budget kept 3.08x") < text.index("Was everything kept")
+    assert "nearest plan" not in text
+    assert TEST in text
+    assert VAL in text
+
+
+def test_standard_error_of_the_metric_is_that_of_a_proportion(kept: str) -> None:
+    share = 351 / 360  # 0.9750
+    assert f"±{(share * (1 - share) / 359) ** 0.5:.4f}" in Page(kept).text
+    assert "cannot tell which of the two is better" in Page(kept).text
+    assert "cannot tell which" not in render(findings(drop=0.05))
+
+
+def test_failed_budget_names_what_failed_and_the_nearest_plan() -> None:
+    text = Page(render(findings(drop=0.0194, nearest=NEAREST, warnings=(WARNING, WARNING)))).text
+    assert "Budget not kept accuracy_drop: asked accuracy drop <= 0.0100, got +0.0194" in text
+    assert "on student.onnx and 2 more" in text
+    assert f"The nearest plan that passes: {NEAREST}" in text
+    assert text.count(WARNING) == 1
+    assert text.index("✗ failed") < text.index("✓ passed"), "what needs attention comes first"
+
+
+def test_failed_budget_without_a_passing_plan_says_so() -> None:
+    assert "No plan that was tried passes" in Page(render(findings(drop=0.0194))).text
+
+
+def test_unmeasured_target_is_shown_with_the_way_to_measure_it() -> None:
+    text = Page(render(findings(arm_measured=False))).text
+    assert "Budget kept as far as it was measured" in text
+    assert "Not measured here: aarch64/model.so" in text
+    assert f"aarch64 aarch64/model.so ? not measured {QEMU}" in text
+    assert text.count("? not measured") == 3, "two verdicts and a subject"
+
+
+def test_hostile_names_are_only_text() -> None:
+    labels = ("<script>alert(1)</script>", "$x_", "a&b", '" onload="x', "犬")
+    html = render(replace(findings(labels=labels), title="<b>bold</b>"))
+    page = Page(html)
+    assert page.open == []
+    assert page.tags["script"] == page.tags["b"] == 0
+    assert "onload" not in re.sub(r">[^<]*<", "><", html), "not an attribute of anything"
+    for label in labels:
+        assert label in page.text
+
+
+def test_plan_that_was_not_searched_for() -> None:
+    page = Page(render(replace(findings(), trials=(), winner_index=None, dense_score=None)))
+    assert "No search in this run" in page.text
+    assert not {"search", "controls", "front-speedup"} & set(page.ids)
+
+
+def test_given_weights_have_no_curves() -> None:
+    case = findings()
+    records = {name: record for name, record in case.records.items() if name != "teacher"}
+    page = Page(render(replace(case, records=records)))
+    assert "teacher: no training in this run; its weights were given" in page.text
+    assert "training-finetune" in page.ids
+
+
+def test_controls_are_marked_before_fine_tuning_unless_they_got_it(kept: str) -> None:
+    case = findings()
+    uniform = next(trial for trial in case.trials if trial.origin == "uniform")
+    row = f"{uniform.index} uniform {uniform.speedup:.2f}x {uniform.compression:.2f}x {uniform.score:.4f}"
+    assert f"{row} not fine-tuned" in Page(kept).text
+    tuned = [t.model_copy(update={"tuned_score": 0.9321}) if t is uniform else t for t in case.trials]
+    assert f"{row} 0.9321" in Page(render(replace(case, trials=tuned))).text
+
+
+def test_request_plan_and_digests_are_there_to_repeat_the_run(kept: str) -> None:
+    case, text = findings(), Page(kept).text
+    assert "budget: {speedup: 2.5, compression: 2.0, accuracy_drop: 0.01}" in text
+    assert '"kind": "reporting.sample:Thin"' in text
+    assert case.evaluation.test_digest in text
+    assert all(value in text for value in case.facts.values())
+
+
+def test_page_says_no_time(kept: str) -> None:
+    assert not re.search(r"20\d\d-\d\d-\d\d|\d\d:\d\d:\d\d", Page(kept).text)
+
+
+def test_every_colour_of_the_figures_has_a_dark_one(kept: str) -> None:
+    light, dark = kept.split("prefers-color-scheme: dark", 1)
+    for name, colour in PALETTE.items():
+        assert f"--figure-{name}: {colour};" in light
+        assert f"--figure-{name}: #" in dark
+        assert colour not in dark, "figures use the properties alone"
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
