@@ -23,14 +23,14 @@ FILES = (*TRAIN_FILES, TEST_FILE)
 
 IMAGE_SHAPE = (3, 32, 32)
 
-_NUMPY_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("_codecs", "encode"),
-    *((module, "_reconstruct") for module in _NUMPY_MULTIARRAY),
+    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
-"""What a pickled array needs, as written by old and new NumPy."""
+"""What a pickled array needs, as written by old and new NumPy in any protocol."""
 
 Batch = tuple[np.ndarray, np.ndarray]
 """Images (N, 3, 32, 32) uint8 and labels (N,) int64."""
@@ -119,7 +119,7 @@ def _unpickle(stream: BinaryIO) -> Any:
 def _parse_batch(content: bytes, name: str) -> Batch:
     try:
         batch = _unpickle(io.BytesIO(content))
-        images = np.asarray(batch[b"data"])
+        images = np.require(batch[b"data"], requirements=["C_CONTIGUOUS", "WRITEABLE"])
         labels = np.asarray(batch[b"labels"], np.int64)
     except Exception as error:  # a damaged pickle can raise anything
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
