@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pocketpipe.errors import UserError
-from pocketpipe.search.progress import BestSoFar
 from pocketpipe.search.store import TrialStore
 from pocketpipe.search.trial import Trial
 
 Tune = Callable[[Trial], float]
-"""Fine-tunes a trial's network shortly, and scores it on the selection split."""
+"""Fine-tunes a trial's network shortly, and scores it on the selection split. It shows its own progress."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +41,24 @@ def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool 
 
 def choose(
     trials: Sequence[Trial],
-    tune: Tune,
+    tune: Tune | None,
     *,
     count: int,
     store: TrialStore,
-    title: str = "finalists",
     higher_is_better: bool = True,
 ) -> Choice:
     """Fine-tune the `count` finalists and choose the best by tuned score. Resumable: `store` keeps each score.
 
-    Equal tuned scores: the one with the better score before. Raises UserError if there is nothing to choose from.
+    Equal tuned scores: the one with the better score before. `tune` None = choose by the score before any training;
+    tuned scores stay None. Raises UserError if there is nothing to choose from.
     """
     finalists = finalists_of(trials, count, higher_is_better=higher_is_better)
     if not finalists:
         raise UserError("search: no trial of the tuner or the uniform rule to choose from")
+    if tune is None:
+        return Choice(winner=finalists[0], trials=list(trials))
     best_of = max if higher_is_better else min
-    tuned: dict[str, float] = {}
-    with BestSoFar(title, len(finalists)) as bar:
-        for trial in finalists:
-            tuned[trial.plan_json] = _tuned_score(trial, tune, store)
-            bar.advance(best_of(tuned.values()))
+    tuned = {trial.plan_json: _tuned_score(trial, tune, store) for trial in finalists}
     winner = best_of(finalists, key=lambda trial: tuned[trial.plan_json])
     known = [trial.model_copy(update={"tuned_score": tuned.get(trial.plan_json)}) for trial in trials]
     return Choice(winner=next(trial for trial in known if trial.index == winner.index), trials=known)
