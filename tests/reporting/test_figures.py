@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.reporting.drawing import PALETTE, inline
-from pocketpipe.reporting.figures import MOST_CLASSES, budget_terms, classes_compared, figures, pareto
+from pocketpipe.reporting.figures import MOST_CLASSES, classes_compared, figures
+from pocketpipe.reporting.search_figures import budget_terms, pareto
 from reporting.sample import Thin, findings
 
 SVG = "{http://www.w3.org/2000/svg}"

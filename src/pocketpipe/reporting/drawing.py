@@ -99,6 +99,21 @@ def inline(document: str, label: str) -> str:
     return body.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
+def name_rows(axes: "Axes", names: list[str], size: float = 9.0) -> None:
+    """One named row a line, the first on top."""
+    axes.set_yticks(range(len(names)), names, fontsize=size, color=INK)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+def count_along(axes: "Axes") -> None:
+    """Whole numbers only below the axis: there is no trial 2.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def shorten(text: str, length: int = 22) -> str:
     """A name that fits beside an axis; the end is kept, where names of layers differ.
 

@@ -9,8 +9,9 @@ from typing import Any
 from pocketpipe.cost import Cost
 from pocketpipe.evaluation import Subject
 from pocketpipe.reporting.drawing import PALETTE, inline
-from pocketpipe.reporting.figures import TRAINED_STAGES, compared_trials, figures
+from pocketpipe.reporting.figures import TRAINED_STAGES, figures
 from pocketpipe.reporting.findings import Findings
+from pocketpipe.reporting.search_figures import compared_trials
 from pocketpipe.reporting.wording import (
     ABSENT,
     bytes_text,
