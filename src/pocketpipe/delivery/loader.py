@@ -1,0 +1,100 @@
+"""Run a delivered library from Python: NumPy and ctypes, no engine.
+
+>>> import pocketpipe
+>>> outputs = pocketpipe.load("deliveries/x86_64")(images)  # doctest: +SKIP
+"""
+
+import ctypes
+import platform
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import UserError
+
+LIBRARY_FILE = "model.so"
+
+
+class Delivered:
+    """A delivered model, ready to be called. May be called from several threads at once."""
+
+    def __init__(self, folder: Path, metadata: DeliveryMetadata) -> None:
+        self.metadata = metadata
+        library = ctypes.CDLL(str(folder.absolute() / LIBRARY_FILE))
+        for getter in ("pocketpipe_input_count", "pocketpipe_output_count", "pocketpipe_arena_bytes"):
+            getattr(library, getter).restype = ctypes.c_size_t
+        self._arena_bytes: int = library.pocketpipe_arena_bytes()
+        self._input_count: int = library.pocketpipe_input_count()
+        self._output_count: int = library.pocketpipe_output_count()
+        self._run = library.pocketpipe_run_in
+        self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        self._run.restype = None
+        self._threads = threading.local()
+
+    def __call__(self, examples: np.ndarray) -> np.ndarray:
+        """Batch of stored examples (N, *input_shape) -> float32 outputs (N, *output_shape).
+
+        Raises UserError if the examples have another shape.
+        """
+        expected = self.metadata.input_shape
+        if examples.shape[1:] != expected:
+            raise UserError(f"examples have shape {examples.shape}, expected (N, {', '.join(map(str, expected))})")
+        prepared = np.ascontiguousarray(self.metadata.preprocessing(examples), np.float32)
+        outputs = np.empty((len(examples), *self.metadata.output_shape), np.float32)
+        for example, output in zip(prepared, outputs, strict=True):
+            self._run(self._arena(), _address(example), _address(output))
+        return outputs
+
+    def run_prepared(self, example: np.ndarray) -> np.ndarray:
+        """One example that is preprocessed already, float32 (1, *input_shape) -> (1, *output_shape).
+
+        The shortest way in: what latency is measured on. Raises ValueError for another size.
+        """
+        if example.size != self._input_count:
+            raise ValueError(f"example has {example.size} values, the model takes {self._input_count}")
+        example = np.ascontiguousarray(example, np.float32)
+        output = np.empty((1, *self.metadata.output_shape), np.float32)
+        self._run(self._arena(), _address(example), _address(output))
+        return output
+
+    def _arena(self) -> int:
+        """Address of this thread's working memory, aligned to 64 bytes."""
+        try:
+            return self._threads.address  # type: ignore[no-any-return]
+        except AttributeError:
+            self._threads.memory = np.zeros(self._arena_bytes + 64, np.uint8)  # kept alive as long as the thread
+            self._threads.address = -(-_address(self._threads.memory) // 64) * 64
+            return self._threads.address  # type: ignore[no-any-return]
+
+
+def load(folder: str | Path) -> Delivered:
+    """The model in a delivery folder. Raises UserError if it is not complete or made for another CPU."""
+    folder = Path(folder)
+    metadata = DeliveryMetadata.read(folder)
+    if not (folder / LIBRARY_FILE).is_file():
+        raise UserError(f"{folder} is no complete delivery folder: it has no {LIBRARY_FILE}")
+    machine = metadata.cpu.split("-", 1)[0]
+    if machine != platform.machine():
+        raise UserError(f"{folder} holds code for {machine}, this machine is {platform.machine()}")
+    missing = sorted(set(metadata.cpu_flags) - cpu_flags()) if metadata.cpu_flags else []
+    if missing:
+        raise UserError(
+            f"{folder} was compiled for a CPU with {', '.join(missing)}, which this one lacks; compile it here again"
+        )
+    return Delivered(folder, metadata)
+
+
+def cpu_flags() -> frozenset[str]:
+    """Features of this machine's CPU as /proc/cpuinfo names them; empty where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(named, "").split())
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]

@@ -1,0 +1,68 @@
+"""DeliveryMetadata: what a delivered binary is, from which files it was made, and how its inputs are prepared."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pocketpipe.doors import Value, describe_validation
+from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.task import Preprocessing
+
+METADATA_FILE = "metadata.json"
+
+
+class Footprint(Value):
+    """What the compiled model takes on the device, in bytes."""
+
+    weights: int
+    arena: int
+    """Working memory of one inference: all values between operators, planned at compile time."""
+    library: int
+    """Size of the library file: code, weights and tables."""
+
+
+class DeliveryMetadata(Value):
+    """The facts of one delivery folder. Holds no time and no path, so that equal inputs give equal bytes.
+
+    >>> metadata = DeliveryMetadata(task="digits", network="resnet8", target="x86_64", input_shape=(1, 8, 8),
+    ...                             input_dtype="uint8", preprocessing=Preprocessing(scale=1 / 16), labels=("0", "1"))
+    >>> DeliveryMetadata.model_validate_json(metadata.model_dump_json()) == metadata
+    True
+    """
+
+    task: str
+    network: str
+    target: str
+    input_shape: tuple[int, ...]
+    """One stored example, without the batch axis."""
+    input_dtype: str = "float32"
+    """NumPy name of the type in which examples are stored, before preprocessing."""
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    """One name for each output."""
+    hashes: dict[str, str] = {}
+    """SHA-256 of what the binary was made from: onnx, plan, data; the target adds the delivered files."""
+    output_shape: tuple[int, ...] = ()
+    """One output, without the batch axis; the target fills it in."""
+    cpu: str = ""
+    """What the code was compiled for, in LLVM's words; the target fills it in, and what follows."""
+    cpu_flags: tuple[str, ...] = ()
+    """Features that the running CPU must have, as /proc/cpuinfo names them."""
+    engines: dict[str, str] = {}
+    """Versions of the engines that made the binary."""
+    footprint: Footprint | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write `metadata.json` into `folder`."""
+        (folder / METADATA_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "DeliveryMetadata":
+        """Read what `write` wrote. Raises UserError if `folder` is no delivery folder."""
+        file = folder / METADATA_FILE
+        try:
+            return cls.model_validate_json(file.read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} is no delivery folder: it has no {METADATA_FILE}") from error
+        except ValidationError as error:
+            raise Mistakes(describe_validation(error, where=str(file))) from error
