@@ -1,1 +1,1 @@
-"""One way to do work in another process: spec file in, result file out."""
+"""One way to do work in another process: a spec file in, a result file out."""

@@ -1,0 +1,83 @@
+"""Networks and splits as files: JSON, safetensors and npz. No pickle; equal values give equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from pocketpipe.errors import UserError
+from pocketpipe.network import StoredNetwork
+from pocketpipe.plan import CompressionPlan
+from pocketpipe.task import Split
+
+NETWORK_FILE = "network.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to write to that becomes `file` at once when the block ends well, and vanishes when it does not."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_network(network: StoredNetwork, folder: Path) -> None:
+    """Write `network.json` and `weights.safetensors`; the JSON, written last, holds the digest of the weights."""
+    from safetensors.torch import save
+
+    weights = save({name: tensor.contiguous() for name, tensor in network.state.items()})
+    with replacing(folder / WEIGHTS_FILE) as partial:
+        partial.write_bytes(weights)
+    description = {
+        "reference": network.reference,
+        "options": network.options,
+        "plan": json.loads(network.plan.to_json()),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    with replacing(folder / NETWORK_FILE) as partial:
+        partial.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+
+
+def load_network(folder: Path) -> StoredNetwork:
+    """The network written by `save_network`. Raises UserError for files that are missing, broken or mixed up."""
+    from safetensors.torch import load
+
+    try:
+        description = json.loads((folder / NETWORK_FILE).read_text())
+        weights = (folder / WEIGHTS_FILE).read_bytes()
+        reference, options, plan = (description[key] for key in ("reference", "options", "plan"))
+        expected = description["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: cannot read the network ({error}); delete the folder and run again") from error
+    if hashlib.sha256(weights).hexdigest() != expected:
+        raise UserError(
+            f"{folder / WEIGHTS_FILE}: not the weights that {NETWORK_FILE} describes; delete the folder and run again"
+        )
+    return StoredNetwork(reference, options, CompressionPlan.from_json(json.dumps(plan)), load(weights))
+
+
+def save_split(split: Split, file: Path) -> None:
+    """Write one split as an uncompressed npz (its entries carry no time)."""
+    with replacing(file) as partial, partial.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, name=np.array(split.name), inputs=split.inputs, targets=split.targets)
+
+
+def load_split(file: Path) -> Split:
+    """The split written by `save_split`. Raises UserError for a file that is missing or broken."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Split(str(arrays["name"]), arrays["inputs"], arrays["targets"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: cannot read the split ({error}); delete the file and run again") from error

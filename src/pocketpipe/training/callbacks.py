@@ -1,0 +1,50 @@
+"""Lightning callbacks: a checkpoint after every epoch, and progress. Imported only when a training runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+from pytorch_lightning.callbacks import Checkpoint
+
+from pocketpipe.training.module import Training
+from pocketpipe.training.progress import EpochProgress
+
+
+class EpochCheckpoint(Checkpoint):
+    """Writes network, optimizer, average and curves at the end of every epoch, whole or not at all.
+
+    A `Checkpoint`, because Lightning calls these after the module's own hook, which completes the curves.
+    """
+
+    def __init__(self, file: Path, curves_file: Path) -> None:
+        self._file = file
+        self._curves_file = curves_file
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Called in every process; the first one writes."""
+        partial = self._file.with_name(f".{self._file.name}.partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero and isinstance(pl_module, Training):
+            os.replace(partial, self._file)
+            pl_module.curves.save(self._curves_file)
+
+
+class ShowProgress(Checkpoint):
+    """Moves the bar with every step and tells each epoch's figures."""
+
+    def __init__(self, progress: EpochProgress) -> None:
+        self._progress = progress
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Another step is done."""
+        self._progress.at(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Another epoch is done."""
+        if isinstance(pl_module, Training):
+            self._progress.tell(pl_module.curves)

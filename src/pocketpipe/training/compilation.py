@@ -1,0 +1,34 @@
+"""`torch.compile` that falls back to eager execution with one line, where the compiler fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+def compiled_forward(network: nn.Module, inputs: Tensor) -> Callable[[Tensor], Tensor]:
+    """The network's forward, compiled and tried on one batch; weights, buffers and gradients are as before.
+
+    Where compiling or the first step fails, the uncompiled forward is returned and the reason is logged.
+    """
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    def forward(batch: Tensor) -> Tensor:
+        outputs: Tensor = network(batch)
+        return outputs
+
+    compiled = torch.compile(forward, dynamic=False)
+    try:
+        torch.autograd.backward(compiled(inputs).float().sum())
+    except Exception as error:  # the compiler's failures have no common class; eager execution is always right
+        log.info("torch.compile failed (%s): training runs uncompiled", str(error).strip().splitlines()[0][:200])
+        return forward
+    finally:
+        network.load_state_dict(before)
+        network.zero_grad(set_to_none=True)
+    return compiled

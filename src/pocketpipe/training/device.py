@@ -1,0 +1,106 @@
+"""What a training runs on: the device, and whether bf16 and `torch.compile` pay there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pocketpipe.errors import UserError
+from pocketpipe.training.recipe import TrainerSettings
+
+log = logging.getLogger(__name__)
+
+BF16_BATCH_MACS = 1e9
+"""Forward MACs a batch from which bf16 autocast is faster on CPU. Measured on 2 cores with AMX, batch 64 and 128:
+ResNet-8 at 8x8 (0.05e9) fp32 17 ms, bf16 19 ms a step; ResNet-20 at 32x32 (5e9) fp32 164 ms, bf16 95 ms."""
+
+COMPILE_TRAINING_MACS = {"cpu": 5e13, "gpu": 5e15}
+"""Forward MACs of a whole training from which `torch.compile` pays: it takes 30-40 s and then saves a tenth to
+a third of a step (ResNet-20: 95 -> 84 ms), so the eager training must take minutes."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The settings with every `auto` decided: a function of machine and sizes, never of a stopwatch."""
+
+    accelerator: str
+    bf16: bool
+    compiled: bool
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the stage's record."""
+        return {
+            "accelerator": self.accelerator,
+            "precision": "bf16" if self.bf16 else "fp32",
+            "compiled": "yes" if self.compiled else "no",
+        }
+
+
+def decide(settings: TrainerSettings, example_macs: int, batch_size: int, steps: int) -> Execution:
+    """Decide what the settings leave to us. Raises UserError for a GPU that is not there."""
+    accelerator = _accelerator(settings)
+    batch_macs = float(example_macs) * batch_size
+    bf16 = settings.precision == "bf16"
+    if settings.precision == "auto":
+        bf16 = _bf16_is_native(accelerator) and (accelerator == "gpu" or batch_macs >= BF16_BATCH_MACS)
+    compiled = settings.compile == "on"
+    if settings.compile == "auto":
+        compiled = batch_macs * steps >= COMPILE_TRAINING_MACS[accelerator]
+    if compiled and not _has_compiler():
+        log.info("torch.compile needs a C++ compiler and none is on PATH: training runs uncompiled")
+        compiled = False
+    return Execution(accelerator, bf16, compiled)
+
+
+def example_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Forward multiply-accumulates of one example, as PyTorch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    was_training = network.training
+    network.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(torch.zeros(1, *input_shape))
+    network.train(was_training)
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Use this many threads within the block; None leaves PyTorch's choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _accelerator(settings: TrainerSettings) -> str:
+    there = torch.cuda.device_count()
+    if settings.accelerator == "cpu" or (settings.accelerator == "auto" and not there):
+        return "cpu"
+    if not there:
+        raise UserError("trainer.accelerator: 'gpu', but PyTorch sees no GPU here; use cpu or auto")
+    if settings.devices > there:
+        raise UserError(f"trainer.devices: {settings.devices}, but PyTorch sees {there} GPU(s) here")
+    return "gpu"
+
+
+def _bf16_is_native(accelerator: str) -> bool:
+    if accelerator == "gpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features = torch.cpu.get_capabilities()
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # x86, x86, ARM
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++") if name)

@@ -1,0 +1,101 @@
+"""Train a network: the one entry. Resumable each epoch; in this process, or in several that are started for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pocketpipe.errors import UserError
+from pocketpipe.network import StoredNetwork
+from pocketpipe.task import Splits, TaskChoice
+from pocketpipe.training.curves import Curves
+from pocketpipe.training.job import TrainingJob
+from pocketpipe.training.progress import EpochProgress
+from pocketpipe.training.recipe import Recipe, TrainerSettings
+from pocketpipe.training.workspace import Workspace
+from pocketpipe.workers.process import run_worker
+
+RANK_FUNCTION = "pocketpipe.training.rank:train_rank"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network and how it came about."""
+
+    network: StoredNetwork
+    curves: dict[str, tuple[float, ...]]
+    """By epoch: train_loss, val_<metric>, learning_rate, seconds."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(
+    network: StoredNetwork,
+    task_choice: TaskChoice,
+    data_root: Path,
+    splits: Splits,
+    recipe: Recipe,
+    settings: TrainerSettings,
+    *,
+    seed: int,
+    workspace: Path,
+    teacher: StoredNetwork | None = None,
+    title: str,
+) -> Fitted:
+    """Train `network` (from random weights if it has none) on `splits.train`; the last epoch's weights are the result.
+
+    `workspace` holds a checkpoint of each epoch: called again after an interruption, the training goes on and ends
+    in the same bytes; called again when finished, it returns at once. It belongs to one training: what another one
+    left there is removed. Raises UserError if the loss diverges, a process dies, or the settings cannot be had here.
+    """
+    job = TrainingJob(network, task_choice, data_root, splits, recipe, settings, seed, title, teacher)
+    place = Workspace(workspace)
+    place.open_for(job.digest())
+    metric = task_choice.build(data_root).metric_name
+    finished = place.result()
+    if finished is None:
+        with EpochProgress(title, recipe.epochs, metric) as progress:
+            if settings.ranks == 1:
+                from pocketpipe.training.train import train
+
+                train(job, place, progress)
+            else:
+                _train_in_processes(job, place, progress)
+        finished = place.result()
+    if finished is None:
+        raise UserError(f"{title}: the training ended without a result; its logs are in {place.ranks}")
+    trained, curves, facts = finished
+    return Fitted(trained, {_curve_name(name, metric): tuple(v) for name, v in curves.values.items()}, facts)
+
+
+def _curve_name(name: str, metric: str) -> str:
+    return f"val_{metric}" if name == "val" else name
+
+
+def _train_in_processes(job: TrainingJob, place: Workspace, progress: EpochProgress) -> None:
+    job.save(place.inputs)
+    spec = {"workspace": str(place.folder.absolute())}
+    if job.settings.nodes > 1:
+        raise UserError(_torchrun_advice(job.settings, place, spec))
+    threads = job.settings.threads or len(os.sched_getaffinity(0))
+    run_worker(
+        RANK_FUNCTION,
+        spec,
+        place.ranks,
+        processes=job.settings.devices,
+        environment={"OMP_NUM_THREADS": str(max(1, threads // job.settings.devices))},
+        while_waiting=lambda: progress.tell(Curves.load(place.curves)),
+    )
+
+
+def _torchrun_advice(settings: TrainerSettings, place: Workspace, spec: dict[str, str]) -> str:
+    from pocketpipe.workers.process import write_spec
+
+    file = write_spec(spec, place.ranks)
+    return (
+        f"trainer.nodes: {settings.nodes} nodes are started from outside. On every node (the workspace on a shared "
+        f"file system) run: torchrun --nnodes {settings.nodes} --nproc-per-node {settings.devices} "
+        f"--rdzv-backend c10d --rdzv-endpoint HOST:PORT -m pocketpipe.workers {RANK_FUNCTION} {file} "
+        f"'{place.ranks.absolute()}/result-{{rank}}.json'; then run this again: it takes the result"
+    )

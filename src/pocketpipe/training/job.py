@@ -1,0 +1,86 @@
+"""TrainingJob: everything that decides a training's result, in memory or as files for other processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketpipe.errors import UserError
+from pocketpipe.network import StoredNetwork
+from pocketpipe.storage import load_network, load_split, replacing, save_network, save_split
+from pocketpipe.task import Splits, TaskChoice
+from pocketpipe.training.recipe import Recipe, TrainerSettings
+
+SPEC_FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: from which weights, on which data, by which recipe."""
+
+    network: StoredNetwork
+    task_choice: TaskChoice
+    data_root: Path
+    splits: Splits
+    recipe: Recipe
+    settings: TrainerSettings
+    seed: int
+    title: str
+    teacher: StoredNetwork | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe.distillation is not None and self.teacher is None:
+            raise UserError(f"{self.title}: the recipe distils, but there is no teacher; set distillation to null")
+
+    def digest(self) -> str:
+        """SHA-256 over everything that decides the result. Threads, title and data root are not among it."""
+        distils = self.recipe.distillation is not None and self.teacher is not None
+        parts = {
+            "network": self.network.digest(),
+            "teacher": self.teacher.digest() if distils and self.teacher else None,
+            "task": self.task_choice.model_dump(mode="json"),
+            "train": self.splits.train.digest,
+            "val": self.splits.val.digest,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude={"threads"}),
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the job as files: splits, networks, and the spec, last."""
+        save_split(self.splits.train, folder / "train.npz")
+        save_split(self.splits.val, folder / "val.npz")
+        save_network(self.network, folder / "network")
+        if self.teacher is not None:
+            save_network(self.teacher, folder / "teacher")
+        spec = {
+            "task_choice": self.task_choice.model_dump(mode="json"),
+            "data_root": str(self.data_root),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json"),
+            "seed": self.seed,
+            "title": self.title,
+            "has_teacher": self.teacher is not None,
+        }
+        with replacing(folder / SPEC_FILE) as partial:
+            partial.write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainingJob:
+        """Read what `save` wrote."""
+        spec: dict[str, Any] = json.loads((folder / SPEC_FILE).read_text())
+        return cls(
+            network=load_network(folder / "network"),
+            task_choice=TaskChoice.model_validate(spec["task_choice"]),
+            data_root=Path(spec["data_root"]),
+            splits=Splits(load_split(folder / "train.npz"), load_split(folder / "val.npz")),
+            recipe=Recipe.model_validate(spec["recipe"]),
+            settings=TrainerSettings.model_validate(spec["settings"]),
+            seed=spec["seed"],
+            title=spec["title"],
+            teacher=load_network(folder / "teacher") if spec["has_teacher"] else None,
+        )
