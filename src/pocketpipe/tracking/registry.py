@@ -18,7 +18,7 @@ from pocketpipe.tracking.gates import Decision, Promotion, delivered_metric
 from pocketpipe.tracking.store import Store
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 PACKAGE = "package"
@@ -128,27 +128,28 @@ class Registry:
     def rollback(self, name: str) -> str:
         """Make the champion before the present one champion again; its version. Raises UserError if there is none."""
         with self.store.lock():
-            history = self.history(name)
+            current, history = self.champion_version(name), self.history(name)
             if not history:
                 raise UserError(f"{name!r} has no champion; names in the registry: {', '.join(self.names()) or 'none'}")
             existing = {str(v.version) for v in self.store.client.search_model_versions(f"name = '{name}'")}
-            while len(history) > 1:
-                left = history.pop()
-                if history[-1] in existing:
-                    self._move_back(name, left, history)
-                    return history[-1]
-            raise UserError(f"{name!r}: version {history[0]} has no champion before it to go back to")
+            before = [version for version in history if version != current and version in existing]
+            if not before:
+                raise UserError(f"{name!r}: version {current} has no champion before it to go back to")
+            self._move_back(name, current, before)
+        return before[-1]
 
     def history(self, name: str) -> list[str]:
         """Versions that were champion, oldest first, the present one last; those rolled back are gone from it.
 
         The alias is what counts: whatever a crash, or a person on MLflow's page, has left different is mended here.
         """
-        current = self.champion_version(name)
-        if current is None:
+        model = self._model(name)
+        if model is None:
             return []
-        model = self.store.client.get_registered_model(name)
         kept: list[str] = json.loads(model.tags.get(HISTORY, "[]"))
+        current = self.champion_version(name)
+        if current is None:  # its version was deleted, say
+            return kept
         return kept[: kept.index(current) + 1] if current in kept else [*kept, current]
 
     def names(self) -> list[str]:
@@ -186,11 +187,12 @@ class Registry:
         self.store.client.set_registered_model_alias(name, CHALLENGER, version)
         self._explain(name, version, CHALLENGER, reasons)
 
-    def _move_back(self, name: str, left: str, history: list[str]) -> None:
+    def _move_back(self, name: str, left: str | None, history: list[str]) -> None:
         client = self.store.client
         client.set_registered_model_alias(name, CHAMPION, history[-1])
         client.set_registered_model_tag(name, HISTORY, json.dumps(history))
-        client.set_model_version_tag(name, left, OUTCOME, f"{ROLLED_BACK} to version {history[-1]}")
+        if left is not None:
+            client.set_model_version_tag(name, left, OUTCOME, f"{ROLLED_BACK} to version {history[-1]}")
 
     def _explain(self, name: str, version: str, outcome: str, reasons: Sequence[str]) -> None:
         client = self.store.client
@@ -200,15 +202,18 @@ class Registry:
         client.update_model_version(name, version, _description(evaluation, (f"**{outcome}**", *reasons)))
 
     def _aliases(self, name: str) -> dict[str, str]:
+        model = self._model(name)
+        return {} if model is None else {alias: str(version) for alias, version in model.aliases.items()}
+
+    def _model(self, name: str) -> RegisteredModel | None:
         from mlflow.exceptions import MlflowException
 
         try:
-            model = self.store.client.get_registered_model(name)
+            return self.store.client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            return {}
-        return {alias: str(version) for alias, version in model.aliases.items()}
+            return None
 
     def _get(self, name: str, version: str) -> ModelVersion:
         from mlflow.exceptions import MlflowException

@@ -18,7 +18,7 @@ from pocketpipe.tracking import entries
 from pocketpipe.tracking.datasets import dataset_inputs
 from pocketpipe.tracking.note import StageSummary, Summary, describe_run, describe_stage
 from pocketpipe.tracking.stale import PARENT, close_stale_runs, process_tags
-from pocketpipe.tracking.store import Store
+from pocketpipe.tracking.store import Store, open_store
 
 if TYPE_CHECKING:
     from pocketpipe.search.trial import Trial
@@ -49,6 +49,11 @@ class RunTracker:
         self._experiment_page = f"#/experiments/{store.experiment_id}/runs"
         self._summary = Summary()
         self._stage: _OpenStage | None = None
+
+    @classmethod
+    def open(cls, uri: str, artifacts: Path, experiment: str = "pocketpipe") -> RunTracker:
+        """A tracker on the store at `uri`, which is made if it is not there. Raises UserError as `open_store` does."""
+        return cls(open_store(uri, artifacts, experiment))
 
     @property
     def run_id(self) -> str:
@@ -106,13 +111,16 @@ class RunTracker:
                 self._log_trial(stage.run_id, trial)
                 stage.trials.add(trial.index)
 
-    def log_artifacts(self, path: Path) -> None:
-        """A file, or a folder under its own name, as artefacts of the open stage (of the run, between stages)."""
+    def log_artifacts(self, path: Path, under: str | None = None) -> None:
+        """A file, or what is in a folder, as artefacts of the open stage (of the run, between stages).
+
+        `under` is the folder that they appear in; by default a file lies at the top, a folder keeps its name.
+        """
         run_id = self._stage.run_id if self._stage else self.run_id
         if path.is_dir():
-            self.store.client.log_artifacts(run_id, str(path), artifact_path=path.name)
+            self.store.client.log_artifacts(run_id, str(path), artifact_path=under or path.name)
         else:
-            self.store.client.log_artifact(run_id, str(path))
+            self.store.client.log_artifact(run_id, str(path), artifact_path=under)
 
     def end_stage(self, error: str | None = None) -> None:
         """Close the open stage, if there is one: FINISHED, or FAILED with the error."""
@@ -154,10 +162,21 @@ class RunTracker:
         metrics = [entries.metric(name, value) for name, value in _figures(evaluation).items()]
         entries.log(self.store.client, self.run_id, metrics=metrics, tags=tags)
 
-    def end(self, status: Status = "FINISHED", error: str | None = None, tags: Mapping[str, Any] | None = None) -> None:
-        """Close the run, and a stage that is still open, with the description that a person reads on its page."""
+    def end(
+        self,
+        status: Status = "FINISHED",
+        error: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
+        """Close the run, and a stage that is still open, with the description that a person reads on its page.
+
+        `tags["promotion"]` is part of that description. Ending twice does nothing.
+        """
         if self._run_id is None:
             return
+        if evaluation is not None:
+            self.log_evaluation(evaluation)
         if self._stage is not None:
             self.end_stage(error or ("interrupted" if status != "FINISHED" else None))
         if error is not None:

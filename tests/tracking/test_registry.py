@@ -1,0 +1,174 @@
+"""Versions, champion and rollback in a real registry."""
+
+from pathlib import Path
+
+import pytest
+
+from pocketpipe.errors import UserError
+from pocketpipe.tracking.describe import describe_champion
+from pocketpipe.tracking.gates import Decision
+from pocketpipe.tracking.registry import Registry
+from pocketpipe.tracking.runs import RunTracker
+from pocketpipe.tracking.store import Store
+
+NAME = "digits-resnet8"
+YES = Decision(promote=True, reasons=("not worse",))
+NO = Decision(promote=False, reasons=("worse than the champion", "6 lost"))
+
+
+@pytest.fixture
+def registry(store: Store, tmp_path: Path) -> Registry:
+    return Registry(store, tmp_path / "downloads")
+
+
+@pytest.fixture
+def add(registry: Registry, tmp_path: Path, evaluation):
+    """Register a version whose files differ by `content`; the version."""
+
+    def register(content: str, **changes: object) -> str:
+        tracker = RunTracker(registry.store)
+        run_id = tracker.start("compress", {})
+        folder = tmp_path / f"files-{content}"
+        (folder / "student").mkdir(parents=True, exist_ok=True)
+        (folder / "student.onnx").write_text(content)
+        (folder / "student" / "network.json").write_text("{}")
+        version = registry.register(NAME, folder, evaluation(**changes), {"request": "f1"}, run_id)
+        tracker.end()
+        return version
+
+    return register
+
+
+def test_a_champion_comes_back_with_files_figures_and_reasons(registry: Registry, add, evaluation):
+    assert registry.champion(NAME) is None
+    version = add("one")
+    assert registry.champion(NAME) is None
+    promotion = registry.settle(NAME, version, YES, against=None)
+    assert promotion.promoted
+    champion = registry.champion(NAME)
+    assert champion is not None
+    assert champion.version == version == "1"
+    assert champion.evaluation == evaluation()
+    assert (champion.folder / "student.onnx").read_text() == "one"
+    assert (champion.folder / "student" / "network.json").is_file()
+    assert champion.reasons == ("not worse",)
+    assert champion.tags["request"] == "f1"
+    assert champion.tags["speedup"] == "2.500"
+    assert registry.store.client.get_run(champion.run_id).info.status == "FINISHED"
+
+
+def test_a_challenger_leaves_the_champion_and_has_its_reasons_on_it(registry: Registry, add):
+    registry.settle(NAME, add("one"), YES, against=None)
+    promotion = registry.settle(NAME, add("two"), NO, against="1")
+    assert not promotion.promoted
+    assert registry.champion_version(NAME) == "1"
+    challenger = registry.store.client.get_model_version_by_alias(NAME, "challenger")
+    assert str(challenger.version) == "2"
+    assert challenger.tags["outcome"] == "challenger"
+    assert challenger.tags["reasons"] == "worse than the champion\n6 lost"
+    assert "worse than the champion" in challenger.description
+
+
+def test_rollback_goes_back_through_all_champions_and_then_refuses(registry: Registry, add):
+    for content in ("one", "two", "three"):
+        registry.set_champion(NAME, add(content))
+    assert registry.history(NAME) == ["1", "2", "3"]
+    assert registry.rollback(NAME) == "2"
+    assert registry.version(NAME, "3").tags["outcome"] == "rolled back to version 2"
+    assert registry.rollback(NAME) == "1"
+    assert registry.champion_version(NAME) == "1"
+    with pytest.raises(UserError, match="no champion before it"):
+        registry.rollback(NAME)
+
+
+def test_rollback_skips_a_version_that_was_deleted(registry: Registry, add):
+    for content in ("one", "two", "three"):
+        registry.set_champion(NAME, add(content))
+    registry.store.client.delete_model_version(NAME, "2")
+    assert registry.rollback(NAME) == "1"
+
+
+def test_rollback_helps_when_the_champion_itself_was_deleted(registry: Registry, add):
+    for content in ("one", "two"):
+        registry.set_champion(NAME, add(content))
+    registry.store.client.delete_model_version(NAME, "2")
+    assert registry.champion(NAME) is None
+    assert registry.rollback(NAME) == "1"
+    assert registry.champion_version(NAME) == "1"
+
+
+def test_what_was_rolled_back_is_not_promoted_again_by_itself(registry: Registry, add):
+    registry.settle(NAME, add("one"), YES, against=None)
+    registry.settle(NAME, add("two"), YES, against="1")
+    registry.rollback(NAME)
+    again = registry.settle(NAME, add("two"), YES, against="1")
+    assert not again.promoted
+    assert "rolled back" in again.reasons[0]
+    registry.set_champion(NAME, "2")  # a person may
+    assert registry.champion_version(NAME) == "2"
+
+
+def test_the_same_files_are_the_same_version(registry: Registry, add):
+    assert add("one") == add("one") == "1"
+    assert add("two") == "2"
+    assert add("two", data="other test data") == "3"
+
+
+def test_settling_twice_after_a_crash_changes_nothing(registry: Registry, add):
+    first = registry.settle(NAME, add("one"), YES, against=None)
+    again = registry.settle(NAME, "1", YES, against="1")
+    assert first.promoted
+    assert again.promoted
+    assert registry.history(NAME) == ["1"]
+
+
+def test_a_decision_against_a_champion_that_is_no_longer_one_does_not_count(registry: Registry, add):
+    registry.settle(NAME, add("one"), YES, against=None)
+    late = registry.settle(NAME, add("two"), YES, against=None)
+    assert not late.promoted
+    assert "became version 1 while this was decided" in late.reasons[0]
+
+
+def test_a_champion_named_by_hand_on_mlflows_page_is_taken_into_the_history(registry: Registry, add):
+    registry.set_champion(NAME, add("one"))
+    add("two")
+    registry.store.client.set_registered_model_alias(NAME, "champion", "2")
+    assert registry.history(NAME) == ["1", "2"]
+    assert registry.rollback(NAME) == "1"
+
+
+def test_a_challenger_that_becomes_champion_is_no_challenger_any_more(registry: Registry, add):
+    registry.settle(NAME, add("one"), NO, against=None)
+    registry.set_champion(NAME, "1")
+    assert list(registry.store.client.get_registered_model(NAME).aliases) == ["champion"]
+
+
+def test_files_that_are_gone_are_named_with_a_way_out(registry: Registry, add):
+    registry.set_champion(NAME, add("one"))
+    champion = registry.champion(NAME)
+    assert champion is not None
+    (champion.folder / "evaluation.json").unlink()
+    with pytest.raises(UserError, match=f"{NAME}' version 1: its files are gone"):
+        registry.champion(NAME)
+
+
+@pytest.mark.parametrize("act", ["champion", "rollback"])
+def test_an_unknown_name_is_answered_with_those_that_are_known(registry: Registry, add, act: str):
+    add("one")
+    with pytest.raises(UserError, match=f"has no champion; names in the registry: {NAME}"):
+        describe_champion(registry, "nobody") if act == "champion" else registry.rollback("nobody")
+
+
+def test_an_unknown_version_is_one_line(registry: Registry, add):
+    add("one")
+    with pytest.raises(UserError, match="has no version 9"):
+        registry.set_champion(NAME, "9")
+
+
+def test_the_champion_in_words(registry: Registry, add):
+    registry.settle(NAME, add("one"), YES, against=None)
+    words = describe_champion(registry, NAME).splitlines()
+    assert words[0] == f"{NAME} version 1 is the champion"
+    assert words[1] == "  accuracy: 0.7500 on test, 4 of 1,797 digits, seed 0"
+    assert "  speedup: asked >= 2.00x MACs, got 2.50x on student.onnx: passed" in words
+    assert "  promoted because: not worse" in words

@@ -1,0 +1,85 @@
+"""Opening a store: quiet, absolute, and by several processes at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pocketpipe.errors import UserError
+from pocketpipe.tracking.store import Store, open_store
+
+OPEN_AND_WRITE = """
+import sys
+from pathlib import Path
+from pocketpipe.record import StageRecord
+from pocketpipe.tracking.runs import RunTracker
+tracker = RunTracker.open(sys.argv[1], Path(sys.argv[2]))
+for _ in range(3):
+    tracker.start("compress", {"seed": 0})
+    tracker.start_stage("teacher")
+    tracker.log_record(StageRecord(stage="teacher", metrics={"accuracy": 0.5}, curves={"loss": (2.0, 1.0)}))
+    tracker.end()
+"""
+
+
+def test_importing_the_room_does_not_import_mlflow():
+    code = (
+        "import sys, pocketpipe.tracking.runs, pocketpipe.tracking.registry, pocketpipe.tracking.describe;"
+        "sys.exit(any(name in sys.modules for name in ('mlflow', 'torch', 'kedro')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_processes_that_open_a_store_at_once_all_succeed_without_a_word(tmp_path: Path):
+    uri, artifacts = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}", tmp_path / "artifacts"
+    command = [sys.executable, "-c", OPEN_AND_WRITE, uri, str(artifacts)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    said = [child.communicate(timeout=120)[0].decode() for child in children]
+    assert [child.returncode for child in children] == [0, 0], said
+    assert said == ["", ""]
+    store = open_store(uri, artifacts, "pocketpipe")
+    runs = store.client.search_runs([store.experiment_id])
+    assert len(runs) == 2 * 3 * 2  # processes x runs x (run and stage)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_artefacts_lie_at_an_absolute_place(store: Store, tmp_path: Path):
+    experiment = store.client.get_experiment(store.experiment_id)
+    assert experiment.artifact_location == (tmp_path / "artifacts").as_uri()
+
+
+def test_opening_again_finds_the_same_experiment_and_telemetry_is_off(store: Store, tmp_path: Path):
+    assert open_store(store.uri, tmp_path / "elsewhere", "pocketpipe").experiment_id == store.experiment_id
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert os.environ["DO_NOT_TRACK"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("mlruns", "keeps no runs in plain files"),
+        ("file:///data/mlruns", "keeps no runs in plain files"),
+        ("sqlite:///mlflow.db", "must be absolute"),
+        ("http://127.0.0.1:9", "cannot be opened"),
+        ("nosuchdatabase://x/y", "cannot be opened"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_one_line(uri: str, said: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=said) as caught:
+        open_store(uri, tmp_path, "pocketpipe")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path):
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be looked at" * 100)
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_store(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, "pocketpipe")
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(store: Store, tmp_path: Path):
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(UserError, match=f"restore --experiment-id {store.experiment_id}"):
+        open_store(store.uri, tmp_path, "pocketpipe")
