@@ -1,5 +1,9 @@
 """Evaluation: what came out when the test split was opened, once, after plan and weights were final."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 from pocketpipe.verdict import Verdict, budget_kept
@@ -39,6 +43,8 @@ class Evaluation(Value):
     """Subjects and verdicts of one run."""
 
     metric_name: str
+    higher_is_better: bool = True
+    """Direction of the metric: the task's."""
     data: str
     """Which test data ("test, 360 of 1,797 digits, seed 0")."""
     test_digest: str
@@ -61,3 +67,12 @@ class Evaluation(Value):
     def subject(self, name: str) -> Subject:
         """The subject of that name. Raises KeyError."""
         return {subject.name: subject for subject in self.subjects}[name]
+
+
+class EvaluateSettings(Value):
+    """The `evaluate` section of a configuration."""
+
+    emulated_examples: Annotated[int, Field(gt=0)] = 1000
+    """Test examples that run on a target through an emulator, which is hundreds of times slower than the device."""
+    latency_runs: Annotated[int, Field(gt=0)] = 300
+    """Measured runs of the library and of ONNX Runtime, in turns."""

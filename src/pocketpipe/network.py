@@ -87,6 +87,10 @@ class NetworkChoice(Value):
     weights: Path | None = None
     options: dict[str, Any] = {}
 
+    def weights_path(self, data_root: Path) -> Path | None:
+        """The weights file; a relative path counts from the data root."""
+        return None if self.weights is None else data_root / self.weights.expanduser()
+
     def fresh(self) -> StoredNetwork:
         """The network as its factory makes it: no plan, no weights yet."""
         return StoredNetwork(self.name, self.options)

@@ -40,7 +40,9 @@ def test_says_outcome_every_verdict_nearest_plan_and_warnings() -> None:
 def test_reason_of_what_was_not_measured() -> None:
     text = " ".join(printed(findings(arm_measured=False).evaluation).split())
     assert "Budget kept as far as it was measured" in text
-    assert f"same answers: {QEMU}" in text
+    assert f"accuracy_drop of aarch64/model.so, same answers of aarch64/model.so: {QEMU}" in text
+    assert text.count(QEMU) == 1
+    assert text.count(" not measured") == 2, "whole, not cut off at the edge"
 
 
 def test_colours_in_a_terminal() -> None:

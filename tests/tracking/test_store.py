@@ -3,15 +3,18 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pocketpipe.errors import UserError
+from pocketpipe.tracking.runs import RunTracker
 from pocketpipe.tracking.store import Store, open_store
 
 OPEN_AND_WRITE = """
 import sys
+import time
 from pathlib import Path
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking.runs import RunTracker
@@ -43,6 +46,18 @@ def test_processes_that_open_a_store_at_once_all_succeed_without_a_word(tmp_path
     runs = store.client.search_runs([store.experiment_id])
     assert len(runs) == 2 * 3 * 2  # processes x runs x (run and stage)
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_process_killed_while_it_makes_the_store_leaves_nothing_in_the_way(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    child = subprocess.Popen([sys.executable, "-c", OPEN_AND_WRITE, uri, str(tmp_path / "artifacts")])
+    while not list(tmp_path.glob("*.db*")) + list(tmp_path.glob(".*.db.[0-9]*")):
+        time.sleep(0.01)
+    time.sleep(0.3)  # in the middle of MLflow's migrations
+    child.kill()
+    child.wait()
+    store = open_store(uri, tmp_path / "artifacts", "pocketpipe")
+    assert RunTracker(store).start("compress", {})
 
 
 def test_artefacts_lie_at_an_absolute_place(store: Store, tmp_path: Path):

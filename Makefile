@@ -1,0 +1,41 @@
+# On a fresh machine: `make compress` and `make test` do all set-up themselves.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: compress test test-slow lint ui install lock clean
+
+compress: $(INSTALLED)  ## the main job on the embedded default data
+	$(BIN)/kedro run --pipeline compress
+
+test: $(INSTALLED)  ## the default suite (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## what takes minutes, or needs real data (POCKETPIPE_DATA)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## style, types, and the rules of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: $(INSTALLED)  ## browse the experiments at http://127.0.0.1:5000
+	$(BIN)/pocketpipe ui
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $(INSTALLED)
+
+lock:  ## pin what pyproject.toml allows today
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --dry-run --ignore-installed --report build/lock.json '.[dev]'
+	$(PYTHON) .ci/lock.py build/lock.json > requirements.lock
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,147 @@
+"""Commands: Kedro's `run` with our defaults and errors, and pocketpipe's own."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+
+from pocketpipe import machine
+from pocketpipe.errors import UserError
+
+BUDGET_MISSED, BAD_INPUT = 1, 2
+"""Exit codes; 0 = all verdicts passed, or nothing to do."""
+
+
+@click.group(name="pocketpipe")
+def cli() -> None:
+    """A network and a budget in, a verified binary out."""
+
+
+def _run(**options: Any) -> None:
+    """Run the pipeline: only what is missing or no longer fresh."""
+    if options["pipeline"] and not options["pipelines"]:  # the same thing; Kedro warns about the old spelling
+        options["pipelines"], options["pipeline"] = [options["pipeline"]], None
+    callback = kedro_run.callback
+    assert callback is not None
+    _for_people(lambda: callback(**options))
+
+
+def _fresh_by_default(option: click.Parameter) -> click.Parameter:
+    if option.name != "only_missing_outputs":
+        return option
+    return click.Option(
+        ["--only-missing-outputs/--all-outputs"],
+        default=True,
+        show_default=True,
+        help="Run only stages whose outputs are missing or no longer fresh, or all.",
+    )
+
+
+cli.add_command(
+    click.Command("run", callback=_run, params=[_fresh_by_default(o) for o in kedro_run.params], help=_run.__doc__)
+)
+
+
+delivery_folder = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@cli.command()
+@delivery_folder
+def verify(folder: Path) -> None:
+    """Recompute the hashes of a delivery FOLDER and hold them against its metadata."""
+    from pocketpipe.lineage.verify import verify as check
+
+    findings = check(folder, None)
+    for finding in findings:
+        click.echo(str(finding))
+    if not all(finding.ok for finding in findings):
+        sys.exit(BUDGET_MISSED)
+
+
+@cli.command()
+@delivery_folder
+def trace(folder: Path) -> None:
+    """Tell what a delivery FOLDER was made from: plan, data, code."""
+    from pocketpipe.lineage.verify import trace as tell
+
+    _for_people(lambda: click.echo("\n".join(tell(folder))))
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(["cifar10"]))
+def download(name: str) -> None:
+    """Download a public data set into POCKETPIPE_DATA."""
+    from pocketpipe.tasks.download import download as fetch
+
+    _for_people(lambda: fetch(name, machine.data_root()))
+
+
+@cli.command()
+@click.argument("name", required=False)
+def champion(name: str | None) -> None:
+    """Show the champion of the registered model NAME (all models, if no name is given)."""
+    from pocketpipe.datasets.champion import open_registry
+    from pocketpipe.tracking.describe import describe_champion
+
+    def show() -> None:
+        registry = open_registry()
+        for known in [name] if name else registry.names():
+            click.echo(describe_champion(registry, known))
+
+    _for_people(show)
+
+
+@cli.command()
+@click.argument("name")
+def rollback(name: str) -> None:
+    """Make the champion before the present one of the registered model NAME champion again."""
+    from pocketpipe.datasets.champion import open_registry
+
+    _for_people(lambda: click.echo(f"{name}: version {open_registry().rollback(name)} is the champion again"))
+
+
+@cli.command()
+@click.option("--cron", required=True, help='When: minute hour day month weekday, as in "0 3 * * *".')
+@click.option("--config", default="pipelines/retrain.yml", show_default=True, help="Run file for `kedro run`.")
+@click.option("--env", default=None, help="Recipe: the Kedro environment to run in.")
+def schedule(cron: str, config: str, env: str | None) -> None:
+    """Retrain on schedule, in the foreground: one run at a time, missed runs made up for by one."""
+    from pocketpipe.scheduling.foreground import run_schedule
+
+    command = [sys.executable, "-m", "kedro", "run", "--config", config, *(["--env", env] if env else [])]
+    lock = machine.output_root() / "work" / "schedule.lock"
+    _for_people(lambda: sys.exit(run_schedule(cron, command, lock=lock)))
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True)
+def ui(port: int) -> None:
+    """Browse the experiments in MLflow's pages, on this machine only."""
+    from pocketpipe.tracking.server import serve
+
+    _for_people(lambda: sys.exit(serve(machine.tracking_uri(), machine.artifact_root(), port)))
+
+
+def _for_people(work: Callable[[], object]) -> None:
+    """Turn what a user can mend into its message and an exit code; let the rest through as it is."""
+    from pocketpipe.hooks import BudgetMissed, NothingChanged
+
+    try:
+        work()
+    except Exception as error:
+        mendable = _user_error(error)
+        if mendable is None:
+            raise
+        click.echo(str(mendable), err=True)
+        if not isinstance(mendable, NothingChanged):
+            sys.exit(BUDGET_MISSED if isinstance(mendable, BudgetMissed) else BAD_INPUT)
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The UserError behind an error: Kedro wraps what a dataset raises."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

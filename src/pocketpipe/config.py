@@ -1,0 +1,70 @@
+"""The configuration, typed: the user's short part, and the part of each stage with its defaults."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from pocketpipe.budget import Budget
+from pocketpipe.doors import Value, describe_validation
+from pocketpipe.errors import Mistakes
+from pocketpipe.evaluation import EvaluateSettings
+from pocketpipe.network import NetworkChoice
+from pocketpipe.search.settings import SearchSettings
+from pocketpipe.task import TaskChoice
+from pocketpipe.tracking.gates import GateSettings
+from pocketpipe.training.recipe import Recipe, TrainerSettings
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+USER_PART = ("task", "network", "budget", "methods", "targets")
+"""The sections that a user writes; the others have defaults that a recipe may change."""
+
+
+class Config(Value):
+    """All parameters of a run, one field a section of `conf/<recipe>/parameters*.yml`."""
+
+    task: TaskChoice
+    network: NetworkChoice
+    budget: Budget
+    methods: Names
+    """Compression methods that the search may use, in the order in which they are carried out."""
+    targets: Names
+    seed: Annotated[int, Field(ge=0)]
+    trainer: TrainerSettings
+    teacher: Recipe
+    search: SearchSettings
+    finetune: Recipe
+    evaluate: EvaluateSettings
+    promote: GateSettings
+
+    @property
+    def registered_name(self) -> str:
+        """Name of this job's model in the registry: one for each task and network."""
+        return f"{self.task.name}-{self.network.name}".replace(":", ".").replace("/", ".")
+
+
+def read_config(parameters: dict[str, Any]) -> Config:
+    """The parameters as typed values. Raises Mistakes: all of them, each with key path, value and what is allowed."""
+    try:
+        return Config.model_validate(parameters)
+    except ValidationError as error:
+        raise Mistakes(_with_allowed_keys(error)) from error
+
+
+def _with_allowed_keys(error: ValidationError) -> list[str]:
+    """Lines of the error; an unknown key is answered with the keys of its own section."""
+    lines: list[str] = []
+    for problem in error.errors():
+        section: Any = Config
+        for part in problem["loc"][:-1]:
+            field = getattr(section, "model_fields", {}).get(part)
+            section = _model_in(field.annotation) if field else None
+        allowed = tuple(getattr(section, "model_fields", {}))
+        single = ValidationError.from_exception_data(error.title, [problem])  # type: ignore[list-item]
+        lines += describe_validation(single, where="", allowed=allowed)
+    return lines
+
+
+def _model_in(annotation: Any) -> Any:
+    candidates = (annotation, *getattr(annotation, "__args__", ()))
+    return next((c for c in candidates if hasattr(c, "model_fields")), None)

@@ -1,0 +1,64 @@
+"""Datasets for the model registry: the champion as an input, and the registry itself for the promote stage."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kedro.io import DatasetError
+
+from pocketpipe import machine
+from pocketpipe.champion import Champion
+from pocketpipe.config import Config
+from pocketpipe.datasets.sources import SourceDataset
+from pocketpipe.tracking.registry import CONTENT, Registered, Registry
+from pocketpipe.tracking.store import open_store
+
+EXPERIMENT = "pocketpipe"
+
+
+def open_registry() -> Registry:
+    """The registry of this machine's MLflow store."""
+    store = open_store(machine.tracking_uri(), machine.artifact_root(), EXPERIMENT)
+    return Registry(store, machine.output_root() / "work" / "downloads")
+
+
+@dataclass(frozen=True)
+class RegistryOfRun:
+    """The registry, and for which run and request something is to be registered."""
+
+    registry: Registry
+    model: str
+    """Name of the registered model."""
+    run_id: str
+    request: str
+    """Fingerprint of parameters and data: a retraining with the same one has nothing to do."""
+
+
+class RegistryDataset(SourceDataset):
+    """Handed to the promote stage; which run and request it is for is said by the hooks before a run."""
+
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(metadata)
+        self.run: RegistryOfRun | None = None
+
+    def digest(self, config: Config) -> str:
+        return ""  # what is in the registry does not make a promotion stale
+
+    def load(self) -> RegistryOfRun:
+        if self.run is None:
+            raise DatasetError("the registry is opened when a pipeline run starts")
+        return self.run
+
+
+class ChampionDataset(SourceDataset):
+    """The champion of the configured task and network, or None where there is none yet."""
+
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(metadata)
+        self.registered: Registered | None = None
+
+    def digest(self, config: Config) -> str:
+        self.registered = open_registry().champion(config.registered_name)
+        return "none" if self.registered is None else self.registered.tags[CONTENT]
+
+    def load(self) -> Champion | None:
+        return None if self.registered is None else Champion.load(self.registered.folder)

@@ -1,0 +1,146 @@
+"""Datasets that know whether they are fresh: what they hold lies under a key of its fingerprint.
+
+`exists()` answers "there *and* made from these inputs, parameters and code", which makes Kedro's own
+`--only-missing-outputs` right. The fingerprint is handed over by `pocketpipe.hooks` before a run.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro.utils import load_obj
+
+from pocketpipe.lineage.provenance import Provenance, write_provenance
+
+T = TypeVar("T")
+
+
+class FreshDataset(AbstractDataset[T, T], Generic[T]):
+    """A folder `<folder>/<fingerprint>/` that appears whole or not at all; `<folder>/latest` points at the newest."""
+
+    def __init__(self, folder: str, metadata: dict[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        self.fingerprint: str | None = None
+        self.provenance: Provenance | None = None
+        self.metadata = metadata
+
+    @property
+    def path(self) -> Path:
+        """Where the value for the present fingerprint lies."""
+        if self.fingerprint is None:
+            raise DatasetError(f"{self.folder.name} has no fingerprint yet: it is set when a pipeline run starts")
+        return self.folder / self.fingerprint
+
+    @property
+    def latest(self) -> Path:
+        """The readable name of the newest value."""
+        return self.folder / "latest"
+
+    def load(self) -> T:
+        """The value. Raises DatasetError if it was not made yet."""
+        if not self._exists():
+            raise DatasetError(f"{self.folder.name} is not there yet: run the stage that makes it first")
+        return self._read(self.path)
+
+    def save(self, data: T) -> None:
+        """Write into a scratch folder beside the final place, then rename: readers never see half of it."""
+        if self._exists():
+            return  # the same fingerprint means the same content: another run was quicker
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder))
+        try:
+            self._write(data, scratch)
+            if self.provenance is not None:
+                write_provenance(scratch, self.provenance)
+            scratch.chmod(0o755)
+            scratch.rename(self.path)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not self._exists():
+                raise DatasetError(f"cannot write {self.folder.name} under {self.folder}: {error}") from error
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        self.point_latest()
+
+    def point_latest(self) -> None:
+        """Let the readable name `latest` point at the present fingerprint."""
+        link = self.folder / f".latest-{os.getpid()}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.path.name)
+        link.rename(self.latest)
+
+    def _exists(self) -> bool:
+        return self.fingerprint is not None and self.path.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"folder": str(self.folder), "fingerprint": self.fingerprint}
+
+    @abstractmethod
+    def _write(self, data: T, folder: Path) -> None: ...
+
+    @abstractmethod
+    def _read(self, folder: Path) -> T: ...
+
+
+class JsonDataset(FreshDataset[Any]):
+    """A pydantic value, or a list of them, as one JSON file. `value` names the class as package.module:Class."""
+
+    def __init__(self, folder: str, value: str, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(folder, metadata)
+        self.value = value
+
+    def _write(self, data: Any, folder: Path) -> None:
+        many = isinstance(data, list)
+        items = [item.model_dump(mode="json") for item in data] if many else data.model_dump(mode="json")
+        (folder / "value.json").write_text(json.dumps(items, indent=2, sort_keys=True) + "\n")
+
+    def _read(self, folder: Path) -> Any:
+        value_class = load_obj(self.value.replace(":", "."))
+        content = json.loads((folder / "value.json").read_text())
+        if isinstance(content, list):
+            return [value_class.model_validate(item) for item in content]
+        return value_class.model_validate(content)
+
+
+class TextDataset(FreshDataset[str]):
+    """Text as one file of the given name."""
+
+    def __init__(self, folder: str, filename: str, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(folder, metadata)
+        self.filename = filename
+
+    def _write(self, data: str, folder: Path) -> None:
+        (folder / self.filename).write_text(data)
+
+    def _read(self, folder: Path) -> str:
+        return (folder / self.filename).read_text()
+
+
+class BytesDataset(FreshDataset[bytes]):
+    """Bytes as one file of the given name (an ONNX file)."""
+
+    def __init__(self, folder: str, filename: str, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(folder, metadata)
+        self.filename = filename
+
+    def _write(self, data: bytes, folder: Path) -> None:
+        (folder / self.filename).write_bytes(data)
+
+    def _read(self, folder: Path) -> bytes:
+        return (folder / self.filename).read_bytes()
+
+
+class FolderDataset(FreshDataset[Path]):
+    """A folder of files: saved by copying the folder that a node returns, loaded as its path."""
+
+    def _write(self, data: Path, folder: Path) -> None:
+        shutil.copytree(data, folder / "content")
+
+    def _read(self, folder: Path) -> Path:
+        return folder / "content"

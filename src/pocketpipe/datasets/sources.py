@@ -1,0 +1,75 @@
+"""Datasets for what comes from outside a run. Each says by `digest` what it would bring, before it is loaded."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+
+from pocketpipe import machine
+from pocketpipe.config import Config
+from pocketpipe.tracking.registry import Champion, Registry
+
+
+class SourceDataset(AbstractDataset[Any, Any]):
+    """An input that no stage makes. `digest` changes when its content does."""
+
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+
+    def digest(self, config: Config) -> str:
+        """What is to be loaded under this configuration, as a digest."""
+        raise NotImplementedError
+
+    def save(self, data: Any) -> None:
+        """Refused: sources are not written by a run."""
+        raise DatasetError(f"{type(self).__name__} cannot be saved to")
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
+class DataRoot(SourceDataset):
+    """The folder with this machine's data sets; its digest is that of the task's data."""
+
+    def digest(self, config: Config) -> str:
+        return config.task.build(machine.data_root()).source_digest()
+
+    def load(self) -> Path:
+        return machine.data_root()
+
+
+class GivenWeights(SourceDataset):
+    """The folder from which relative weight paths count; its digest is that of the weights file, if one is named."""
+
+    def digest(self, config: Config) -> str:
+        weights = config.network.weights_path(machine.data_root())
+        return "none" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
+
+    def load(self) -> Path:
+        return machine.data_root()
+
+
+class Workspace(AbstractDataset[Any, Path]):
+    """A folder in which a stage keeps what it needs to go on after a crash: one for each fingerprint of the stage."""
+
+    def __init__(self, folder: str, metadata: dict[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        self.fingerprint: str | None = None
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        if self.fingerprint is None:
+            raise DatasetError(f"{self.folder.name} has no fingerprint yet: it is set when a pipeline run starts")
+        path = self.folder / self.fingerprint
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def save(self, data: Any) -> None:
+        raise DatasetError("a workspace is written by its stage, not by the catalog")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"folder": str(self.folder)}

@@ -1,0 +1,101 @@
+"""Fingerprints of a pipeline's nodes: what each output would be made from.
+
+A stage's fingerprint = its parameter sections + fingerprints of its inputs + source of the modules that it uses
+(the user's too) + versions of its engines. Computed over the whole registered pipeline, so that a part of it
+(`--namespaces finetune`) finds the inputs that earlier runs made.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from pocketpipe.config import Config
+from pocketpipe.datasets.fresh import FreshDataset
+from pocketpipe.datasets.sources import SourceDataset, Workspace
+from pocketpipe.lineage.code import code_digest
+from pocketpipe.lineage.fingerprint import engine_versions, fingerprint
+from pocketpipe.network import NETWORKS
+from pocketpipe.plan import STEPS
+from pocketpipe.search.tuners.base import TUNERS
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.task import TASKS
+
+ENGINES = {
+    "data": ("numpy", "scikit-learn", "pillow"),
+    "teacher": ("torch", "pytorch-lightning"),
+    "profile": ("torch", "onnx", "onnxscript"),
+    "search": ("torch", "pytorch-lightning", "nni"),
+    "finetune": ("torch", "pytorch-lightning"),
+    "export": ("torch", "onnx", "onnxscript"),
+    "compile": ("apache-tvm", "ziglang"),
+    "evaluate": ("onnxruntime",),
+}
+"""Distributions whose version is part of a stage's fingerprint."""
+
+
+def node_fingerprints(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dict[str, str]:
+    """Fingerprint of each node by its name, in the order in which nodes run."""
+    parameters = config.model_dump(mode="json")
+    made_by: dict[str, str] = {}  # dataset -> fingerprint of the node that makes it
+    prints: dict[str, str] = {}
+    for node in pipeline.nodes:
+        stage = str(node.namespace)
+        inputs = {name: made_by.get(name) or _source_digest(catalog[name], config) for name in _data_inputs(node)}
+        prints[node.name] = fingerprint(
+            node=node.name,
+            parameters={name: parameters[name] for name in _parameter_inputs(node)},
+            inputs=inputs,
+            code=code_digest(_modules(node, config)),
+            engines=engine_versions(ENGINES.get(stage, ())),
+        )
+        made_by.update(dict.fromkeys(node.outputs, prints[node.name]))
+    return prints
+
+
+def request_fingerprint(catalog: DataCatalog, config: Config) -> str:
+    """Everything that a user can change: all parameters, the data and the given weights."""
+    sources = {name: _source_digest(catalog[name], config) for name in ("data_root", "given_weights")}
+    return fingerprint(parameters=config, **sources)
+
+
+def hand_over(pipeline: Pipeline, catalog: DataCatalog, prints: dict[str, str]) -> None:
+    """Tell each dataset the fingerprint that its content must have, each workspace that of its stage."""
+    for node in pipeline.nodes:
+        for name in node.outputs:
+            dataset = catalog[name]
+            if isinstance(dataset, FreshDataset):
+                dataset.fingerprint = prints[node.name]
+        for name in _data_inputs(node):
+            dataset = catalog[name]
+            if isinstance(dataset, Workspace):
+                dataset.fingerprint = prints[node.name]
+
+
+def _source_digest(dataset: Any, config: Config) -> str:
+    return dataset.digest(config) if isinstance(dataset, SourceDataset) else ""
+
+
+def _parameter_inputs(node: Node) -> list[str]:
+    return sorted(name.removeprefix("params:") for name in node.inputs if name.startswith("params:"))
+
+
+def _data_inputs(node: Node) -> list[str]:
+    return sorted(name for name in node.inputs if not name.startswith("params:"))
+
+
+def _modules(node: Node, config: Config) -> Iterable[str]:
+    """The node's own module, and those that its parameters name through a door."""
+    named = {
+        "task": [TASKS.module_of(config.task.name)],
+        "network": [NETWORKS.module_of(config.network.name)],
+        "methods": [STEPS.module_of(name) for name in config.methods],
+        "targets": [TARGETS.module_of(name) for name in config.targets],
+        "search": [TUNERS.module_of(config.search.tuner)],
+    }
+    modules = [node.func.__module__]
+    for parameter in _parameter_inputs(node):
+        modules += named.get(parameter, [])
+    return modules

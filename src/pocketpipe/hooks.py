@@ -1,0 +1,222 @@
+"""Kedro's hooks: check first, know what is fresh, lock a stage while it is made, tell MLflow and the terminal."""
+
+import logging
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from filelock import FileLock
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from pocketpipe import machine
+from pocketpipe.config import Config, read_config
+from pocketpipe.datasets.champion import RegistryOfRun, open_registry
+from pocketpipe.datasets.fresh import FreshDataset
+from pocketpipe.errors import UserError
+from pocketpipe.evaluation import Evaluation
+from pocketpipe.freshness import ENGINES, hand_over, node_fingerprints, request_fingerprint
+from pocketpipe.lineage.provenance import provenance_now, read_provenance
+from pocketpipe.preflight import check_feasible, check_names
+from pocketpipe.record import StageRecord
+from pocketpipe.reporting.terminal import print_verdicts
+from pocketpipe.tracking.gates import Promotion
+from pocketpipe.tracking.registry import Registered
+from pocketpipe.tracking.runs import RunTracker
+
+log = logging.getLogger(__name__)
+
+
+class BudgetMissed(UserError):
+    """The run is complete and its files are kept, but a verdict failed."""
+
+
+class NothingChanged(UserError):
+    """A retraining has nothing to do: data and request are those of the champion."""
+
+
+@dataclass
+class Stage:
+    """A stage that is being made: what is needed to close it."""
+
+    name: str
+    started: float
+    lock: FileLock
+
+
+@dataclass
+class RunHooks:
+    """One instance serves one run."""
+
+    config: Config | None = None
+    tracker: RunTracker | None = None
+    stage: Stage | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Type the parameters before Kedro touches them: all mistakes at once, in our words."""
+        self.config = read_config(context.config_loader["parameters"])
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Check, compute what is fresh, check again for what will run, open the MLflow run."""
+        config = self._config()
+        check_names(config)
+        names = run_params["pipeline_names"] or ["__default__"]
+        whole = pipelines["retrain" if "retrain" in names else "compress"]
+        self.fingerprints = node_fingerprints(whole, catalog, config)
+        hand_over(whole, catalog, self.fingerprints)
+        stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
+        check_feasible(config, {str(node.namespace) for node in stale})
+        self._open_run(names, run_params, config)
+        request = request_fingerprint(catalog, config)
+        if "retrain" in names:
+            self._stop_if_nothing_changed(catalog["champion"].registered, request)
+        catalog["registry"].run = RegistryOfRun(open_registry(), config.registered_name, self._tracker().run_id, request)
+        self._skip([node for node in pipeline.nodes if node not in stale], catalog)
+        self._hand_provenance(whole, catalog)
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Open the stage: only one process makes the same stage at a time, the others wait and then reuse."""
+        name = str(node.namespace)
+        lock_file = machine.output_root() / "work" / "locks" / f"{name}-{self.fingerprints[node.name]}.lock"
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_file)
+        lock.acquire()
+        self.stage = Stage(name, perf_counter(), lock)
+        log.info("%s ...", name)
+        self._tracker().start_stage(name)
+
+    @hook_impl
+    def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
+        """Close the stage with its record and files."""
+        stage, tracker = self._stage(), self._tracker()
+        record = next(value for value in outputs.values() if isinstance(value, StageRecord))
+        tracker.log_record(record)
+        if "trials" in outputs:
+            tracker.log_trials(outputs["trials"])
+        for name in node.outputs:
+            dataset = catalog[name]
+            if isinstance(dataset, FreshDataset) and name not in UNLOGGED:
+                tracker.log_artifacts(dataset.path)
+        _tell(record, perf_counter() - stage.started)
+        self._close_stage(None)
+
+    @hook_impl
+    def on_node_error(self, error: Exception) -> None:
+        """Close the stage as failed."""
+        self._close_stage(error)
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Close the run as failed."""
+        if self.stage is not None:
+            self._close_stage(error)
+        self._tracker().end("FAILED", error=_said(error))
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Show the verdicts, close the run. Raises BudgetMissed if one failed."""
+        tracker, outputs = self._tracker(), pipeline.all_outputs()
+        if "evaluation" not in outputs:
+            tracker.end()
+            return
+        evaluation: Evaluation = catalog.load("evaluation")
+        tracker.log_evaluation(evaluation)
+        tracker.end(tags=_promotion_tags(pipeline, catalog))
+        report = catalog["report"].latest / "report.html"
+        print_verdicts(evaluation, _warnings(pipeline, catalog), report)
+        if not evaluation.budget_kept:
+            raise BudgetMissed("the budget was not kept; all files are kept, see the report")
+
+    def _open_run(self, names: list[str], run_params: dict[str, Any], config: Config) -> None:
+        self.tracker = RunTracker(open_registry().store)
+        tags = {"recipe": run_params["env"] or "base", "model": config.registered_name}
+        self.tracker.start(", ".join(names), config.model_dump(mode="json"), tags)
+
+    def _stop_if_nothing_changed(self, champion: Registered | None, request: str) -> None:
+        if champion is None or champion.tags.get("request") != request:
+            return
+        line = f"retrain: nothing changed since champion version {champion.version} of {champion.name}"
+        self._tracker().end(tags={"retrain": "nothing changed", "champion": champion.version})
+        raise NothingChanged(line)
+
+    def _skip(self, nodes: list[Node], catalog: DataCatalog) -> None:
+        for node in nodes:
+            name = next(output for output in node.outputs if output.endswith("_record"))
+            provenance = read_provenance(catalog[name].path)
+            self._tracker().skipped_stage(str(node.namespace), catalog.load(name), provenance.run)
+        for name in (output for node in nodes for output in node.outputs):
+            catalog[name].point_latest()
+        if nodes:
+            log.info("already made: %s", ", ".join(str(node.namespace) for node in nodes))
+
+    def _hand_provenance(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        made_by = {output: self.fingerprints[node.name] for node in pipeline.nodes for output in node.outputs}
+        for node in pipeline.nodes:
+            provenance = provenance_now(
+                fingerprint=self.fingerprints[node.name],
+                inputs={name: made_by[name] for name in node.inputs if name in made_by},
+                stage=str(node.namespace),
+                engines=ENGINES.get(str(node.namespace), ()),
+                run=self._tracker().run_id,
+            )
+            for output in node.outputs:
+                catalog[output].provenance = provenance
+
+    def _close_stage(self, error: Exception | None) -> None:
+        stage = self._stage()
+        self._tracker().end_stage(error=None if error is None else _said(error))
+        stage.lock.release()
+        self.stage = None
+
+    def _config(self) -> Config:
+        assert self.config is not None, "after_context_created comes first"
+        return self.config
+
+    def _tracker(self) -> RunTracker:
+        assert self.tracker is not None, "before_pipeline_run comes first"
+        return self.tracker
+
+    def _stage(self) -> Stage:
+        assert self.stage is not None, "before_node_run comes first"
+        return self.stage
+
+
+UNLOGGED = ("splits", "test_split")
+"""Outputs that are not copied to MLflow: the user's data stays where it is."""
+
+
+def _is_fresh(node: Node, catalog: DataCatalog) -> bool:
+    return all(catalog.exists(name) for name in node.outputs)
+
+
+def _warnings(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+    """All warnings of the pipeline's stages, each once."""
+    names = sorted(name for name in pipeline.all_outputs() if name.endswith("_record") and catalog.exists(name))
+    return list(dict.fromkeys(line for name in names for line in catalog.load(name).warnings))
+
+
+def _promotion_tags(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, str]:
+    if "promotion" not in pipeline.all_outputs():
+        return {}
+    promotion: Promotion = catalog.load("promotion")
+    return {"promotion": str(promotion), "promotion_reasons": "\n".join(promotion.reasons)}
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _tell(record: StageRecord, seconds: float) -> None:
+    """One line a stage, and its warnings."""
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in list(record.metrics.items())[:4])
+    log.info("%s done in %.1f s: %s", record.stage, seconds, figures)
+    for line in record.warnings:
+        log.warning("warning: %s", line)

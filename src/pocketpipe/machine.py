@@ -1,0 +1,31 @@
+"""What belongs to a machine and never to a configuration: read from environment variables.
+
+| variable | meaning | default |
+|---|---|---|
+| POCKETPIPE_DATA | folder with this machine's data sets and weights | `data` |
+| POCKETPIPE_OUTPUT | folder for everything that runs write | `data` |
+| MLFLOW_TRACKING_URI | MLflow store or server | SQLite file under the output folder |
+"""
+
+import os
+from pathlib import Path
+
+
+def data_root() -> Path:
+    """Folder in which tasks look for data sets, and in which relative weight paths lie."""
+    return Path(os.environ.get("POCKETPIPE_DATA", "data")).expanduser().absolute()
+
+
+def output_root() -> Path:
+    """Folder under which all outputs, workspaces and the default MLflow store lie."""
+    return Path(os.environ.get("POCKETPIPE_OUTPUT", "data")).expanduser().absolute()
+
+
+def tracking_uri() -> str:
+    """Where MLflow keeps its runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{output_root() / 'mlflow.db'}")
+
+
+def artifact_root() -> Path:
+    """Where MLflow keeps artefacts when the store is a local file."""
+    return output_root() / "mlflow-artifacts"

@@ -1,0 +1,172 @@
+"""Measure everything that was made on the test split, and hold it against the budget."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from pocketpipe.budget import Budget
+from pocketpipe.errors import NotMeasured
+from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
+from pocketpipe.exporting.cost import cost_of
+from pocketpipe.exporting.runtime import run_onnx
+from pocketpipe.network import StoredNetwork
+from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
+from pocketpipe.pipelines.evaluate.verdicts import judge
+from pocketpipe.record import StageRecord
+from pocketpipe.search.nearest import in_words, nearest_passing
+from pocketpipe.search.trial import Trial
+from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.task import Split, Task, TaskChoice
+from pocketpipe.champion import Champion
+from pocketpipe.training.inference import predict
+
+ONNX_FILE = "student.onnx"
+
+
+def evaluate(
+    task_choice: TaskChoice,
+    budget: Budget,
+    targets: list[str],
+    settings: EvaluateSettings,
+    test: Split,
+    teacher: StoredNetwork,
+    student: StoredNetwork,
+    teacher_onnx: bytes,
+    student_onnx: bytes,
+    deliveries: Path,
+    trials: list[Trial],
+    search_record: StageRecord,
+    data_root: Path,
+    champion: Champion | None = None,
+) -> tuple[Evaluation, StageRecord]:
+    """(evaluation, record). The record counts how often the test split was opened: once."""
+    task = task_choice.build(data_root)
+    reference = run_onnx(student_onnx, task.preprocessing(test.inputs))
+    teacher_outputs = predict(teacher.build(task), task, test.inputs)
+    subjects = [
+        _subject("teacher", "teacher (PyTorch)", task, test, teacher_outputs),
+        _subject("student", "student (PyTorch)", task, test, predict(student.build(task), task, test.inputs), reference),
+        _subject("onnx", ONNX_FILE, task, test, reference, reference),
+        *(
+            _delivered(name, deliveries / name.replace(":", "."), task, test, student_onnx, reference, settings)
+            for name in targets
+        ),
+    ]
+    teacher_cost = cost_of(teacher_onnx, "teacher.onnx")
+    student_cost = cost_of(student_onnx, ONNX_FILE)
+    verdicts = judge(
+        budget,
+        task,
+        (teacher_cost, student_cost),
+        [subject for subject in subjects if subject.name not in ("teacher", "student")],
+        lambda count: task.metric(teacher_outputs[:count], test.targets[:count]),
+    )
+    failed = any(verdict.status == "failed" for verdict in verdicts)
+    evaluation = Evaluation(
+        metric_name=task.metric_name,
+        data=test.name,
+        test_digest=test.digest,
+        teacher_cost=teacher_cost,
+        student_cost=student_cost,
+        subjects=tuple(subjects),
+        verdicts=verdicts,
+        nearest_plan=_nearest(trials, search_record, budget, task) if failed else None,
+        scores=tuple(task.scores(reference, test.targets).tolist()),
+        champion_scores=_champion_scores(champion, task, test),
+    )
+    return evaluation, _record(evaluation, search_record, task)
+
+
+def _subject(
+    name: str, file: str, task: Task, test: Split, outputs: np.ndarray, reference: np.ndarray | None = None
+) -> Subject:
+    same = None if reference is None else reference[: len(outputs)]
+    targets = test.targets[: len(outputs)]
+    return Subject(
+        name=name,
+        file=file,
+        examples=len(outputs),
+        metric=task.metric(outputs, targets),
+        metric_by_class=task.metric_by_class(outputs, targets),
+        agreement=None if same is None else task.agreement(outputs, same),
+        max_difference=None if same is None else float(np.abs(outputs - same).max()),
+    )
+
+
+def _delivered(
+    name: str,
+    folder: Path,
+    task: Task,
+    test: Split,
+    onnx: bytes,
+    reference: np.ndarray,
+    settings: EvaluateSettings,
+) -> Subject:
+    target: Target = TARGETS.resolve(name)
+    file = f"{folder.name}/{target.library_name}"
+    count = min(len(test), settings.emulated_examples) if target.emulated else len(test)
+    try:
+        outputs = target.run(folder, test.inputs[:count])
+    except NotMeasured as reason:
+        return Subject(name=name, file=file, not_measured=str(reason))
+    subject = _subject(name, file, task, test, outputs, reference)
+    if target.emulated:
+        return subject
+    milliseconds, ratio = beside_onnx_runtime(folder, onnx, test.inputs[:1], task, settings.latency_runs)
+    return subject.model_copy(update={"latency_ms": milliseconds, "latency_ratio": ratio})
+
+
+def _champion_scores(champion: Champion | None, task: Task, test: Split) -> tuple[float, ...] | None:
+    if champion is None:
+        return None
+    outputs = run_onnx(champion.onnx, task.preprocessing(test.inputs))
+    return tuple(task.scores(outputs, test.targets).tolist())
+
+
+def _nearest(trials: list[Trial], search_record: StageRecord, budget: Budget, task: Task) -> str:
+    dense = search_record.metrics[f"dense_{task.metric_name}"]
+    return in_words(nearest_passing(trials, dense, budget, higher_is_better=task.higher_is_better), dense)
+
+
+def _record(evaluation: Evaluation, search_record: StageRecord, task: Task) -> StageRecord:
+    metric = evaluation.metric_name
+    measured = [subject for subject in evaluation.subjects if subject.metric is not None]
+    ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
+    latencies = {
+        f"{s.name}_{kind}": value
+        for s in measured
+        for kind, value in (("latency_ms", s.latency_ms), ("latency_ratio_to_onnxruntime", s.latency_ratio))
+        if value is not None
+    }
+    return StageRecord(
+        stage="evaluate",
+        metrics={
+            "test_openings": 1,
+            **{f"{s.name}_{metric}": s.metric for s in measured if s.metric is not None},
+            **{f"{s.name}_agreement": s.agreement for s in measured if s.agreement is not None},
+            **ratios,
+            **latencies,
+        },
+        facts={
+            "budget_kept": evaluation.budget_kept,
+            "test_digest": evaluation.test_digest,
+            "scores_sha256": hashlib.sha256(repr(evaluation.scores).encode()).hexdigest(),
+        },
+        warnings=_optimistic_selection(evaluation, search_record, task),
+        data=evaluation.data,
+    )
+
+
+def _optimistic_selection(evaluation: Evaluation, search_record: StageRecord, task: Task) -> tuple[str, ...]:
+    """A line if the data on which the plan was chosen flatters the teacher by more than three standard errors."""
+    chosen_on = search_record.metrics[f"dense_{task.metric_name}"]
+    teacher = evaluation.subject("teacher")
+    assert teacher.metric is not None
+    error = (max(teacher.metric * (1 - teacher.metric), 0.0) / teacher.examples) ** 0.5
+    if not task.higher_is_better or chosen_on - teacher.metric <= 3 * error:
+        return ()
+    return (
+        f"the teacher has {task.metric_name} {chosen_on:.4f} on {search_record.data} but {teacher.metric:.4f} on "
+        f"{evaluation.data}: the data on which the plan was chosen flatters it (seen in training?); see task.holdout",
+    )

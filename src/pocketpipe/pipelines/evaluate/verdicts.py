@@ -1,0 +1,92 @@
+"""From a budget and what was measured to verdicts: a pure function."""
+
+from collections.abc import Callable
+
+from pocketpipe.budget import Budget
+from pocketpipe.cost import Cost
+from pocketpipe.evaluation import Subject
+from pocketpipe.task import Task
+from pocketpipe.verdict import Status, Verdict
+
+SAME_ANSWERS = 0.999
+"""Share of examples on which a compiled library must mean the same as ONNX Runtime: float sums in another order
+may tip an example that lies on the border between two classes, no more."""
+
+
+def judge(
+    budget: Budget,
+    task: Task,
+    costs: tuple[Cost, Cost],
+    delivered: list[Subject],
+    teacher_metric: Callable[[int], float],
+) -> tuple[Verdict, ...]:
+    """A verdict for each requirement of the budget on each delivered file.
+
+    `costs`: (teacher, student), measured on their ONNX files. `teacher_metric(n)`: the teacher's metric on the
+    first n test examples, so that a target that saw fewer of them is compared on the same ones.
+    """
+    verdicts = _cost_verdicts(budget, *costs)
+    for subject in delivered:
+        verdicts += _metric_verdicts(budget, task, subject, teacher_metric(subject.examples or 1))
+    return (*verdicts, *(_same_answers(subject) for subject in delivered if subject.name != "onnx"))
+
+
+def _cost_verdicts(budget: Budget, teacher: Cost, student: Cost) -> list[Verdict]:
+    file = student.source.removeprefix("measured on ")
+    ratios = teacher.ratio_to(student)
+    relative = [("speedup", budget.speedup, "MACs"), ("compression", budget.compression, "bytes")]
+    absolute = [("macs", budget.macs, student.macs), ("file_bytes", budget.file_bytes, student.file_bytes)]
+    return [
+        *(
+            _verdict(name, f">= {asked:.2f}x fewer {unit}", f"{ratios[name]:.3f}x", file, ratios[name] >= asked)
+            for name, asked, unit in relative
+            if asked is not None
+        ),
+        *(
+            _verdict(name, f"<= {limit:,}", f"{used:,}", file, used <= limit)
+            for name, limit, used in absolute
+            if limit is not None
+        ),
+    ]
+
+
+def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: float) -> list[Verdict]:
+    verdicts = []
+    better = 1.0 if task.higher_is_better else -1.0
+    metric = subject.metric if subject.metric is not None else float("nan")
+    if budget.accuracy_drop is not None:
+        drop = better * (teacher - metric)
+        asked = f"{task.metric_name} drop <= {budget.accuracy_drop:.4f}"
+        got = f"{drop:+.4f} ({teacher:.4f} -> {metric:.4f}, {subject.examples:,} examples)"
+        verdicts.append(_on(subject, "accuracy_drop", asked, got, drop <= budget.accuracy_drop))
+    if budget.minimum_metric is not None:
+        sign = ">=" if task.higher_is_better else "<="
+        asked = f"{task.metric_name} {sign} {budget.minimum_metric:.4f}"
+        enough = better * metric >= better * budget.minimum_metric
+        verdicts.append(_on(subject, "minimum_metric", asked, f"{metric:.4f}", enough))
+    return verdicts
+
+
+def _same_answers(subject: Subject) -> Verdict:
+    agreement = subject.agreement or 0.0
+    got = f"{agreement:.2%} (largest difference {subject.max_difference or 0.0:.1e})"
+    asked = f">= {SAME_ANSWERS:.1%} as ONNX Runtime"
+    return _on(subject, "same answers", asked, got, agreement >= SAME_ANSWERS)
+
+
+def _on(subject: Subject, requirement: str, asked: str, got: str, met: bool) -> Verdict:
+    if subject.not_measured is not None:
+        return Verdict(
+            requirement=requirement,
+            asked=asked,
+            got="-",
+            file=subject.file,
+            status="not measured",
+            reason=subject.not_measured,
+        )
+    return _verdict(requirement, asked, got, subject.file, met)
+
+
+def _verdict(requirement: str, asked: str, got: str, file: str, met: bool) -> Verdict:
+    status: Status = "passed" if met else "failed"
+    return Verdict(requirement=requirement, asked=asked, got=got, file=file, status=status)

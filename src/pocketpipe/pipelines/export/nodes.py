@@ -1,0 +1,29 @@
+"""Export the student."""
+
+import hashlib
+from pathlib import Path
+
+from pocketpipe.exporting.onnx import export_onnx
+from pocketpipe.exporting.runtime import check_export
+from pocketpipe.network import StoredNetwork
+from pocketpipe.record import StageRecord
+from pocketpipe.task import Splits, TaskChoice
+
+CHECKED_EXAMPLES = 256
+
+
+def export_student(
+    student: StoredNetwork, task_choice: TaskChoice, splits: Splits, data_root: Path
+) -> tuple[bytes, StageRecord]:
+    """(ONNX file, record). Raises UserError if ONNX Runtime does not give PyTorch's outputs."""
+    task = task_choice.build(data_root)
+    network = student.build(task)
+    onnx = export_onnx(network, task.input_shape)
+    inputs = task.preprocessing(splits.selection.inputs[:CHECKED_EXAMPLES])
+    difference = check_export(onnx, network, inputs)
+    return onnx, StageRecord(
+        stage="export",
+        metrics={"onnx_bytes": len(onnx), "max_difference_to_pytorch": difference},
+        facts={"onnx_sha256": hashlib.sha256(onnx).hexdigest()},
+        data=f"student.onnx against PyTorch on {len(inputs)} examples of {splits.selection.name}",
+    )

@@ -1,0 +1,16 @@
+"""The export stage."""
+
+from kedro.pipeline import Pipeline, node
+
+from pocketpipe.pipelines.export.nodes import export_student
+
+
+def create_pipeline() -> Pipeline:
+    """Student -> ONNX file."""
+    export = node(
+        export_student,
+        inputs=["student", "params:task", "splits", "data_root"],
+        outputs=["student_onnx", "export_record"],
+        name="export_student",
+    )
+    return Pipeline([export], namespace="export", prefix_datasets_with_namespace=False)

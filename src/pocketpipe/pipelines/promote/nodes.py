@@ -1,0 +1,46 @@
+"""Register the run's student and decide whether it is the champion now."""
+
+import shutil
+from pathlib import Path
+
+from pocketpipe.champion import Champion
+from pocketpipe.datasets.champion import RegistryOfRun
+from pocketpipe.evaluation import Evaluation
+from pocketpipe.network import StoredNetwork
+from pocketpipe.plan import CompressionPlan
+from pocketpipe.record import StageRecord
+from pocketpipe.tracking.gates import GateSettings, Promotion, decide
+
+
+def promote(
+    gate: GateSettings,
+    evaluation: Evaluation,
+    teacher: StoredNetwork,
+    student: StoredNetwork,
+    plan: CompressionPlan,
+    student_onnx: bytes,
+    deliveries: Path,
+    report: str,
+    data_record: StageRecord,
+    run: RegistryOfRun,
+    workspace: Path,
+) -> tuple[Promotion, StageRecord]:
+    """(what became of it, record). Refusals are reasons on the version, not errors."""
+    package = workspace / "package"
+    shutil.rmtree(package, ignore_errors=True)
+    Champion(teacher, student, plan, student_onnx, evaluation).save(package)
+    shutil.copytree(deliveries, package / "deliveries")
+    (package / "report.html").write_text(report)
+    champion = run.registry.champion(run.model)
+    tags = {"request": run.request, "train_digest": data_record.facts["train_digest"]}
+    version = run.registry.register(run.model, package, evaluation, tags, run.run_id)
+    decision = decide(evaluation, None if champion is None else champion.evaluation, gate)
+    against = None if champion is None else champion.version
+    promotion = run.registry.settle(run.model, version, decision, against=against)
+    return promotion, StageRecord(
+        stage="promote",
+        metrics={"promoted": float(promotion.promoted)},
+        facts={"outcome": str(promotion), "reasons": "\n".join(promotion.reasons)},
+        warnings=() if promotion.promoted else (f"{promotion}: {promotion.reasons[0]}",),
+        data=evaluation.data,
+    )

@@ -1,0 +1,145 @@
+"""Find the plan: try proposals on the teacher, give the best a short fine-tuning, take the winner of that."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pocketpipe.budget import Budget
+from pocketpipe.compression.batchnorm import reestimate
+from pocketpipe.network import StoredNetwork
+from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.profile import NetworkProfile
+from pocketpipe.record import StageRecord
+from pocketpipe.search.finalists import choose
+from pocketpipe.search.run import search
+from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.store import Tried, TrialStore
+from pocketpipe.search.trial import Trial
+from pocketpipe.task import Splits, Task, TaskChoice
+from pocketpipe.champion import Champion
+from pocketpipe.training.fit import fit
+from pocketpipe.training.inference import metric_of, prepared_batches
+from pocketpipe.training.recipe import Recipe, TrainerSettings
+
+REESTIMATION_EXAMPLES = 2048
+"""Training examples from which BatchNorm statistics are re-estimated after a cut."""
+
+
+def find_plan(
+    task_choice: TaskChoice,
+    budget: Budget,
+    methods: list[str],
+    settings: SearchSettings,
+    recipe: Recipe,
+    trainer: TrainerSettings,
+    seed: int,
+    teacher: StoredNetwork,
+    profile: NetworkProfile,
+    splits: Splits,
+    data_root: Path,
+    workspace: Path,
+    champion: Champion | None = None,
+) -> tuple[CompressionPlan, StoredNetwork, list[Trial], StageRecord]:
+    """(plan, the network it starts fine-tuning from, all trials, record).
+
+    With a champion its plan is tried first, on its own weights; the search runs only if that fails the budget.
+    """
+    task = task_choice.build(data_root)
+    limits = budget.limits(profile.cost())
+
+    def tune(start: StoredNetwork, name: str) -> float:
+        if settings.finalist_epochs == 0:
+            return metric_of(start.build(task), task, splits.selection)
+        short = recipe.model_copy(update={"epochs": settings.finalist_epochs, "warmup_epochs": 0})
+        fitted = fit(
+            start, task_choice, data_root, splits, short, trainer,
+            seed=seed, workspace=workspace / name, teacher=teacher, title=name,
+        )  # fmt: skip
+        return metric_of(fitted.network.build(task), task, splits.selection)
+
+    dense_score = metric_of(teacher.build(task), task, splits.selection)
+    if champion is not None and limits.keeps(champion.plan.predict(profile).cost()):
+        tuned = tune(champion.student, "champion's plan")
+        if _drop(task, dense_score, tuned) <= _allowed_drop(budget):
+            record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
+            return champion.plan, champion.student, [], record
+
+    try_plan, slim = _trial_functions(teacher, task, splits)
+    store = TrialStore(workspace)
+    trials = search(
+        profile,
+        limits,
+        [STEPS.resolve(name) for name in methods],
+        try_plan,
+        settings,
+        seed=seed,
+        store=store,
+        higher_is_better=task.higher_is_better,
+    )
+    choice = choose(
+        trials,
+        lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),
+        count=settings.finalists,
+        store=store,
+        higher_is_better=task.higher_is_better,
+    )
+    winner = choice.winner
+    facts = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
+    metrics = {"score": winner.score, "tuned_score": winner.tuned_score or winner.score}
+    record = _record(task, splits, choice.trials, dense_score, facts, metrics)
+    return winner.plan, slim(winner.plan), choice.trials, record
+
+
+def _trial_functions(
+    teacher: StoredNetwork, task: Task, splits: Splits
+) -> tuple[Callable[[CompressionPlan], Tried], Callable[[CompressionPlan], StoredNetwork]]:
+    """(plan -> pinned plan and score, plan -> the slim network with BatchNorm re-estimated)."""
+    dense = teacher.build(task)
+    some = splits.train.take(np.arange(min(REESTIMATION_EXAMPLES, len(splits.train))))
+
+    def carry_out(plan: CompressionPlan) -> tuple[nn.Module, CompressionPlan]:
+        network, pinned = plan.carry_out(dense, task, splits.train)
+        reestimate(network, prepared_batches(task, some, 256))
+        return network.eval(), pinned
+
+    def try_plan(plan: CompressionPlan) -> Tried:
+        network, pinned = carry_out(plan)
+        return Tried(plan=pinned, score=metric_of(network, task, splits.selection))
+
+    def slim(plan: CompressionPlan) -> StoredNetwork:
+        network, pinned = carry_out(plan)
+        return replace(teacher, plan=pinned).with_weights(network)
+
+    return try_plan, slim
+
+
+def _drop(task: Task, dense: float, score: float) -> float:
+    return dense - score if task.higher_is_better else score - dense
+
+
+def _allowed_drop(budget: Budget) -> float:
+    return float("inf") if budget.accuracy_drop is None else budget.accuracy_drop
+
+
+def _record(
+    task: Task,
+    splits: Splits,
+    trials: list[Trial],
+    dense_score: float,
+    facts: dict[str, Any],
+    metrics: dict[str, float],
+) -> StageRecord:
+    scores = [trial.score for trial in trials]
+    best = accumulate(scores, max if task.higher_is_better else min)
+    return StageRecord(
+        stage="search",
+        metrics={"trials": len(trials), f"dense_{task.metric_name}": dense_score, **metrics},
+        curves={"trial_score": tuple(scores), "best_score": tuple(best)},
+        facts=facts,
+        data=splits.selection.name,
+    )

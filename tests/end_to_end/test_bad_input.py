@@ -1,0 +1,194 @@
+"""Bad input is met before any work: a line for each mistake, exit code 2, nothing left behind."""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from kedro.framework.startup import bootstrap_project
+from PIL import Image
+
+from pocketpipe.cli import cli
+
+PROJECT = Path(__file__).parents[2]
+
+
+class Case:
+    """One bad input: parameters, what must be said, and what has to lie on disk for it."""
+
+    def __init__(self, parameters: str, *said: str, prepare: Callable[[Path], Any] | None = None, **environment: str):
+        self.parameters, self.said, self.prepare, self.environment = parameters, said, prepare, environment
+
+
+class Evil:
+    """Unpickling this would run code."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, ("touch executed",))
+
+
+def other_weights(data: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3, 3)}, data / "w.pt")
+
+
+def evil_weights(data: Path) -> None:
+    (data / "w.pt").write_bytes(pickle.dumps(Evil()))
+
+
+def torn_weights(data: Path) -> None:
+    from safetensors.torch import save
+
+    (data / "w.safetensors").write_bytes(save({"a": torch.zeros(100)})[:-50])
+
+
+def torn_archive(data: Path) -> None:
+    archive(data, {"cifar-10-batches-py/data_batch_1": b"x" * 5000})
+    file = data / "cifar-10-python.tar.gz"
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def foreign_archive(data: Path) -> None:
+    archive(data, {"cifar-10-batches-py/data_batch_1": b"something else"})
+
+
+def climbing_archive(data: Path) -> str:
+    archive(data, {"../escaped": b"out of the folder"})
+    return "task.options.archive_md5=" + hashlib.md5((data / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
+
+
+def archive(data: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(data / "cifar-10-python.tar.gz", "w:gz") as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+
+def photos(data: Path, **images: int) -> None:
+    for label, count in images.items():
+        (data / "photos" / label).mkdir(parents=True)
+        for index in range(count):
+            noise = np.random.default_rng(index).integers(0, 255, (8, 8, 3), np.uint8)
+            Image.fromarray(noise).save(data / "photos" / label / f"{index}.png")
+
+
+def one_unreadable(data: Path) -> None:
+    photos(data, cat=20, dog=20)
+    (data / "photos" / "dog" / "7.png").write_bytes(b"not an image")
+
+
+def a_lonely_class(data: Path) -> None:
+    photos(data, cat=20, dog=1)
+
+
+def no_image(data: Path) -> None:
+    (data / "photos" / "cat").mkdir(parents=True)
+    (data / "photos" / "dog").mkdir()
+
+
+def a_file_as_output(data: Path) -> None:
+    (data / "occupied").write_text("a file where the output folder should be")
+
+
+FOLDER = "task.name=image_folder,task.options.path=photos,task.options.size=8"
+
+CASES = {
+    "unknown key": Case("budget.speed_up=2", "budget.speed_up: 2", "speedup"),
+    "unknown section": Case("budgets.speedup=2", "budgets", "budget"),
+    "misspelt network": Case("network.name=resnet9", "network.name", "'resnet9'", "did you mean 'resnet8'"),
+    "misspelt task": Case("task.name=digit", "task.name", "'digit'", "did you mean 'digits'"),
+    "unknown target": Case("targets=[x86]", "targets", "'x86'", "x86_64"),
+    "unknown method": Case("methods=[chanels]", "methods", "did you mean 'channels'"),
+    "unknown tuner": Case("search.tuner=tpee", "search.tuner", "did you mean 'tpe'"),
+    "no method": Case("methods=[]", "methods"),
+    "no target": Case("targets=[]", "targets"),
+    "speed-up below one": Case("budget.speedup=0.5", "budget.speedup: 0.5", "greater than or equal to 1"),
+    "accuracy drop alone": Case(
+        "budget.speedup=null,budget.compression=null", "nothing bounds the cost", "speedup, compression"
+    ),
+    "accuracy drop above one": Case("budget.accuracy_drop=1.5", "budget.accuracy_drop: 1.5", "less than 1"),
+    "impossible budget": Case("budget.speedup=400", "400x asked", "reachable", "nearest feasible budget"),
+    "word for a number": Case("budget.speedup=fast", "budget.speedup: 'fast'", "number"),
+    "negative seed": Case("seed=-1", "seed: -1"),
+    "zero epochs": Case("teacher.epochs=0", "teacher.epochs: 0"),
+    "warm-up longer than training": Case("finetune.warmup_epochs=99", "finetune", "warmup_epochs 99"),
+    "unknown schedule": Case("teacher.schedule=linear", "teacher.schedule: 'linear'", "one_cycle"),
+    "unknown holdout": Case("task.holdout=test_half", "task.holdout", "'test_half'", "digits"),
+    "unknown task option": Case("task.options.size=9", "task.options.size: 9 is not an option"),
+    "own module missing": Case("network.name=no_such_package.nets:build", "cannot import 'no_such_package.nets'"),
+    "own attribute missing": Case("network.name=pocketpipe.errors:build", "has no 'build'"),
+    "weights missing": Case("network.weights=w.pt", "network.weights: no file 'w.pt'", "POCKETPIPE_DATA"),
+    "weights of another network": Case("network.weights=w.pt", "do not fit", "fc.weight", prepare=other_weights),
+    "pickle as weights": Case("network.weights=w.pt", "w.pt", prepare=evil_weights),
+    "truncated weights": Case("network.weights=w.safetensors", "w.safetensors", prepare=torn_weights),
+    "no data set": Case("task.name=cifar10,network.name=resnet20", "cifar-10", "POCKETPIPE_DATA"),
+    "truncated archive": Case("task.name=cifar10", "cifar-10-python.tar.gz", prepare=torn_archive),
+    "wrong checksum": Case("task.name=cifar10", "cifar-10-python.tar.gz", "md5", prepare=foreign_archive),
+    "archive that climbs out": Case("task.name=cifar10", "../escaped", prepare=climbing_archive),
+    "no such folder": Case(FOLDER, "photos"),
+    "one unreadable image": Case(FOLDER, "7.png", prepare=one_unreadable),
+    "a class with one image": Case(FOLDER, "dog", prepare=a_lonely_class),
+    "no image at all": Case(FOLDER, "photos", prepare=no_image),
+    "output folder is a file": Case(
+        "", "output folder", "POCKETPIPE_OUTPUT", prepare=a_file_as_output, POCKETPIPE_OUTPUT="{data}/occupied"
+    ),
+    "no compiler for the target": Case("targets=[own.targets:unreachable]", "targets", "no compiler"),
+    "nothing can be slimmed": Case("network.name=own.networks:rigid", "reachable", "left whole", "view"),
+    "runs kept as plain files": Case("", "MLFLOW_TRACKING_URI", "sqlite", MLFLOW_TRACKING_URI="file:./mlruns"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_mistake_is_one_clear_line_before_any_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES[name]
+    data, output = tmp_path / "data", tmp_path / "output"
+    data.mkdir()
+    more = case.prepare(data) if case.prepare is not None else None
+    before = sorted(data.rglob("*"))
+    monkeypatch.setenv("POCKETPIPE_DATA", str(data))
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(output))
+    for variable, value in case.environment.items():
+        monkeypatch.setenv(variable, value.format(data=data))
+
+    code, said = run(",".join(filter(None, [case.parameters, more])))
+
+    assert code == 2, said
+    assert all(part in said for part in case.said), said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1, said
+    assert sorted(data.rglob("*")) == before
+    assert not [path for path in output.rglob("*") if path.is_file()], "something was left behind"
+
+
+def test_all_mistakes_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path / "output"))
+    code, said = run("budget.speedup=0.5,budget.speed_up=2,seed=-1,teacher.epochs=0")
+    assert code == 2
+    assert len(said.strip().splitlines()) == 4, said
+
+
+def test_all_unknown_names_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path / "output"))
+    code, said = run("network.name=resnet9,task.name=digit,targets=[x86],methods=[chanels]")
+    assert code == 2
+    assert len(said.strip().splitlines()) == 4, said
+
+
+def run(parameters: str) -> tuple[int, str]:
+    """(exit code, output) of `kedro run --pipeline compress` in this process."""
+    bootstrap_project(PROJECT)
+    arguments = ["run", "--pipeline", "compress", *(["--params", parameters] if parameters else [])]
+    result = CliRunner().invoke(cli, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output

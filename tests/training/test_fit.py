@@ -1,0 +1,143 @@
+"""fit: same bytes after kill -9, a finished workspace, a changed job, divergence, what is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training.samples import RECIPE, Blobs, blobs, train
+
+from pocketpipe.errors import UserError
+from pocketpipe.training.inference import metric_of
+from pocketpipe.training.recipe import Distillation, TrainerSettings
+
+LONG = RECIPE.model_copy(update={"epochs": 4, "ema": 0.9})
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from training import samples
+
+calls = 0
+class Slow(samples.Blobs):
+    def augment(self, inputs, generator):
+        global calls
+        calls += 1
+        if calls == 9:  # in the middle of the second epoch of six steps
+            Path(sys.argv[2]).touch()
+            time.sleep(60)
+        return super().augment(inputs, generator)
+samples.build_task = lambda data_root: Slow()
+from training.test_fit import LONG
+samples.train(Path(sys.argv[1]), recipe=LONG)
+"""
+
+
+def test_killed_in_an_epoch_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", recipe=LONG)
+    reached = tmp_path / "reached"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "killed"), str(reached)]
+    with subprocess.Popen(command, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not reached.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert reached.exists()
+    assert torch.load(tmp_path / "killed" / "epoch.ckpt", weights_only=True)["epoch"] == 0
+
+    resumed = train(tmp_path / "killed", recipe=LONG)
+
+    assert resumed.network.digest() == whole.network.digest()
+    weights = [(tmp_path / name / "result" / "weights.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    for name in ("train_loss", "val_accuracy", "learning_rate"):
+        assert resumed.curves[name] == whole.curves[name]
+
+
+def test_a_finished_workspace_answers_at_once_and_holds_no_stray_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(tmp_path / "work")
+    monkeypatch.setattr("pocketpipe.training.train.train", lambda *a: pytest.fail("trained again"))
+    assert train(tmp_path / "work").network.digest() == first.network.digest()
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    expected = {"job.sha256", "curves.json", "facts.json", "result/network.json", "result/weights.safetensors"}
+    assert files == {f"work/{name}" for name in expected}
+
+
+def test_curves_have_an_entry_for_each_epoch_and_val_is_measured_on_the_result(tmp_path: Path) -> None:
+    fitted = train(tmp_path)
+    assert set(fitted.curves) == {"train_loss", "val_accuracy", "learning_rate", "seconds"}
+    assert all(len(curve) == RECIPE.epochs for curve in fitted.curves.values())
+    task = Blobs()
+    measured = metric_of(fitted.network.build(task), task, blobs("val", 80, 1))
+    assert fitted.curves["val_accuracy"][-1] == measured > 0.9
+
+
+def test_another_seed_or_recipe_is_another_training(tmp_path: Path) -> None:
+    first = train(tmp_path)
+    second = train(tmp_path, seed=4)
+    third = train(tmp_path, recipe=LONG)
+    assert len({fitted.network.digest() for fitted in (first, second, third)}) == 3
+
+
+def test_the_callers_generator_does_not_matter_and_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    first = train(tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    torch.manual_seed(2)
+    assert train(tmp_path / "b").network.digest() == first.network.digest()
+
+
+def test_a_broken_checkpoint_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = train(tmp_path / "whole")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "job.sha256").write_text((tmp_path / "whole" / "job.sha256").read_text())
+    (broken / "epoch.ckpt").write_bytes(b"half a check")
+    assert train(broken).network.digest() == whole.network.digest()
+    assert "starting anew" in caplog.text
+
+
+def test_divergence_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"diverged in epoch \d.*lower learning_rate \(1e\+20\)"):
+        train(tmp_path, recipe=RECIPE.model_copy(update={"learning_rate": 1e20}))
+
+
+def test_distillation_needs_a_teacher(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no teacher"):
+        train(tmp_path, recipe=RECIPE.model_copy(update={"distillation": Distillation()}))
+
+
+def test_a_pure_student_approaches_its_teacher(tmp_path: Path) -> None:
+    teacher = train(tmp_path / "teacher", seed=8).network
+    recipe = RECIPE.model_copy(update={"epochs": 8, "distillation": Distillation(weight=1.0, temperature=2.0)})
+    student = train(tmp_path / "student", recipe=recipe, teacher=teacher).network
+    task, inputs = Blobs(), torch.from_numpy(Blobs.preprocessing(blobs("val", 80, 1).inputs))
+    with torch.no_grad():
+        taught, learned = (n.build(task)(inputs).softmax(1).numpy() for n in (teacher, student))
+    assert np.abs(taught - learned).mean() < 0.05
+    assert train(tmp_path / "teacher", seed=8).network.digest() == teacher.digest()
+
+
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UserError, match=r"trainer.accelerator: 'gpu'"):
+        train(tmp_path, settings=TrainerSettings(accelerator="gpu"))
+
+
+def test_bf16_trains_and_the_result_is_float32(tmp_path: Path) -> None:
+    fitted = train(tmp_path, settings=TrainerSettings(precision="bf16", compile="off", threads=1))
+    assert fitted.facts["precision"] == "bf16"
+    assert fitted.curves["val_accuracy"][-1] > 0.9
+    assert {t.dtype for t in fitted.network.state.values() if t.is_floating_point()} == {torch.float32}

@@ -1,0 +1,63 @@
+"""Several processes: the same weights as one, a rank's error, resuming, and torchrun as the launcher."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training.samples import RECIPE, plain, train
+
+from pocketpipe.errors import UserError
+from pocketpipe.task import TaskChoice
+from pocketpipe.training.recipe import TrainerSettings
+
+TWO = TrainerSettings(devices=2, threads=2, compile="off")
+RECIPE_OF_TWO = RECIPE.model_copy(update={"epochs": 2})
+
+
+@pytest.fixture(autouse=True)
+def _ranks_find_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
+    one = train(tmp_path / "one", network=plain, recipe=RECIPE_OF_TWO)
+    two = train(tmp_path / "two", network=plain, recipe=RECIPE_OF_TWO, settings=TWO)
+    assert two.facts["processes"] == 2
+    for name, weights in one.network.state.items():
+        assert (weights - two.network.state[name]).abs().max() < 1e-5, name
+    assert two.curves["train_loss"] == pytest.approx(one.curves["train_loss"], abs=1e-5)
+    assert two.curves["val_accuracy"] == pytest.approx(one.curves["val_accuracy"])
+
+
+def test_a_failing_rank_fails_the_training_with_its_error(tmp_path: Path) -> None:
+    fragile = TaskChoice(name="training.samples:build_fragile_task")
+    with pytest.raises(UserError, match="rank 1: ArithmeticError: rank one cannot count"):
+        train(tmp_path, network=plain, recipe=RECIPE_OF_TWO, settings=TWO, task=fragile)
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"batch_size 31 cannot be shared evenly among 2 processes"):
+        train(tmp_path, recipe=RECIPE.model_copy(update={"batch_size": 31}), settings=TWO)
+
+
+@pytest.mark.slow
+def test_several_nodes_are_started_by_torchrun(tmp_path: Path) -> None:
+    nodes = TrainerSettings(devices=1, nodes=2, compile="off")
+    with pytest.raises(UserError, match="torchrun --nnodes 2") as told:
+        train(tmp_path / "nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
+    worker = str(told.value).split("-m pocketpipe.workers ")[1].split("; then")[0].replace("'", "").split()
+    launcher = shutil.which("torchrun", path=str(Path(sys.executable).parent)) or pytest.fail("no torchrun")
+    common = [launcher, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", "29617"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([*common, "--node-rank", str(rank), "-m", "pocketpipe.workers", *worker], env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in started] == [0, 0]
+    many = train(tmp_path / "nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
+    one = train(tmp_path / "one", network=plain, recipe=RECIPE_OF_TWO)
+    for name, weights in one.network.state.items():
+        assert (weights - many.network.state[name]).abs().max() < 1e-5, name
