@@ -46,7 +46,10 @@ def verify(delivery_folder: Path, onnx: Path | None = None) -> list[Finding]:
     hashes = DeliveryMetadata.read(delivery_folder).hashes
     delivered = {name: digest for name, digest in hashes.items() if name not in SOURCES}
     findings = [_compare(name, delivery_folder / name, digest) for name, digest in sorted(delivered.items())]
-    findings += [Finding(name, "no hash", "the metadata do not know this file") for name in _strangers(delivery_folder, delivered)]
+    findings += [
+        Finding(name, "no hash", "the metadata do not know this file")
+        for name in _strangers(delivery_folder, delivered)
+    ]
     sources = _sources_of(delivery_folder)
     if onnx is not None:
         sources["onnx"] = onnx
@@ -67,7 +70,10 @@ def trace(delivery_folder: Path, outputs: Path | None = None) -> list[str]:
     origin = made_around(delivery_folder) or _original(delivery_folder, outputs)
     if origin is None:
         lines += [f"{name}: SHA-256 {digest}" for name, digest in sorted(metadata.hashes.items()) if name in SOURCES]
-        return [*lines, "made: unknown; this copy does not lie among the outputs of a run, so only hashes tell its origin"]
+        return [
+            *lines,
+            "made: unknown; this copy does not lie among the outputs of a run, so only hashes tell its origin",
+        ]
     sources = _sources_of(origin.folder)
     for name in SOURCES:
         if name in metadata.hashes:
@@ -108,7 +114,11 @@ def _sources_of(path: Path) -> dict[str, Path]:
     if made is None:
         return {}
     family = ancestry(made)
-    places = {"onnx": ("student_onnx", "student.onnx"), "plan": ("plan", "plan.json"), "train_data": ("splits", "train.npz")}
+    places = {
+        "onnx": ("student_onnx", "student.onnx"),
+        "plan": ("plan", "plan.json"),
+        "train_data": ("splits", "train.npz"),
+    }
     return {name: family[output].folder / file for name, (output, file) in places.items() if output in family}
 
 
