@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketpipe.errors import UserError
 from pocketpipe.task import Preprocessing, Split, Task
 
 
@@ -38,13 +37,6 @@ class Batches:
     def __init__(
         self, task: Task, split: Split, batch_size: int, seed: int, shard: Shard, device: torch.device
     ) -> None:
-        if len(split) < shard.ranks:
-            raise UserError(f"{split.name}: {len(split)} examples cannot be shared among {shard.ranks} processes")
-        if batch_size % shard.ranks:
-            raise UserError(
-                f"batch_size {batch_size} cannot be shared evenly among {shard.ranks} processes "
-                f"(trainer.devices x trainer.nodes); choose a multiple of {shard.ranks}"
-            )
         usable = min(batch_size, len(split))
         self.batch_size = usable - usable % shard.ranks
         self.steps = len(split) // self.batch_size

@@ -34,6 +34,16 @@ class TrainingJob:
     def __post_init__(self) -> None:
         if self.recipe.distillation is not None and self.teacher is None:
             raise UserError(f"{self.title}: the recipe distils, but there is no teacher; set distillation to null")
+        if self.recipe.batch_size % self.settings.ranks:
+            raise UserError(
+                f"{self.title}: batch_size {self.recipe.batch_size} cannot be shared evenly among {self.settings.ranks} "
+                f"processes (trainer.devices x trainer.nodes); choose a multiple of {self.settings.ranks}"
+            )
+        if len(self.splits.train) < self.settings.ranks:
+            raise UserError(
+                f"{self.splits.train.name}: {len(self.splits.train)} examples for {self.settings.ranks} processes; "
+                "lower trainer.devices"
+            )
 
     def digest(self) -> str:
         """SHA-256 over everything that decides the result. Threads, title and data root are not among it."""

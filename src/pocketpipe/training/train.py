@@ -113,6 +113,8 @@ def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: li
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advice (more loader workers, other loggers ...) from the user: none of it applies here."""
+    import pytorch_lightning  # noqa: F401  sets its loggers' levels when first imported
+
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
