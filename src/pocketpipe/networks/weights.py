@@ -1,0 +1,71 @@
+"""Weights that a user brings: safetensors, or a state_dict of torch.save. Never runs code from the file."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pocketpipe.errors import UserError
+
+WRAPPER, PREFIX = "state_dict", "module."
+"""What training scripts and DataParallel put around the weights."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of the file by name, on CPU. Raises UserError, one line that names the file.
+
+    A dictionary under 'state_dict' is taken out of its wrapper, and a prefix 'module.' common to all names is cut off.
+    """
+    if not path.is_file():
+        raise UserError(f"weights {path}: {'a folder' if path.is_dir() else 'there is no such file'}; name a file")
+    state = _safetensors(path) if path.suffix == ".safetensors" else _state_dict(path)
+    if state and all(name.startswith(PREFIX) for name in state):
+        state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+    return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"weights {path}: not a whole safetensors file ({_first_line(error)}); copy it again"
+        ) from error
+    return state
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"weights {path}: {_why_refused(path)}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"weights {path}: damaged or cut off ({_first_line(error)}); copy it again") from error
+    if isinstance(content, Mapping) and isinstance(content.get(WRAPPER), Mapping):
+        content = content[WRAPPER]
+    if not isinstance(content, Mapping):
+        raise UserError(f"weights {path}: holds a {type(content).__name__}, not a state_dict (names to tensors)")
+    wrong = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
+    if wrong is not None:
+        kind = type(content[wrong]).__name__
+        raise UserError(f"weights {path}: {wrong!r} is a {kind}, not a tensor; save network.state_dict() alone")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _why_refused(path: Path) -> str:
+    """torch.load gives one kind of error for a pickle that wants to run code and for what is no pickle at all."""
+    is_pickle = zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80"
+    if is_pickle:
+        return "a pickle that holds more than tensors, which could run code; save network.state_dict() or safetensors"
+    return "neither safetensors (by its ending) nor a state_dict of torch.save"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
