@@ -10,10 +10,13 @@ from rich.text import Text
 
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.reporting.wording import Outcome, headline, outcome
-from pocketpipe.verdict import Status
+from pocketpipe.verdict import Status, Verdict
 
 STATUS_STYLE: dict[Status, str] = {"passed": "green", "failed": "bold red", "not measured": "yellow"}
 OUTCOME_STYLE: dict[Outcome, str] = {"kept": "bold green", "partly measured": "bold yellow", "not kept": "bold red"}
+
+WIDEST_FILE = 20
+"""Columns up to which a file's name stays in one piece, and the other columns make room."""
 
 
 def print_verdicts(
@@ -28,9 +31,9 @@ def print_verdicts(
     console.print(Text(headline(evaluation), style=OUTCOME_STYLE[outcome(evaluation)]))
     console.print()
     console.print(_table(evaluation, plain=not console.is_terminal))
-    for verdict in evaluation.verdicts:
-        if verdict.reason:
-            _line(console, f"{verdict.requirement}: ", verdict.reason, STATUS_STYLE[verdict.status])
+    for reason, verdicts in _by_reason(evaluation).items():
+        about = ", ".join(f"{verdict.requirement} of {verdict.file}" for verdict in verdicts)
+        _line(console, f"{about}: ", reason, STATUS_STYLE[verdicts[0].status])
     if evaluation.nearest_plan and not evaluation.budget_kept:
         _line(console, "nearest plan that passes: ", evaluation.nearest_plan, "bold")
     for warning in dict.fromkeys(warnings):
@@ -39,13 +42,25 @@ def print_verdicts(
 
 
 def _table(evaluation: Evaluation, *, plain: bool) -> Table:
-    table = Table(box=box.ASCII if plain else box.ROUNDED, header_style="bold")
-    for column in ("requirement", "asked", "got", "measured on", "status"):
-        table.add_column(column, overflow="fold", no_wrap=column == "status")
+    table = Table(box=None if plain else box.SIMPLE_HEAD, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    longest = max((len(verdict.file) for verdict in evaluation.verdicts), default=0)
+    for column in ("requirement", "asked", "got"):
+        table.add_column(column, overflow="fold")
+    table.add_column("measured on", overflow="fold", no_wrap=longest <= WIDEST_FILE)
+    table.add_column("status", no_wrap=True)
     for verdict in evaluation.verdicts:
         status = Text(verdict.status, style=STATUS_STYLE[verdict.status])
         table.add_row(Text(verdict.requirement), Text(verdict.asked), Text(verdict.got), Text(verdict.file), status)
     return table
+
+
+def _by_reason(evaluation: Evaluation) -> dict[str, list[Verdict]]:
+    """Verdicts that share a reason, which is then said once."""
+    reasons: dict[str, list[Verdict]] = {}
+    for verdict in evaluation.verdicts:
+        if verdict.reason:
+            reasons.setdefault(verdict.reason, []).append(verdict)
+    return reasons
 
 
 def _line(console: Console, lead: str, text: str, style: str) -> None:
