@@ -33,7 +33,7 @@ def test_says_outcome_every_verdict_nearest_plan_and_warnings() -> None:
     assert text.strip().startswith("Budget not kept: accuracy_drop")
     assert text.count("failed") == 3
     assert text.count("passed") == 4
-    assert "nearest plan that passes: trial 26 (ladder)" in text
+    assert "what would pass: trial 26 (ladder)" in text
     assert text.count("warning: weights have seen val") == 1
 
 

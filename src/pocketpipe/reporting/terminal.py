@@ -35,7 +35,7 @@ def print_verdicts(
         about = ", ".join(f"{verdict.requirement} of {verdict.file}" for verdict in verdicts)
         _line(console, f"{about}: ", reason, STATUS_STYLE[verdicts[0].status])
     if evaluation.nearest_plan and not evaluation.budget_kept:
-        _line(console, "nearest plan that passes: ", evaluation.nearest_plan, "bold")
+        _line(console, "what would pass: ", evaluation.nearest_plan, "bold")
     for warning in dict.fromkeys(warnings):
         _line(console, "warning: ", warning, "yellow")
     console.print(Text.assemble(("report: ", "bold"), str(report)), soft_wrap=True)  # one piece, to be copied
