@@ -1,0 +1,49 @@
+"""docs/architecture.md is true: it names what exists, and what it names exists."""
+
+import re
+from pathlib import Path
+
+import pocketpipe
+
+SOURCES = Path(pocketpipe.__file__).parent
+PROJECT = SOURCES.parents[1]
+PAGE = (PROJECT / "docs" / "architecture.md").read_text()
+
+
+def packages(folder: Path) -> set[str]:
+    return {path.parent.name for path in folder.glob("*/__init__.py")}
+
+
+def table_of_rooms() -> set[str]:
+    section = PAGE.split("## Rooms")[1].split("\n## ")[0]
+    return set(re.findall(r"\| `(\w+)` \|", section))
+
+
+def test_every_room_and_no_other_is_in_the_table() -> None:
+    assert table_of_rooms() == packages(SOURCES) - {"pipelines"}
+
+
+def test_every_stage_and_no_other_is_in_the_picture() -> None:
+    row = next(line for line in PAGE.splitlines() if "──►" in line)
+    assert {stage.strip() for stage in row.split("──►")} == packages(SOURCES / "pipelines")
+
+
+def test_every_value_in_the_table_is_a_class_of_a_top_level_module() -> None:
+    section = PAGE.split("## Values")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ") and "value" not in line[:9]]
+    named = {name.strip() for row in rows for name in row.split(",")}
+    defined = {name for file in SOURCES.glob("*.py") for name in re.findall(r"^class (\w+)", file.read_text(), re.M)}
+    assert named
+    assert named <= defined
+
+
+def test_links_lead_somewhere() -> None:
+    for file in (PROJECT / "docs" / "architecture.md", PROJECT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name} links to {target}"
+
+
+def test_files_to_learn_from_exist() -> None:
+    table = (PROJECT / "CONTRIBUTING.md").read_text().split("learn from |")[1].split("\n\n")[0]
+    for example in re.findall(r"\| `([\w/.]+)` \|\n", table + "\n"):
+        assert (SOURCES / example).exists(), example
