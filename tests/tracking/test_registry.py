@@ -171,4 +171,4 @@ def test_the_champion_in_words(registry: Registry, add):
     assert words[0] == f"{NAME} version 1 is the champion"
     assert words[1] == "  accuracy: 0.7500 on test, 4 of 1,797 digits, seed 0"
     assert "  speedup: asked >= 2.00x MACs, got 2.50x on student.onnx: passed" in words
-    assert "  promoted because: not worse" in words
+    assert "  weighed: not worse" in words

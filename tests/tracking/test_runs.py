@@ -56,7 +56,8 @@ def test_a_run_says_what_it_is_and_what_was_asked(store: Store, tracker: RunTrac
     run_id = tracker.run_id
     tracker.end(tags={"promotion": "champion"})
     run = store.client.get_run(run_id)
-    assert run.info.run_name == "compress digits resnet8"
+    assert run.info.run_name == "digits resnet8"
+    assert run.data.tags["mlflow.source.name"] == "compress"
     assert run.info.status == "FINISHED"
     assert run.data.params == {
         "task.name": "digits",
@@ -117,7 +118,7 @@ def test_a_failing_stage_fails_the_run_with_the_error(store: Store, tracker: Run
         assert failed.info.status == "FAILED"
         assert failed.data.tags["error"] == "ValueError: the loss is not a number"
         assert "error.txt" in files(store, failed.info.run_id)
-    assert "Failed in stage teacher" in run.data.tags["mlflow.note.content"]
+    assert "**Failed in stage teacher** ValueError: the loss is not a number" in run.data.tags["mlflow.note.content"]
 
 
 def test_an_interrupted_run_does_not_look_finished(store: Store, tracker: RunTracker):
@@ -187,6 +188,7 @@ def test_the_description_answers_a_new_users_questions(store: Store, tracker: Ru
     tracker.end(evaluation=evaluation(verdicts=verdicts))
     run = store.client.get_run(run_id)
     note = run.data.tags["mlflow.note.content"]
+    assert run.info.run_name == "kept: digits resnet8"
     assert run.data.tags["budget_kept"] == "true"
     assert run.data.metrics["speedup"] == 2.5
     assert run.data.metrics["onnx_accuracy"] == 0.75
@@ -196,6 +198,20 @@ def test_the_description_answers_a_new_users_questions(store: Store, tracker: Ru
     assert "train, 1,078 digits; test, 360 digits" in note
     assert f"| test | 360 | `{'b2' * 6}` |" in note
     assert "git commit" in note
+
+
+def test_a_run_that_missed_its_budget_says_so_in_the_list_and_names_what_would_do(
+    store: Store, tracker: RunTracker, evaluation, verdict
+):
+    run_id = tracker.run_id
+    missed = evaluation(verdicts=(verdict("speedup", "failed", "too slow"),), nearest_plan="trial 3: 2.10x fewer MACs")
+    tracker.end(evaluation=missed)
+    run = store.client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "missed: digits resnet8"
+    assert run.data.tags["budget_kept"] == "false"
+    assert "**failed**: too slow" in run.data.tags["mlflow.note.content"]
+    assert "**Nearest plan that passes** trial 3: 2.10x fewer MACs" in run.data.tags["mlflow.note.content"]
 
 
 def test_parameters_facts_and_curves_beyond_mlflows_limits_are_cut_and_batched(store: Store):

@@ -20,7 +20,7 @@ def describe_champion(registry: Registry, name: str) -> str:
             f"  {evaluation.metric_name}: {'not measured' if metric is None else f'{metric:.4f}'} on {evaluation.data}",
             f"  size: {ratios['speedup']:.2f}x fewer MACs, {ratios['compression']:.2f}x smaller file than the teacher",
             *(f"  {verdict}" for verdict in evaluation.verdicts),
-            *(f"  promoted because: {reason}" for reason in champion.reasons),
+            *(f"  weighed: {reason}" for reason in champion.reasons),
             f"  champions, oldest first: {', '.join(registry.history(name))}",
             f"  test data: {evaluation.test_digest}",
             f"  run: {champion.run_id}",

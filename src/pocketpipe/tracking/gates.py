@@ -114,7 +114,7 @@ def _fall(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bo
     figures = f"{new.metric_name} {mine:.4f} on {new.data}; the champion's record is {theirs:.4f} on {champion.data}"
     if fine:
         return True, figures
-    return False, f"{figures}: a fall of more than {gate.max_metric_fall:g} points at broken data; the champion stays"
+    return False, f"{figures}: it fell by more than {gate.max_metric_fall:g}, as with broken data"
 
 
 def delivered_metric(evaluation: Evaluation) -> float | None:

@@ -28,7 +28,6 @@ class StageSummary:
 class Summary:
     """What is known of a run when it ends."""
 
-    title: str = ""
     commit: str | None = None
     status: str = "FINISHED"
     error: str | None = None
@@ -48,12 +47,19 @@ def describe_run(summary: Summary, tags: Mapping[str, Any]) -> str:
 
 
 def describe_stage(record: StageRecord) -> str:
-    """The description on a stage's page."""
+    """The description on a stage's page; its figures stand below it."""
     lines = [f"**Measured on** {_cell(record.data)}"] if record.data else []
     lines += [f"**Warning** {_cell(warning)}" for warning in record.warnings]
-    if record.metrics:
-        lines.append(_table(("figure", "value"), ((name, f"{value:.6g}") for name, value in record.metrics.items())))
     return "\n\n".join(lines)
+
+
+def last_line(error: str) -> str:
+    """The line that says it: of a traceback, the exception itself.
+
+    >>> last_line("Traceback (most recent call last):\\n  ...\\nValueError: too small\\n")
+    'ValueError: too small'
+    """
+    return error.strip().rpartition("\n")[2]
 
 
 def duration_text(seconds: float) -> str:
@@ -70,13 +76,17 @@ def duration_text(seconds: float) -> str:
 
 
 def _outcome(summary: Summary, tags: Mapping[str, Any]) -> str:
+    """MLflow shows some six lines before "Show more": what matters most stands here."""
     lines = []
     if summary.error is not None or summary.status != "FINISHED":
         stage = next((f" in stage {s.name}" for s in summary.stages if s.failed), "")
-        lines.append(f"### {'Failed' if summary.status == 'FAILED' else 'Stopped'}{stage}")
-        lines.append(f"```\n{(summary.error or 'no reason was given').strip()}\n```")
+        reason = _cell(last_line(summary.error or "no reason was given"))
+        lines.append(f"**{'Failed' if summary.status == 'FAILED' else 'Stopped'}{stage}** {reason}")
+        if summary.error and reason != _cell(summary.error):
+            lines.append("The whole of it: `error.txt` among the artifacts.")
     if summary.evaluation is not None:
-        lines.append(f"### {headline(summary.evaluation)}")
+        lines.append(f"**{_cell(headline(summary.evaluation))}**")
+        lines.append(f"**Measured on** {_cell(summary.evaluation.data)}; the file is named beside each verdict.")
         if summary.evaluation.nearest_plan and not summary.evaluation.budget_kept:
             lines.append(f"**Nearest plan that passes** {_cell(summary.evaluation.nearest_plan)}")
     if "promotion" in tags:

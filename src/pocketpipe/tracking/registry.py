@@ -74,7 +74,7 @@ class Registry:
                 source=f"{client.get_run(run_id).info.artifact_uri}/{PACKAGE}",
                 run_id=run_id,
                 tags={**own, **_summary_tags(evaluation), CONTENT: content},
-                description=_description(evaluation, ()),
+                description=_description(evaluation, "registered, not decided yet", ()),
                 await_creation_for=0,
             )
         return str(version.version)
@@ -199,7 +199,7 @@ class Registry:
         client.set_model_version_tag(name, version, OUTCOME, outcome)
         client.set_model_version_tag(name, version, REASONS, text("\n".join(reasons)))
         evaluation = self.version(name, version).evaluation
-        client.update_model_version(name, version, _description(evaluation, (f"**{outcome}**", *reasons)))
+        client.update_model_version(name, version, _description(evaluation, outcome, reasons))
 
     def _aliases(self, name: str) -> dict[str, str]:
         model = self._model(name)
@@ -280,6 +280,10 @@ def _summary_tags(evaluation: Evaluation) -> dict[str, str]:
     }
 
 
-def _description(evaluation: Evaluation, outcome: Sequence[str]) -> str:
-    lines = [*outcome, "", f"Measured on {evaluation.data}:", *(str(verdict) for verdict in evaluation.verdicts)]
-    return "\n".join(f"- {line}" if line and not line.startswith("**") else line for line in lines).strip()
+def _description(evaluation: Evaluation, outcome: str, reasons: Sequence[str]) -> str:
+    """Its first line alone appears in MLflow's table of versions."""
+    first, *others = reasons or ("",)
+    verdicts = [line for line in map(str, evaluation.verdicts) if line not in reasons]
+    lines = [f"{outcome}: {first}" if first else outcome, ""]
+    lines += [f"- {line}" for line in (*others, *verdicts)]
+    return "\n".join([*lines, "", f"Measured on {evaluation.data}."])

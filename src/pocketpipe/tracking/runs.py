@@ -16,7 +16,7 @@ from pocketpipe.lineage.provenance import git_commit
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking import entries
 from pocketpipe.tracking.datasets import dataset_inputs
-from pocketpipe.tracking.note import StageSummary, Summary, describe_run, describe_stage
+from pocketpipe.tracking.note import StageSummary, Summary, describe_run, describe_stage, last_line
 from pocketpipe.tracking.stale import PARENT, close_stale_runs, process_tags
 from pocketpipe.tracking.store import Store, open_store
 
@@ -48,6 +48,7 @@ class RunTracker:
         self._run_id: str | None = None
         self._experiment_page = f"#/experiments/{store.experiment_id}/runs"
         self._summary = Summary()
+        self._title = ""
         self._stage: _OpenStage | None = None
 
     @classmethod
@@ -71,13 +72,13 @@ class RunTracker:
         """Open the run; its id. `parameters` may be nested; the git commit of the working folder becomes a tag."""
         close_stale_runs(self.store)
         commit = git_commit(Path.cwd())
-        own = {"pipeline": pipeline, **process_tags(), **_source_tags()}
+        own = {"pipeline": pipeline, **process_tags(), **_source_tags(pipeline)}
         if commit is not None:
             own |= {"mlflow.source.git.commit": commit.hash, "git.dirty": entries.text(commit.dirty)}
         own |= {entries.key(name): entries.text(value) for name, value in (tags or {}).items()}
-        title = _title(pipeline, parameters)
-        self._run_id = self._create(title, own)
-        self._summary = Summary(title=title, commit=None if commit is None else str(commit))
+        self._title = _title(pipeline, parameters)
+        self._run_id = self._create(self._title, own)
+        self._summary = Summary(commit=None if commit is None else str(commit))
         entries.log(self.store.client, self.run_id, parameters=entries.flatten(parameters))
         return self.run_id
 
@@ -185,6 +186,9 @@ class RunTracker:
         self._summary.status = status
         note = describe_run(self._summary, tags or {})
         entries.log(self.store.client, self.run_id, tags={**(tags or {}), NOTE: note})
+        if self._summary.evaluation is not None:  # MLflow's list of runs has no other place that says it by default
+            outcome = "kept" if self._summary.evaluation.budget_kept else "missed"
+            self.store.client.update_run(self.run_id, name=f"{outcome}: {self._title}")
         self.store.client.set_terminated(self.run_id, status)
         self._run_id = None
 
@@ -198,7 +202,7 @@ class RunTracker:
         return str(run.info.run_id)
 
     def _child_tags(self, parent: str) -> dict[str, str]:
-        return {PARENT: parent, **process_tags(), **_source_tags()}
+        return {PARENT: parent, **process_tags(), **_source_tags("pocketpipe")}
 
     def _log_trial(self, stage_run_id: str, trial: Trial) -> None:
         client = self.store.client
@@ -225,19 +229,19 @@ class RunTracker:
 
     def _log_error(self, run_id: str, error: str) -> None:
         self.store.client.log_text(run_id, error.rstrip() + "\n", "error.txt")
-        last_line = error.strip().rpartition("\n")[2]  # of a traceback: the exception itself
-        entries.log(self.store.client, run_id, tags={"error": last_line})
+        entries.log(self.store.client, run_id, tags={"error": last_line(error)})
 
 
 def _title(pipeline: str, parameters: Mapping[str, Any]) -> str:
-    """The pipeline and what it works on: `compress digits resnet8`."""
+    """What the run works on (`digits resnet8`), or its pipeline; short, since MLflow shows some twenty characters."""
     sections = (parameters.get(section) for section in ("task", "network"))
     names = [str(section["name"]) for section in sections if isinstance(section, Mapping) and "name" in section]
-    return " ".join([pipeline, *names])
+    return " ".join(names) or pipeline
 
 
-def _source_tags() -> dict[str, str]:
-    return {"mlflow.source.name": "pocketpipe", "mlflow.source.type": "LOCAL"}
+def _source_tags(source: str) -> dict[str, str]:
+    """What MLflow's column "Source" shows."""
+    return {"mlflow.source.name": source, "mlflow.source.type": "LOCAL"}
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:

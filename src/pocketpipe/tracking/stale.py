@@ -45,7 +45,7 @@ def _start_of(pid: int) -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "" if Path("/proc/self/stat").exists() else _alive_by_signal(pid)
-    return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
+    return "" if fields[0] in "ZX" else f"{boot[:8]} {fields[19]}"
 
 
 def _alive_by_signal(pid: int) -> str:

@@ -55,6 +55,8 @@ def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
     client_class = _quiet_client_class()
     try:
         with _creation_lock(uri):
+            if uri.startswith(SQLITE):
+                _make_database(Path(uri.removeprefix(SQLITE)), client_class)
             client = client_class(tracking_uri=uri, registry_uri=uri)
             experiment_id = _experiment(client, experiment, None if _is_server(uri) else artifacts)
     except UserError:
@@ -89,6 +91,18 @@ def _creation_lock(uri: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         yield
+
+
+def _make_database(path: Path, client_class: type[MlflowClient]) -> None:
+    """Make the tables beside their place, then move them there: killed half way, MLflow could not go on with them."""
+    if path.exists():
+        return
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        client_class(tracking_uri=f"{SQLITE}{scratch}").search_experiments()
+        scratch.rename(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _quiet_client_class() -> type[MlflowClient]:
