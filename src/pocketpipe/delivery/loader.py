@@ -5,6 +5,7 @@
 """
 
 import ctypes
+import os
 import platform
 import threading
 from pathlib import Path
@@ -22,7 +23,7 @@ class Delivered:
 
     def __init__(self, folder: Path, metadata: DeliveryMetadata) -> None:
         self.metadata = metadata
-        library = ctypes.CDLL(str(folder.absolute() / LIBRARY_FILE))
+        library = _open_library(folder / LIBRARY_FILE)
         for getter in ("pocketpipe_input_count", "pocketpipe_output_count", "pocketpipe_arena_bytes"):
             getattr(library, getter).restype = ctypes.c_size_t
         self._arena_bytes: int = library.pocketpipe_arena_bytes()
@@ -75,7 +76,7 @@ def load(folder: str | Path) -> Delivered:
     metadata = DeliveryMetadata.read(folder)
     if not (folder / LIBRARY_FILE).is_file():
         raise UserError(f"{folder} is no complete delivery folder: it has no {LIBRARY_FILE}")
-    machine = metadata.cpu.split("-", 1)[0]
+    machine = metadata.cpu.partition(" ")[0]
     if machine != platform.machine():
         raise UserError(f"{folder} holds code for {machine}, this machine is {platform.machine()}")
     missing = sorted(set(metadata.cpu_flags) - cpu_flags()) if metadata.cpu_flags else []
@@ -94,6 +95,25 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
     return frozenset(next(named, "").split())
+
+
+_OPEN: dict[tuple[int, int], ctypes.CDLL] = {}
+
+
+def _open_library(file: Path) -> ctypes.CDLL:
+    """The library in `file` as it is now.
+
+    The system's loader goes by name: of a file that was replaced it would give back the old one, still in memory.
+    Under the name of an open descriptor, which is never closed, it cannot.
+    """
+    descriptor = os.open(file, os.O_RDONLY)
+    status = os.fstat(descriptor)
+    key = (status.st_dev, status.st_ino)  # not used again for another file as long as this one is mapped
+    if key in _OPEN:
+        os.close(descriptor)
+    else:
+        _OPEN[key] = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    return _OPEN[key]
 
 
 def _address(array: np.ndarray) -> int:

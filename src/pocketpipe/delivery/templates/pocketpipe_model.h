@@ -1,0 +1,27 @@
+/* A compiled network. Plain C: no runtime, no allocation, no threads, no files. */
+#ifndef POCKETPIPE_MODEL_H
+#define POCKETPIPE_MODEL_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* float32 numbers of one example and of its output; bytes of working memory. */
+size_t pocketpipe_input_count(void);
+size_t pocketpipe_output_count(void);
+size_t pocketpipe_arena_bytes(void);
+
+/* One example, preprocessed, channels first as in metadata.json -> its output. Returns 0.
+   Uses memory of the library's own: not from two threads at once. */
+int pocketpipe_run(const float *input, float *output);
+
+/* The same in memory that the caller gives: pocketpipe_arena_bytes() bytes, aligned to 64. Safe in threads. */
+void pocketpipe_run_in(void *arena, const float *input, float *output);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

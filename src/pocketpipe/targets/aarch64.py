@@ -1,0 +1,93 @@
+"""64-bit ARM Linux (Raspberry Pi 4 and later, most phones and boards); executed under QEMU where there is no ARM."""
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import NotMeasured
+from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.targets.native import RUNNER, compile_native
+from pocketpipe.targets.toolchain import find_toolchain
+
+if TYPE_CHECKING:
+    from pocketpipe.targets.lowering.cpu import Cpu
+
+MODEL = "cortex-a72"
+"""Baseline ARMv8.0 with NEON: runs on every 64-bit ARM of the last ten years. QEMU is told to be one, so that
+an instruction that it lacks is found."""
+
+EMULATOR = "qemu-aarch64"
+
+
+class AArch64(Target):
+    """64-bit ARM Linux, as a shared library and a static runner."""
+
+    name = "aarch64"
+    emulated = platform.machine() != "aarch64"
+
+    def __repr__(self) -> str:
+        return "AArch64()"
+
+    def check(self) -> None:
+        """Raise UserError if there is no C compiler for ARM."""
+        find_toolchain("aarch64")
+
+    def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
+        """Write the delivery folder (see `Target.compile`)."""
+        emulator = f"{EMULATOR} " if self.emulated else ""
+        compile_native(
+            onnx,
+            metadata,
+            folder,
+            cpu=_cpu(),
+            toolchain=find_toolchain("aarch64"),
+            programs=(RUNNER,),
+            run=f"{emulator}./runner input.f32 output.f32",
+        )
+
+    def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
+        """Outputs of the delivered runner, with a slice of the inputs for each CPU that this process may use."""
+        command = self._command(folder)
+        metadata = DeliveryMetadata.read(folder)
+        prepared = metadata.preprocessing(inputs)
+        slices = np.array_split(prepared, min(len(os.sched_getaffinity(0)), max(len(prepared), 1)))
+        with ThreadPoolExecutor(len(slices)) as pool:
+            outputs = list(pool.map(lambda part: _run(command, part), slices))
+        return np.concatenate(outputs).reshape(len(inputs), *metadata.output_shape)
+
+    def _command(self, folder: Path) -> tuple[str, ...]:
+        runner = str((folder / RUNNER).absolute())
+        if not self.emulated:
+            return (runner,)
+        emulator = shutil.which(EMULATOR)
+        if emulator is None:
+            raise NotMeasured(f"ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it")
+        return (emulator, "-cpu", MODEL, runner)
+
+
+def _run(command: tuple[str, ...], prepared: np.ndarray) -> np.ndarray:
+    """Outputs of the runner, flat. Raises RuntimeError with what it said if it fails."""
+    with tempfile.TemporaryDirectory(prefix="pocketpipe-") as folder:
+        source, sink = Path(folder, "input.f32"), Path(folder, "output.f32")
+        np.ascontiguousarray(prepared, np.float32).tofile(source)
+        done = subprocess.run((*command, str(source), str(sink)), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+        return np.fromfile(sink, np.float32)
+
+
+def _cpu() -> "Cpu":
+    from pocketpipe.targets.lowering.cpu import Cpu
+
+    return Cpu("aarch64-linux-gnu", MODEL, ("+neon",), lanes=4, accumulators=24)
+
+
+TARGETS.register(AArch64.name)(AArch64())

@@ -1,0 +1,174 @@
+"""ONNX file -> Program: a list of kernel calls on places in memory, and the object file that holds the kernels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import GenericConst
+from tvm.relax import Call, ExternFunc, Tuple, TupleGetItem, Var
+from tvm.tirx import PrimFunc
+
+from pocketpipe.targets.lowering.cpu import Cpu
+from pocketpipe.targets.lowering.fusing import fuse, shape_of
+from pocketpipe.targets.lowering.generic import scheduled
+from pocketpipe.targets.lowering.kernel import SLACK_FLOATS
+from pocketpipe.targets.lowering.memory import Interval, aligned, plan
+from pocketpipe.targets.lowering.objects import Workspaces, write_object
+from pocketpipe.targets.lowering.reading import read_onnx
+
+SLACK = 4 * SLACK_FLOATS
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a kernel's argument lies: `region` is input, output, weights or arena; `offset` in bytes."""
+
+    region: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One call of a kernel."""
+
+    kernel: str
+    arguments: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """All that the C source of a model needs."""
+
+    calls: tuple[KernelCall, ...]
+    weights: bytes
+    arena_bytes: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    """Both with their batch axis of 1; float32."""
+
+
+def lower(onnx: bytes, cpu: Cpu, object_file: Path) -> Program:
+    """Compile `onnx` for `cpu`: kernels into `object_file`, the rest into a Program. Raises UserError."""
+    module, kernels = fuse(read_onnx(onnx), cpu)
+    with cpu.target, tvm.transform.PassContext(opt_level=3):
+        for step in (
+            relax.transform.LegalizeOps(),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FoldConstant(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.CanonicalizeBindings(),
+            relax.transform.DeadCodeElimination(),
+        ):
+            module = step(module)
+    main = module["main"]
+    calls = _Calls(main)
+    used = {name for name, _, _ in calls.calls}
+    for variable, function in module.functions.items():
+        if isinstance(function, PrimFunc) and variable.name_hint in used:
+            kernels[variable.name_hint] = scheduled(function)
+    # Numbered, so that names are short, valid in C, and say nothing of the network.
+    renamed = {name: f"pocketpipe_kernel{index}" for index, name in enumerate(sorted(used))}
+    workspaces = write_object({renamed[name]: kernels[name] for name in sorted(used)}, cpu, object_file)
+    return _place(calls, renamed, workspaces)
+
+
+class _Calls:
+    """The bindings of `main`, read as kernel calls on named values. An alias is another name of the same value."""
+
+    def __init__(self, main: Any) -> None:
+        self.calls: list[tuple[str, list[str], list[str]]] = []
+        """(kernel, names of what it reads, names of what it writes)"""
+        self.sizes: dict[str, int] = {}
+        self.constants: dict[str, np.ndarray] = {}
+        self._names: dict[Any, list[str]] = {}
+        (parameter,) = main.params
+        self.input = self._new(parameter.ty)
+        self.input_shape = shape_of(parameter)
+        self._names[parameter] = [self.input]
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                self._names[binding.var] = self._value(binding.value)
+        (self.output,) = self._read(main.body.body)
+        self.output_shape = shape_of(main.body.body)
+
+    def _value(self, value: Any) -> list[str]:
+        if not isinstance(value, Call):
+            return self._read(value)
+        operator = getattr(value.op, "name", "")
+        if operator in ("relax.reshape", "relax.memory.view"):
+            return self._read(value.args[0])
+        if operator not in ("relax.call_tir", "relax.call_dps_packed"):
+            raise NotImplementedError(f"operator {operator} was not lowered to a kernel")
+        callee, arguments = value.args[:2]
+        name = str(callee.global_symbol) if isinstance(callee, ExternFunc) else callee.name_hint
+        results = value.ty.fields if isinstance(value.ty, relax.TupleType) else [value.ty]
+        written = [self._new(kind) for kind in results]
+        self.calls.append((name, self._read(arguments), written))
+        return written
+
+    def _read(self, value: Any) -> list[str]:
+        if isinstance(value, Var):
+            return self._names[value]
+        if isinstance(value, Tuple):
+            return [name for field in value.fields for name in self._read(field)]
+        if isinstance(value, TupleGetItem):
+            return [self._read(value.tuple_value)[value.index]]
+        if isinstance(value, GenericConst):
+            name = f"constant{len(self.constants)}"
+            self.constants[name] = value.value.numpy()
+            return [name]
+        raise NotImplementedError(f"cannot place a {type(value).__name__} in memory")
+
+    def _new(self, kind: Any) -> str:
+        name = f"value{len(self.sizes)}"
+        bits = tvm.DataType(str(kind.dtype)).bits
+        self.sizes[name] = prod(int(length) for length in kind.shape) * max(bits // 8, 1)
+        return name
+
+
+def _place(calls: _Calls, renamed: dict[str, str], workspaces: Workspaces) -> Program:
+    places, weights = _place_constants(calls.constants)
+    intervals = list(_intervals(calls, [workspaces[renamed[name]] for name, _, _ in calls.calls]))
+    offsets, arena = plan(intervals)
+    places |= {name: Place("arena", offset) for name, offset in offsets.items()}
+    places[calls.input] = Place("input", 0)
+    places[calls.output] = Place("output", 0)
+    placed = []
+    for step, (name, read, written) in enumerate(calls.calls):
+        extra = [places[f"workspace{step}_{i}"] for i in range(len(workspaces[renamed[name]]))]
+        placed.append(KernelCall(renamed[name], (*(places[value] for value in (*read, *written)), *extra)))
+    return Program(tuple(placed), weights, arena + SLACK, calls.input_shape, calls.output_shape)
+
+
+def _place_constants(constants: dict[str, np.ndarray]) -> tuple[dict[str, Place], bytes]:
+    """(place of each constant, the weights as bytes); equal constants are stored once."""
+    places: dict[str, Place] = {}
+    known: dict[bytes, Place] = {}
+    blob = bytearray()
+    for name, array in constants.items():
+        data = np.ascontiguousarray(array).tobytes()
+        if data not in known:
+            known[data] = Place("weights", len(blob))
+            blob += data.ljust(aligned(len(data)), b"\0")
+        places[name] = known[data]
+    return places, bytes(blob) + bytes(SLACK)
+
+
+def _intervals(calls: _Calls, workspaces: list[tuple[int, ...]]) -> Iterator[Interval]:
+    """Lifetime of each value in the arena: from the call that writes it to the last that reads it."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for step, (_, read, written) in enumerate(calls.calls):
+        first.update(dict.fromkeys(written, step))
+        last.update(dict.fromkeys((*read, *written), step))
+        yield from (Interval(f"workspace{step}_{i}", size, step, step) for i, size in enumerate(workspaces[step]))
+    for name in first:
+        if name != calls.output:
+            yield Interval(name, calls.sizes[name], first[name], last[name])

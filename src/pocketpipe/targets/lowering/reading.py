@@ -1,0 +1,72 @@
+"""ONNX file -> Relax, channels last, constants folded."""
+
+import warnings
+from typing import Any
+
+import onnx
+import tvm
+from onnx import ModelProto
+from tvm import relax
+from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
+
+from pocketpipe.errors import UserError
+
+
+def read_onnx(data: bytes) -> Any:
+    """The IRModule of an ONNX file whose `main` takes one float32 tensor and returns one.
+
+    Raises UserError that names node and operator where TVM has no counterpart, and for several inputs or outputs.
+    """
+    model = onnx.load_from_string(data)
+    _refuse_unknown_operators(model)
+    _refuse_other_signatures(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _simplify(from_onnx(model, keep_params_in_input=False))
+        except (ValueError, NotImplementedError, tvm.error.InternalError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"the ONNX file cannot be compiled: TVM's importer says: {reason}") from error
+
+
+def _simplify(module: Any) -> Any:
+    transform = relax.transform
+    with tvm.target.Target("llvm"), tvm.transform.PassContext(opt_level=3):
+        for step in (
+            transform.DecomposeOpsForInference(),
+            transform.CanonicalizeBindings(),
+            transform.EliminateCommonSubexpr(),  # a weight used in every step of an RNN is transposed once
+            transform.FoldConstant(),
+            transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
+            transform.FoldConstant(),
+            transform.EliminateCommonSubexpr(),
+            transform.CanonicalizeBindings(),
+            transform.DeadCodeElimination(),
+        ):
+            module = step(module)
+    return module
+
+
+def _refuse_unknown_operators(model: ModelProto) -> None:
+    known = onnx_frontend._get_convert_map()
+    for node in model.graph.node:
+        if known.get(node.op_type) is None and node.op_type != "Constant":
+            raise UserError(
+                f"node {node.name or node.output[0]!r}: operator {node.op_type} cannot be compiled (TVM does not have "
+                "it); write it in other operators, or leave this target out"
+            )
+
+
+def _refuse_other_signatures(model: ModelProto) -> None:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        raise UserError(
+            f"the ONNX file has {len(inputs)} inputs and {len(model.graph.output)} outputs; one of each is compiled"
+        )
+    kind = inputs[0].type.tensor_type
+    shape = [dimension.dim_value for dimension in kind.shape.dim]
+    if kind.elem_type != onnx.TensorProto.FLOAT or min(shape, default=0) < 1:
+        raise UserError(
+            f"input {inputs[0].name!r} of the ONNX file must be float32 of fixed shape; export it with batch 1"
+        )
