@@ -94,6 +94,7 @@ def normalized(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 
 TASK = TaskChoice(name="training.samples:build_task")
+SETTINGS = TrainerSettings(threads=1, compile="off")
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05, warmup_epochs=1)
 
 
@@ -103,7 +104,7 @@ def train(
     network: Callable[..., nn.Module] = normalized,
     start: StoredNetwork | None = None,
     recipe: Recipe = RECIPE,
-    settings: TrainerSettings = TrainerSettings(threads=1, compile="off"),
+    settings: TrainerSettings = SETTINGS,
     seed: int = 3,
     task: TaskChoice = TASK,
     teacher: StoredNetwork | None = None,

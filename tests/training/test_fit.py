@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training.samples import RECIPE, Blobs, blobs, train
 
 from pocketpipe.errors import UserError
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import Distillation, TrainerSettings
+from training.samples import RECIPE, Blobs, blobs, train
 
 LONG = RECIPE.model_copy(update={"epochs": 4, "ema": 0.9})
 

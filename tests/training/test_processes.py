@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from training.samples import RECIPE, plain, train
 
 from pocketpipe.errors import UserError
 from pocketpipe.task import TaskChoice
 from pocketpipe.training.recipe import TrainerSettings
+from training.samples import RECIPE, plain, train
 
 TWO = TrainerSettings(devices=2, threads=2, compile="off")
 RECIPE_OF_TWO = RECIPE.model_copy(update={"epochs": 2})
@@ -50,7 +50,17 @@ def test_several_nodes_are_started_by_torchrun(tmp_path: Path) -> None:
         train(tmp_path / "nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
     worker = str(told.value).split("-m pocketpipe.workers ")[1].split("; then")[0].replace("'", "").split()
     launcher = shutil.which("torchrun", path=str(Path(sys.executable).parent)) or pytest.fail("no torchrun")
-    common = [launcher, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", "29617"]
+    common = [
+        launcher,
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        "29617",
+    ]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen([*common, "--node-rank", str(rank), "-m", "pocketpipe.workers", *worker], env=environment)

@@ -58,7 +58,7 @@ class Batches:
         for start in range(0, self.steps * self.batch_size, self.batch_size):
             chosen = order[start : start + self.batch_size]
             # The whole batch is augmented in every process, so that the views do not depend on their number.
-            views = self._task.augment(self._inputs[chosen], generator)
+            views = self._task.augment(self._inputs.index_select(0, chosen), generator)
             yield prepared(self._task.preprocessing, self._shard.of(views)), self._shard.of(self._targets[chosen])
 
 
@@ -85,7 +85,7 @@ def prepared(preprocessing: Preprocessing, inputs: Tensor) -> Tensor:
     """`preprocessing(inputs)` on the inputs' device, float32; images (N, C, H, W) lie channels last."""
     shape = (-1,) + (1,) * (inputs.ndim - 2)
     mean, std = (torch.tensor(v, device=inputs.device).reshape(shape) for v in (preprocessing.mean, preprocessing.std))
-    result = (inputs.to(torch.float32) * preprocessing.scale - mean) / std
+    result = inputs.to(torch.float32, copy=True).mul_(preprocessing.scale).sub_(mean).div_(std)
     return result.contiguous(memory_format=torch.channels_last) if result.ndim == 4 else result
 
 

@@ -36,8 +36,8 @@ class TrainingJob:
             raise UserError(f"{self.title}: the recipe distils, but there is no teacher; set distillation to null")
         if self.recipe.batch_size % self.settings.ranks:
             raise UserError(
-                f"{self.title}: batch_size {self.recipe.batch_size} cannot be shared evenly among {self.settings.ranks} "
-                f"processes (trainer.devices x trainer.nodes); choose a multiple of {self.settings.ranks}"
+                f"{self.title}: batch_size {self.recipe.batch_size} cannot be shared evenly among "
+                f"{self.settings.ranks} processes (trainer.devices x trainer.nodes); choose a multiple of {self.settings.ranks}"
             )
         if len(self.splits.train) < self.settings.ranks:
             raise UserError(

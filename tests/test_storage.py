@@ -1,0 +1,95 @@
+"""Networks and splits on disk: what goes in comes out, equal bytes, and clear errors for broken files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pocketpipe.errors import UserError
+from pocketpipe.network import StoredNetwork
+from pocketpipe.storage import load_network, load_split, replacing, save_network, save_split
+from pocketpipe.task import Split
+
+NETWORK = StoredNetwork("resnet8", {"b": 2, "a": 1}, state={"w": torch.ones(2, 3), "n": torch.tensor(7)})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_a_network_comes_back_and_writes_equal_bytes(tmp_path: Path) -> None:
+    save_network(NETWORK, tmp_path / "a")
+    loaded = load_network(tmp_path / "a")
+    assert loaded.digest() == NETWORK.digest()
+    assert (loaded.reference, loaded.options, loaded.plan) == ("resnet8", {"a": 1, "b": 2}, NETWORK.plan)
+    reordered = StoredNetwork("resnet8", {"a": 1, "b": 2}, state=dict(reversed(NETWORK.state.items())))
+    save_network(reordered, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert set(contents(tmp_path / "a")) == {"network.json", "weights.safetensors"}
+
+
+def test_a_network_without_weights(tmp_path: Path) -> None:
+    save_network(StoredNetwork("resnet8"), tmp_path)
+    assert load_network(tmp_path).state == {}
+
+
+def test_channels_last_weights_are_stored_plain(tmp_path: Path) -> None:
+    weights = torch.arange(24.0).reshape(2, 3, 2, 2)
+    save_network(StoredNetwork("x", state={"w": weights}), tmp_path / "a")
+    save_network(StoredNetwork("x", state={"w": weights.to(memory_format=torch.channels_last)}), tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_broken_networks_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read the network"):
+        load_network(tmp_path / "nowhere")
+    save_network(NETWORK, tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"weights\.safetensors: not the weights that network\.json describes"):
+        load_network(tmp_path)
+    (tmp_path / "network.json").write_text(json.dumps({"reference": "x"}))
+    with pytest.raises(UserError, match="cannot read the network"):
+        load_network(tmp_path)
+    (tmp_path / "network.json").write_text("{")
+    with pytest.raises(UserError, match="cannot read the network"):
+        load_network(tmp_path)
+
+
+def test_a_split_comes_back_and_writes_equal_bytes(tmp_path: Path) -> None:
+    split = Split("val, 2 digits", np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2), np.array([3, 4]))
+    save_split(split, tmp_path / "a.npz")
+    save_split(split, tmp_path / "b.npz")
+    loaded = load_split(tmp_path / "a.npz")
+    assert (loaded.name, loaded.digest) == (split.name, split.digest)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert set(contents(tmp_path)) == {"a.npz", "b.npz"}
+
+
+def test_broken_splits_are_named_and_objects_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    with pytest.raises(UserError, match="cannot read the split"):
+        load_split(file)
+    save_split(Split("s", np.zeros((2, 3)), np.zeros(2)), file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot read the split"):
+        load_split(file)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        save_split(Split("s", np.array([object()]), np.zeros(1)), tmp_path / "b.npz")
+    assert not (tmp_path / "b.npz").exists()
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    file.write_text("old")
+
+    def fail_halfway() -> None:
+        with replacing(file) as partial:
+            partial.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
+    assert contents(tmp_path) == {"figures.json": b"old"}

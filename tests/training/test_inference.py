@@ -1,0 +1,31 @@
+"""predict, metric_of and prepared_batches against direct calls of the network."""
+
+import numpy as np
+import torch
+
+from pocketpipe.training.inference import metric_of, predict, prepared_batches
+from training.samples import Blobs, blobs, normalized
+
+SPLIT = blobs("val", 50, 0)
+
+
+def test_outputs_are_those_of_the_network_in_eval_mode_whatever_the_batch_size() -> None:
+    network = normalized((1, 6, 6), 4).train()
+    outputs = predict(network, Blobs(), SPLIT.inputs, batch_size=7)
+    assert network.training
+    assert outputs.dtype == np.float32
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(Blobs.preprocessing(SPLIT.inputs)))
+    assert np.allclose(outputs, expected.numpy(), atol=1e-6)
+
+
+def test_metric_is_the_tasks_mean_score() -> None:
+    network = normalized((1, 6, 6), 4)
+    outputs = predict(network, Blobs(), SPLIT.inputs)
+    assert metric_of(network, Blobs(), SPLIT) == (outputs.argmax(1) == SPLIT.targets).mean()
+
+
+def test_prepared_batches_hold_the_split_in_order() -> None:
+    batches = list(prepared_batches(Blobs(), SPLIT, 20))
+    assert [len(batch) for batch in batches] == [20, 20, 10]
+    assert np.array_equal(torch.cat(batches).numpy(), Blobs.preprocessing(SPLIT.inputs))
