@@ -31,7 +31,7 @@ class Finding:
     @property
     def ok(self) -> bool:
         """Whether nothing speaks against the delivery; what could not be compared does not."""
-        return self.status in ("unchanged", "not compared")
+        return self.status not in ("changed", "missing")
 
     def __str__(self) -> str:
         return f"{self.what}: {self.status}{f' ({self.detail})' if self.detail else ''}"
@@ -66,7 +66,8 @@ def trace(delivery_folder: Path, outputs: Path | None = None) -> list[str]:
     Raises UserError if the folder is no delivery folder.
     """
     metadata = DeliveryMetadata.read(delivery_folder)
-    lines = [f"delivery: {metadata.network} for task {metadata.task}, target {metadata.target} {metadata.cpu}".rstrip()]
+    compiled_for = f", compiled for {metadata.cpu}" if metadata.cpu else ""
+    lines = [f"delivery: {metadata.network} for task {metadata.task}, target {metadata.target}{compiled_for}"]
     origin = made_around(delivery_folder) or _original(delivery_folder, outputs)
     if origin is None:
         lines += [f"{name}: SHA-256 {digest}" for name, digest in sorted(metadata.hashes.items()) if name in SOURCES]
