@@ -31,14 +31,15 @@ class Cell(nn.Module):
 
     def first(self, x: Tensor) -> Tensor:
         """The state (N, hidden) after the first step: as `forward` from a state of zeros, without its products."""
-        update = self.input_update(x).sigmoid()
-        return (1 - update) * self.input_new(x).tanh()
+        update: Tensor = self.input_update(x).sigmoid()
+        new: Tensor = self.input_new(x).tanh()
+        return (1 - update) * new
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """(N, features) and state (N, hidden) -> next state (N, hidden)."""
-        reset = (self.input_reset(x) + self.hidden_reset(state)).sigmoid()
-        update = (self.input_update(x) + self.hidden_update(state)).sigmoid()
-        new = (self.input_new(x) + self.hidden_new(reset * state)).tanh()
+        reset: Tensor = (self.input_reset(x) + self.hidden_reset(state)).sigmoid()
+        update: Tensor = (self.input_update(x) + self.hidden_update(state)).sigmoid()
+        new: Tensor = (self.input_new(x) + self.hidden_new(reset * state)).tanh()
         return update * state + (1 - update) * new
 
 

@@ -1,0 +1,144 @@
+"""From keep ratios to channel counts on a budget. Pure functions of profile, ratios and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from pocketpipe.budget import Limits
+from pocketpipe.errors import UserError
+from pocketpipe.profile import ChannelGroup, NetworkProfile
+
+CLOSE_ENOUGH = 0.98
+"""Share of the binding limit at which the search for a closer setting ends."""
+BISECTIONS = 40
+EXCHANGES = 32
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Widths that a group may have: multiples of `multiple`, at least `minimum` and `smallest_ratio` of it, or whole.
+
+    >>> grid = Grid(minimum=1, multiple=4, smallest_ratio=0.1)
+    >>> grid.nearest(6.1, 10), grid.nearest(0.0, 10), grid.nearest(10.0, 10)
+    (8, 4, 10)
+    >>> grid.wider(8, 10), grid.narrower(10, 10), grid.narrower(4, 10)
+    (10, 8, 4)
+    """
+
+    minimum: int
+    multiple: int
+    smallest_ratio: float
+
+    def smallest(self, channels: int) -> int:
+        """The fewest channels that a group of `channels` may be left with."""
+        least = max(self.minimum, ceil(self.smallest_ratio * channels - 1e-9), 1)
+        return min(channels, ceil(least / self.multiple) * self.multiple)
+
+    def nearest(self, wanted: float, channels: int) -> int:
+        """The allowed width nearest to `wanted`."""
+        on_grid = int(wanted / self.multiple + 0.5) * self.multiple
+        candidates = (on_grid, channels) if on_grid < channels else (channels,)
+        return max(self.smallest(channels), min(candidates, key=lambda width: abs(width - wanted)))
+
+    def wider(self, width: int, channels: int) -> int:
+        """The next larger width; `channels` if there is none."""
+        return min(channels, (width // self.multiple + 1) * self.multiple)
+
+    def narrower(self, width: int, channels: int) -> int:
+        """The next smaller width; the smallest if there is none."""
+        return max(self.smallest(channels), ceil(width / self.multiple - 1) * self.multiple)
+
+
+def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, limits: Limits) -> dict[str, int]:
+    """Widths that keep `limits` and are as close under them as channels allow, in the proportions of `ratios`.
+
+    All ratios are scaled by one factor; what rounding leaves over is filled up channel by channel where the scaled
+    ratio is missed most; if more than 2 % is still unused, single groups trade channels. Raises UserError, with what
+    can be reached, if not even the smallest widths keep the limits.
+    """
+    groups = [group for group in profile.groups if group.name in ratios]
+    _refuse_unreachable(profile, groups, grid, limits)
+    factor = _largest_factor(profile, groups, ratios, grid, limits)
+    wanted = {group.name: factor * ratios[group.name] * group.channels for group in groups}
+    widths = _filled(profile, groups, _scaled(groups, ratios, grid, factor), wanted, grid, limits)
+    return _traded(profile, groups, widths, wanted, grid, limits)
+
+
+def _refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid: Grid, limits: Limits) -> None:
+    smallest = profile.cost({group.name: grid.smallest(group.channels) for group in groups})
+    if not limits.keeps(smallest):
+        reachable = profile.cost().ratio_to(smallest)
+        raise UserError(
+            f"channels: the smallest widths leave {smallest.macs:,} MACs and {smallest.file_bytes:,} bytes, over the "
+            f"limits (MACs {limits.macs}, bytes {limits.file_bytes}); reachable: speedup {reachable['speedup']:.4g}, "
+            f"compression {reachable['compression']:.4g}"
+        )
+
+
+def _scaled(groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid, factor: float) -> dict[str, int]:
+    return {group.name: grid.nearest(factor * ratios[group.name] * group.channels, group.channels) for group in groups}
+
+
+def _largest_factor(
+    profile: NetworkProfile, groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid, limits: Limits
+) -> float:
+    """The largest common factor on the ratios that keeps the limits, by bisection."""
+    low, high = 0.0, 1.0 / min((ratios[group.name] for group in groups), default=1.0)
+    if limits.keeps(profile.cost(_scaled(groups, ratios, grid, high))):
+        return high
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        kept = limits.keeps(profile.cost(_scaled(groups, ratios, grid, middle)))
+        low, high = (middle, high) if kept else (low, middle)
+    return low
+
+
+def _filled(
+    profile: NetworkProfile,
+    groups: list[ChannelGroup],
+    widths: dict[str, int],
+    wanted: Mapping[str, float],
+    grid: Grid,
+    limits: Limits,
+) -> dict[str, int]:
+    """`widths` with channels added, first where most are missing in proportion, until none fits."""
+    open_groups = list(groups)
+    while open_groups:
+        group = max(open_groups, key=lambda g: (wanted[g.name] - widths[g.name]) / g.channels)
+        wider = {**widths, group.name: grid.wider(widths[group.name], group.channels)}
+        if wider != widths and limits.keeps(profile.cost(wider)):
+            widths = wider
+        else:
+            open_groups.remove(group)  # costs only grow from here: what does not fit now never will
+    return widths
+
+
+def _traded(
+    profile: NetworkProfile,
+    groups: list[ChannelGroup],
+    widths: dict[str, int],
+    wanted: Mapping[str, float],
+    grid: Grid,
+    limits: Limits,
+) -> dict[str, int]:
+    """One group narrower and the room given to others, as long as that comes closer to the limit."""
+
+    def usage(candidate: dict[str, int]) -> float:
+        return limits.usage(profile.cost(candidate))
+
+    used = usage(widths)
+    for _ in range(EXCHANGES):
+        if used >= CLOSE_ENOUGH or all(widths[group.name] == group.channels for group in groups):
+            break
+        trades = []
+        for group in groups:
+            narrower = {**widths, group.name: grid.narrower(widths[group.name], group.channels)}
+            others = [other for other in groups if other is not group]
+            trades.append(_filled(profile, others, narrower, wanted, grid, limits))
+        best = max(trades, key=usage)
+        if usage(best) <= used:
+            break
+        widths, used = best, usage(best)
+    return widths

@@ -1,0 +1,222 @@
+"""Finds out from a network's graph which channels can be removed, which only together, and which not, and why."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from pocketpipe.compression.graph import walk_graph
+from pocketpipe.compression.labels import Atom, Place
+from pocketpipe.compression.probing import with_probed
+from pocketpipe.compression.slimming import first_line
+from pocketpipe.compression.walking import LayerCall, Walk, module_paths
+from pocketpipe.errors import UserError
+from pocketpipe.profile import Axis, ChannelGroup, Layer, NetworkProfile
+
+
+@dataclass(frozen=True)
+class TracedGroup:
+    """Channels that go together, and where they lie."""
+
+    name: str
+    channels: int
+    members: tuple[str, ...]
+    """Layers that make them, in graph order."""
+    places: dict[Place, Tensor]
+    """For each weight axis (channels, positions of one channel) the indices along it."""
+    roots: Tensor
+    """(channels,) the label that stands for each channel."""
+    slimmable: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A module that adapts itself: labels along the channels of its input and output."""
+
+    path: str
+    inputs: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What tracing found. Knows names and indices, holds no module."""
+
+    input_shape: tuple[int, ...]
+    groups: tuple[TracedGroup, ...]
+    layers: tuple[Layer, ...]
+    adapters: tuple[Adapter, ...]
+
+    def profile(self) -> NetworkProfile:
+        """The network's profile; `file_overhead` is not known here."""
+        groups = tuple(
+            ChannelGroup(
+                name=group.name,
+                channels=group.channels,
+                members=group.members,
+                slimmable=group.slimmable,
+                reason=group.reason,
+            )
+            for group in self.groups
+        )
+        return NetworkProfile(input_shape=self.input_shape, layers=self.layers, groups=groups)
+
+
+_TRACES: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Trace]] = WeakKeyDictionary()
+
+
+def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    """Trace `network` at one example of `input_shape` (without batch). Kept with the module: the search asks often.
+
+    The network's structure must not change afterwards. Raises UserError for a network without a static graph.
+    """
+    known = _TRACES.setdefault(network, {})
+    if input_shape not in known:
+        known[input_shape] = _trace(copy.deepcopy(network).cpu().float().eval(), input_shape)
+    return known[input_shape]
+
+
+def profile_of(network: nn.Module, input_shape: tuple[int, ...]) -> NetworkProfile:
+    """Layers, shapes, MACs, parameters and channel groups of `network`; see `trace`."""
+    return trace(network, input_shape).profile()
+
+
+def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    first_names = _first_names(network)
+    adaptive = frozenset(
+        path for path, module in network.named_modules() if callable(getattr(module, "keep_channels", None))
+    )
+    walk = walk_graph(_exported(network, input_shape), first_names, adaptive)
+    groups = _groups(walk)
+    found = Trace(input_shape, groups, _layers(walk, groups), _adapters(walk))
+    return with_probed(found, network)
+
+
+def _exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    example = torch.zeros(1, *input_shape)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # deprecations inside torch
+        try:
+            return torch.export.export(network, (example,), strict=False)
+        except Exception as error:  # torch.export lets through whatever the network's own code raises
+            raise UserError(
+                f"network cannot be traced at input {input_shape} ({first_line(error)}); "
+                "its forward must take one tensor and not depend on its values"
+            ) from error
+
+
+def _first_names(network: nn.Module) -> dict[str, str]:
+    """Each name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    named = (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def _groups(walk: Walk) -> tuple[TracedGroup, ...]:
+    """Atoms with the same members form a group; those that must stay because of input or output are no one's choice."""
+    makers = {(call.weight, call.out_axis): _layer_name(call.weight) for call in walk.calls}
+    gathered: dict[object, list[Atom]] = {}
+    for atom in walk.labels.atoms():
+        axes = frozenset((place, len(indices)) for place, indices in atom.places.items())
+        gathered.setdefault((axes, atom.frozen, atom.reason), []).append(atom)
+    groups: list[TracedGroup] = []
+    taken: dict[str, int] = {}
+    for atoms in gathered.values():
+        members = tuple(makers[place] for place in atoms[0].places if place in makers)
+        if not members or (atoms[0].frozen and atoms[0].reason is None):
+            continue
+        taken[members[0]] = taken.get(members[0], 0) + 1
+        again = "" if taken[members[0]] == 1 else f":{taken[members[0]]}"
+        groups.append(_group(members[0] + again, members, atoms))
+    return tuple(groups)
+
+
+def _group(name: str, members: tuple[str, ...], atoms: list[Atom]) -> TracedGroup:
+    return TracedGroup(
+        name=name,
+        channels=len(atoms),
+        members=members,
+        places={place: torch.tensor([atom.places[place] for atom in atoms]) for place in atoms[0].places},
+        roots=torch.tensor([atom.label for atom in atoms]),
+        slimmable=not atoms[0].frozen and len(atoms) > 1,
+        reason=atoms[0].reason or ("a single channel" if len(atoms) == 1 else None),
+    )
+
+
+def _layer_name(parameter: str) -> str:
+    return parameter.removesuffix(".weight")
+
+
+def _layers(walk: Walk, groups: tuple[TracedGroup, ...]) -> tuple[Layer, ...]:
+    """One entry a weight, in graph order; then what else the exported file holds, without MACs."""
+    by_weight: dict[str, list[LayerCall]] = {}
+    for call in walk.calls:
+        by_weight.setdefault(call.weight, []).append(call)
+    layers, counted = [], set[str]()
+    for weight, calls in by_weight.items():
+        call = calls[-1]
+        axes = _axes(weight, call.weight_shape, groups)
+        folded = walk.folded_into.get(weight)
+        layers.append(
+            Layer(
+                name=_layer_name(weight),
+                operator=call.operator,
+                weight=axes,
+                bias=axes[call.out_axis] if call.bias or folded is not None else None,
+                positions=sum(each.positions for each in calls),
+                output_shape=call.output_shape,
+            )
+        )
+        counted |= {weight, call.bias or "", *(folded or ())}
+    for node, value in walk.values.items():
+        parameter = getattr(value, "parameter", None)
+        if node.op == "placeholder" and node.users and parameter and parameter not in counted:
+            counted.add(parameter)
+            axes = _axes(parameter, value.shape, groups)
+            layers.append(
+                Layer(name=parameter, operator="parameter", weight=axes, positions=0, output_shape=value.shape)
+            )
+    return tuple(layers)
+
+
+def _axes(parameter: str, shape: tuple[int, ...], groups: tuple[TracedGroup, ...]) -> tuple[Axis, ...]:
+    axes = []
+    for dim, length in enumerate(shape):
+        inside = {group.name: places for group in groups if (places := group.places.get((parameter, dim))) is not None}
+        fixed = length - sum(places.numel() for places in inside.values())
+        axes.append(Axis(fixed=fixed, groups={name: places.shape[1] for name, places in inside.items()}))
+    return tuple(axes)
+
+
+def _adapters(walk: Walk) -> tuple[Adapter, ...]:
+    """For each module that adapts itself, the channels on its way in and out."""
+    roots = torch.from_numpy(np.append(walk.labels.roots(), -1))  # index -1, a fixed position, stands for itself
+    adapters = []
+    for path in sorted(walk.adaptive):
+        inside = {node for node in walk.values if path in module_paths(node)}
+        entering = {source for node in inside for source in node.all_input_nodes if source not in inside}
+        leaving = {node for node in inside if any(user not in inside for user in node.users)}
+        labels_in, labels_out = _channels(walk, entering), _channels(walk, leaving)
+        if not inside:
+            continue  # never called: nothing to adapt
+        if labels_in is None or labels_out is None:
+            raise UserError(
+                f"module {path!r} has keep_channels: it must be called once, "
+                "with one tensor in and one out, both with channels"
+            )
+        adapters.append(Adapter(path, roots[labels_in], roots[labels_out]))
+    return tuple(adapters)
+
+
+def _channels(walk: Walk, nodes: set[fx.Node]) -> Tensor | None:
+    if len(nodes) != 1:
+        return None
+    value = walk.value(next(iter(nodes)))
+    return value.labels if value else None

@@ -1,0 +1,140 @@
+"""The state of a walk through a network's graph, and what the rules for operators need to read a node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pocketpipe.compression.activations import Activation
+from pocketpipe.compression.labels import FIXED, Labels
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One use of a weight: a convolution, or a product with a matrix."""
+
+    operator: str
+    weight: str
+    """Name of the parameter."""
+    weight_shape: tuple[int, ...]
+    bias: str | None
+    out_axis: int
+    """Axis of the weight that makes output channels."""
+    positions: int
+    output_shape: tuple[int, ...]
+    """Without the batch."""
+    node: fx.Node
+
+
+@dataclass
+class Walk:
+    """State of one walk; the rules in `operators` read and extend it."""
+
+    adaptive: frozenset[str]
+    """Paths of modules that adapt themselves: those with a method `keep_channels(kept_in, kept_out)`."""
+    labels: Labels = field(default_factory=Labels)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    """Activation, a list of them, or None for what is no tensor."""
+    calls: list[LayerCall] = field(default_factory=list)
+    folded_into: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """For each weight whose BatchNorm the ONNX export folds into it: that BatchNorm's parameters and buffers."""
+
+    def value(self, argument: Any) -> Activation | None:
+        """What is known of an operator's argument; None if it is no tensor of the graph."""
+        found = self.values.get(argument) if isinstance(argument, fx.Node) else None
+        return found if isinstance(found, Activation) else None
+
+    def axis(self, parameter: str, shape: tuple[int, ...], dim: int) -> Tensor | None:
+        """Labels of a parameter's axis; None for an axis of one position: the last channel is never removed."""
+        return self.labels.of((parameter, dim), shape[dim]) if shape[dim] > 1 else None
+
+    def along(self, value: Activation, dim: int) -> Tensor | None:
+        """Labels of `value` along `dim`: its own, or those of the parameter that it is."""
+        if value.parameter is not None:
+            return self.axis(value.parameter, value.shape, dim)
+        return value.labels if value.dim == dim else None
+
+    def meet(self, labels: Tensor | None, value: Activation, dim: int) -> None:
+        """`labels` go with the positions of `value` along `dim`; if these are fixed, the labels must stay."""
+        if labels is None or value.follows:
+            return
+        own = self.along(value, dim)
+        if own is None:
+            self.labels.freeze(labels, value.reason)
+        else:
+            self.labels.tie(labels, own, value.reason)
+
+    def keep(self, values: Iterable[Activation | None], reason: str | None) -> None:
+        """All channels of `values` must stay; of a parameter, every axis."""
+        for value in values:
+            if value is not None and value.labels is not None:
+                self.labels.freeze(value.labels, reason)
+            elif value is not None and value.parameter is not None:
+                self.keep_axes(value, range(len(value.shape)), reason)
+
+    def keep_axes(self, value: Activation, dims: Iterable[int], reason: str | None) -> None:
+        """Some axes of a parameter must stay as long as they are."""
+        for dim in dims:
+            labels = self.axis(value.parameter or "", value.shape, dim)
+            if labels is not None:
+                self.labels.freeze(labels, reason)
+
+    def adapts(self, node: fx.Node) -> bool:
+        """Whether `node` lies in a module that adapts itself to the channels that are kept."""
+        return any(path in self.adaptive for path in module_paths(node))
+
+
+def module_paths(node: fx.Node) -> list[str]:
+    """Paths of the modules in whose forward `node` was made, from the outside in."""
+    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+
+
+def describe(node: fx.Node) -> str:
+    """Node, operator and module, for a person."""
+    path = (module_paths(node) or [""])[-1]
+    where = f"module {path!r}" if path else "the network's own forward"
+    return f"node {node.name!r} ({operator_name(node)}) in {where}"
+
+
+def operator_name(node: fx.Node) -> str:
+    """Name of the operator without its overload: `aten.conv2d`, `getitem`."""
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name).replace("::", ".") if schema else getattr(node.target, "__name__", str(node.target))
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The operator's arguments by name, defaults included."""
+    declared = node.target._schema.arguments  # type: ignore[union-attr]
+    given = {argument.name: value for argument, value in zip(declared, node.args, strict=False)}
+    defaults = {argument.name: argument.default_value for argument in declared if argument.has_default_value()}
+    return {**defaults, **given, **node.kwargs}
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of the tensor that `node` makes."""
+    return tuple(int(length) for length in node.meta["val"].shape)
+
+
+def inputs_of(walk: Walk, node: fx.Node) -> list[Activation]:
+    """All tensors that go into `node`, those in lists too."""
+    return [value for argument in node.all_input_nodes if (value := walk.value(argument)) is not None]
+
+
+def unlabelled(node: fx.Node, origin: str | None = None) -> Any:
+    """The output of `node` with nothing known of it but its shape; a list for an operator with several outputs."""
+    origin = origin or describe(node)
+    made = node.meta.get("val")
+    if isinstance(made, Tensor):
+        return Activation(tuple(made.shape), origin=origin)
+    if isinstance(made, (list, tuple)):
+        return [Activation(tuple(m.shape), origin=origin) if isinstance(m, Tensor) else None for m in made]
+    return None
+
+
+def fixed(count: int) -> Tensor:
+    """Labels of `count` fixed positions."""
+    return torch.full((count,), FIXED)
