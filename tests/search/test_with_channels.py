@@ -1,0 +1,55 @@
+"""The search with the real channels step on networks of the zoo; only the score is made up."""
+
+import pytest
+
+from pocketpipe.budget import Budget
+from pocketpipe.errors import UserError
+from pocketpipe.network import NETWORKS
+from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.profile import NetworkProfile
+from pocketpipe.search.feasibility import reach, refuse_impossible
+from pocketpipe.search.run import search
+from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.store import TrialStore, Tried
+
+
+@pytest.fixture(scope="module", params=["resnet8", "resnet20"])
+def profile(request: pytest.FixtureRequest) -> NetworkProfile:
+    from pocketpipe.compression.tracing import profile_of
+
+    shape = (3, 32, 32)
+    return profile_of(NETWORKS.resolve(request.param)(shape, 10).eval(), shape)
+
+
+def narrowest_share(profile: NetworkProfile, plan: CompressionPlan) -> float:
+    """A score with an optimum: the smallest share kept in any group."""
+    widths = profile.widths(plan.steps[0].model_dump()["widths"])
+    return min(widths[group.name] / group.channels for group in profile.slimmable)
+
+
+@pytest.mark.parametrize("budget", [{"speedup": 2.0}, {"speedup": 2.5, "compression": 2.0}, {"compression": 3.0}])
+def test_every_trial_is_on_the_budget(tmp_path, profile, budget):
+    channels = STEPS.resolve("channels")
+    limits = Budget(**budget).limits(profile.cost())
+
+    def try_plan(plan: CompressionPlan) -> Tried:
+        return Tried(plan, narrowest_share(profile, plan))
+
+    trials = search(profile, limits, [channels], try_plan, SearchSettings(), seed=0, store=TrialStore(tmp_path))
+    on_budget = [trial for trial in trials if trial.origin != "ladder"]
+    assert len(on_budget) == 1 + 24 + 3
+    for trial in on_budget:
+        assert limits.keeps(trial.cost)
+        assert limits.usage(trial.cost) >= 0.98
+    # By this score nothing beats equal shares: what is called uniform must be just that.
+    assert trials[0].score >= max(trial.score for trial in on_budget) - 1 / 16
+
+
+def test_the_tightest_of_both_requirements_together_can_be_projected(profile):
+    channels = STEPS.resolve("channels")
+    with pytest.raises(UserError, match=r"speedup: 400x asked, 1\.\.\d+(\.\d+)?x reachable with methods \[channels\]"):
+        refuse_impossible(profile, [channels], Budget(speedup=400))
+    tightest = {entry.requirement: entry.tightest for entry in reach(profile, [channels], Budget(speedup=1)).ranges}
+    limits = Budget(**tightest).limits(profile.cost())
+    everything = channels.from_parameters({group.name: 1.0 for group in profile.slimmable}, profile)
+    assert limits.keeps(everything.project(profile, limits).predict(profile).cost())
