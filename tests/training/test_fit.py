@@ -141,3 +141,19 @@ def test_bf16_trains_and_the_result_is_float32(tmp_path: Path) -> None:
     assert fitted.facts["precision"] == "bf16"
     assert fitted.curves["val_accuracy"][-1] > 0.9
     assert {t.dtype for t in fitted.network.state.values() if t.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_by_a_signal_it_ends_as_any_program_does(tmp_path: Path, how: signal.Signals) -> None:
+    """Lightning alone would turn Ctrl-C into an exit that no caller can tell from another, and SIGTERM into success."""
+    reached = tmp_path / "reached"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "work"), str(reached)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not reached.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(how)
+        _, errors = process.communicate()
+    assert process.returncode == -how
+    assert how is signal.SIGTERM or errors.rstrip().endswith("KeyboardInterrupt")

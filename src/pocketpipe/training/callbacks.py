@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from pocketpipe.training.module import Training
 from pocketpipe.training.progress import EpochProgress
@@ -30,6 +32,18 @@ class EpochCheckpoint(Checkpoint):
         if trainer.is_global_zero and isinstance(pl_module, Training):
             os.replace(partial, self._file)
             pl_module.curves.save(self._curves_file)
+
+
+class OwnSignals(Callback):
+    """Gives SIGTERM back to whoever had it: under Lightning's handler a terminated training exits with code 0."""
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Lightning has taken the signal by now."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 class ShowProgress(Checkpoint):

@@ -37,7 +37,8 @@ class TrainingJob:
         if self.recipe.batch_size % self.settings.ranks:
             raise UserError(
                 f"{self.title}: batch_size {self.recipe.batch_size} cannot be shared evenly among "
-                f"{self.settings.ranks} processes (trainer.devices x trainer.nodes); choose a multiple of {self.settings.ranks}"
+                f"{self.settings.ranks} processes (trainer.devices x trainer.nodes); "
+                f"choose a multiple of {self.settings.ranks}"
             )
         if len(self.splits.train) < self.settings.ranks:
             raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pocketpipe.compression.distillation import distillation_loss
 from pocketpipe.task import Task
 from pocketpipe.training.recipe import Recipe
 
@@ -25,8 +26,6 @@ class Objective:
         distillation = self.recipe.distillation
         if distillation is None or self.teacher is None:
             return loss
-        from pocketpipe.compression.distillation import distillation_loss
-
         with torch.no_grad():
             taught = self.teacher(inputs).float()
         distance = distillation_loss(outputs.float(), taught, distillation.temperature)

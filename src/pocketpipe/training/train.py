@@ -36,7 +36,7 @@ def train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, sh
 
 
 def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, shard: Shard) -> None:
-    from pocketpipe.training.callbacks import EpochCheckpoint, ShowProgress
+    from pocketpipe.training.callbacks import EpochCheckpoint, OwnSignals, ShowProgress
     from pocketpipe.training.module import Training
 
     task = job.task_choice.build(job.data_root)
@@ -59,11 +59,16 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
         seed=job.seed,
         compiled=execution.compiled,
     )
-    callbacks: list[Any] = [EpochCheckpoint(place.checkpoint, place.curves)]
+    callbacks: list[Any] = [OwnSignals(), EpochCheckpoint(place.checkpoint, place.curves)]
     if progress is not None:
         callbacks.append(ShowProgress(progress))
     trainer = _trainer(job, execution, shard, callbacks)
-    trainer.fit(module, ckpt_path=place.usable_checkpoint(), weights_only=True)
+    try:
+        trainer.fit(module, ckpt_path=place.usable_checkpoint(), weights_only=True)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
+            raise KeyboardInterrupt from None
+        raise
     if shard.rank == 0:
         place.finish(job.network.with_weights(module.result), execution.facts | {"processes": shard.ranks})
 
