@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from kedro.framework.context import KedroContext
@@ -15,7 +15,7 @@ from kedro.pipeline.node import Node
 
 from pocketpipe import machine
 from pocketpipe.config import Config, read_config
-from pocketpipe.datasets.champion import RegistryOfRun, open_registry
+from pocketpipe.datasets.champion import ChampionDataset, RegistryDataset, RegistryOfRun, open_registry
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
@@ -46,13 +46,15 @@ class Stage:
     name: str
     started: float
     lock: FileLock
+    unsaved: set[str]
 
 
-@dataclass
+@dataclass(eq=False)  # pluggy keeps plugins in a set
 class RunHooks:
     """One instance serves one run."""
 
     config: Config | None = None
+    catalog: DataCatalog | None = None
     tracker: RunTracker | None = None
     stage: Stage | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class RunHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Check, compute what is fresh, check again for what will run, open the MLflow run."""
         config = self._config()
+        self.catalog = catalog
         check_names(config)
         names = run_params["pipeline_names"] or ["__default__"]
         whole = pipelines["retrain" if "retrain" in names else "compress"]
@@ -76,8 +79,9 @@ class RunHooks:
         self._open_run(names, run_params, config)
         request = request_fingerprint(catalog, config)
         if "retrain" in names:
-            self._stop_if_nothing_changed(catalog["champion"].registered, request)
-        catalog["registry"].run = RegistryOfRun(open_registry(), config.registered_name, self._tracker().run_id, request)
+            self._stop_if_nothing_changed(_dataset(catalog, "champion", ChampionDataset).registered, request)
+        registry = RegistryOfRun(open_registry(), config.registered_name, self._tracker().run_id, request)
+        _dataset(catalog, "registry", RegistryDataset).run = registry
         self._skip([node for node in pipeline.nodes if node not in stale], catalog)
         self._hand_provenance(whole, catalog)
 
@@ -89,24 +93,24 @@ class RunHooks:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(lock_file)
         lock.acquire()
-        self.stage = Stage(name, perf_counter(), lock)
+        self.stage = Stage(name, perf_counter(), lock, set(node.outputs))
         log.info("%s ...", name)
         self._tracker().start_stage(name)
 
     @hook_impl
-    def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
-        """Close the stage with its record and files."""
+    def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
+        """Log each output once it lies in its place; the last one closes the stage."""
         stage, tracker = self._stage(), self._tracker()
-        record = next(value for value in outputs.values() if isinstance(value, StageRecord))
-        tracker.log_record(record)
-        if "trials" in outputs:
-            tracker.log_trials(outputs["trials"])
-        for name in node.outputs:
-            dataset = catalog[name]
-            if isinstance(dataset, FreshDataset) and name not in UNLOGGED:
-                tracker.log_artifacts(dataset.path)
-        _tell(record, perf_counter() - stage.started)
-        self._close_stage(None)
+        if isinstance(data, StageRecord):
+            tracker.log_record(data)
+            _tell(data, perf_counter() - stage.started)
+        if dataset_name == "trials":
+            tracker.log_trials(data)
+        if dataset_name not in UNLOGGED:
+            tracker.log_artifacts(_dataset(self._catalog(), dataset_name, FreshDataset).path, dataset_name)
+        stage.unsaved.discard(dataset_name)
+        if not stage.unsaved:
+            self._close_stage(None)
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:
@@ -130,7 +134,7 @@ class RunHooks:
         evaluation: Evaluation = catalog.load("evaluation")
         tracker.log_evaluation(evaluation)
         tracker.end(tags=_promotion_tags(pipeline, catalog))
-        report = catalog["report"].latest / "report.html"
+        report = _dataset(catalog, "report", FreshDataset).latest / "report.html"
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
         if not evaluation.budget_kept:
             raise BudgetMissed("the budget was not kept; all files are kept, see the report")
@@ -150,10 +154,10 @@ class RunHooks:
     def _skip(self, nodes: list[Node], catalog: DataCatalog) -> None:
         for node in nodes:
             name = next(output for output in node.outputs if output.endswith("_record"))
-            provenance = read_provenance(catalog[name].path)
+            provenance = read_provenance(_dataset(catalog, name, FreshDataset).path)
             self._tracker().skipped_stage(str(node.namespace), catalog.load(name), provenance.run)
         for name in (output for node in nodes for output in node.outputs):
-            catalog[name].point_latest()
+            _dataset(catalog, name, FreshDataset).point_latest()
         if nodes:
             log.info("already made: %s", ", ".join(str(node.namespace) for node in nodes))
 
@@ -168,7 +172,7 @@ class RunHooks:
                 run=self._tracker().run_id,
             )
             for output in node.outputs:
-                catalog[output].provenance = provenance
+                _dataset(catalog, output, FreshDataset).provenance = provenance
 
     def _close_stage(self, error: Exception | None) -> None:
         stage = self._stage()
@@ -179,6 +183,10 @@ class RunHooks:
     def _config(self) -> Config:
         assert self.config is not None, "after_context_created comes first"
         return self.config
+
+    def _catalog(self) -> DataCatalog:
+        assert self.catalog is not None, "before_pipeline_run comes first"
+        return self.catalog
 
     def _tracker(self) -> RunTracker:
         assert self.tracker is not None, "before_pipeline_run comes first"
@@ -191,6 +199,17 @@ class RunHooks:
 
 UNLOGGED = ("splits", "test_split")
 """Outputs that are not copied to MLflow: the user's data stays where it is."""
+
+
+D = TypeVar("D")
+
+
+def _dataset(catalog: DataCatalog, name: str, kind: type[D]) -> D:
+    """The dataset of that name. Raises UserError if a recipe's catalog made it something else."""
+    dataset = catalog[name]
+    if not isinstance(dataset, kind):
+        raise UserError(f"catalog: {name} is a {type(dataset).__name__}; pocketpipe needs a {kind.__name__}")
+    return dataset
 
 
 def _is_fresh(node: Node, catalog: DataCatalog) -> bool:

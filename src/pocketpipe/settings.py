@@ -14,7 +14,7 @@ HOOKS = (RunHooks(),)
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-telemetry")
 CONFIG_LOADER_ARGS: dict[str, Any] = {
     "base_env": "base",
-    "default_run_env": "local",
+    "default_run_env": "base",
     "merge_strategy": {"parameters": "soft"},
     "custom_resolvers": {"output": lambda folder: str(machine.output_root() / folder)},
 }

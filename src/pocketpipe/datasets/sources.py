@@ -8,7 +8,6 @@ from kedro.io import AbstractDataset, DatasetError
 
 from pocketpipe import machine
 from pocketpipe.config import Config
-from pocketpipe.tracking.registry import Champion, Registry
 
 
 class SourceDataset(AbstractDataset[Any, Any]):

@@ -7,8 +7,7 @@ from time import perf_counter
 import numpy as np
 
 from pocketpipe.delivery.loader import load
-from pocketpipe.exporting.onnx import INPUT_NAME
-from pocketpipe.exporting.runtime import session
+from pocketpipe.exporting.onnx import INPUT_NAME, session
 from pocketpipe.task import Task
 
 WARM_UP = 20

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from pocketpipe.budget import Budget
+from pocketpipe.champion import Champion
 from pocketpipe.errors import NotMeasured
 from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
 from pocketpipe.exporting.cost import cost_of
-from pocketpipe.exporting.runtime import run_onnx
+from pocketpipe.exporting.onnx import run_onnx
 from pocketpipe.network import StoredNetwork
 from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
 from pocketpipe.pipelines.evaluate.verdicts import judge
@@ -18,7 +19,6 @@ from pocketpipe.search.nearest import in_words, nearest_passing
 from pocketpipe.search.trial import Trial
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.task import Split, Task, TaskChoice
-from pocketpipe.champion import Champion
 from pocketpipe.training.inference import predict
 
 ONNX_FILE = "student.onnx"

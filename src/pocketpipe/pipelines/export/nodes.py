@@ -3,8 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from pocketpipe.exporting.onnx import export_onnx
-from pocketpipe.exporting.runtime import check_export
+from pocketpipe.exporting.onnx import check_export, export_onnx
 from pocketpipe.network import StoredNetwork
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Splits, TaskChoice

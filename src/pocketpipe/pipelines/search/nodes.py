@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from pocketpipe.budget import Budget
+from pocketpipe.champion import Champion
 from pocketpipe.compression.batchnorm import reestimate
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import STEPS, CompressionPlan
@@ -18,10 +19,9 @@ from pocketpipe.record import StageRecord
 from pocketpipe.search.finalists import choose
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
-from pocketpipe.search.store import Tried, TrialStore
+from pocketpipe.search.store import TrialStore, Tried
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import Splits, Task, TaskChoice
-from pocketpipe.champion import Champion
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of, prepared_batches
 from pocketpipe.training.recipe import Recipe, TrainerSettings

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pocketpipe.champion import Champion
 from pocketpipe.network import NetworkChoice, StoredNetwork
 from pocketpipe.networks.weights import read_weights
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Split, Splits, Task, TaskChoice
 from pocketpipe.tasks.contamination import contamination
-from pocketpipe.champion import Champion
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import Recipe, TrainerSettings
