@@ -25,14 +25,14 @@ def registry(store: Store, tmp_path: Path) -> Registry:
 def add(registry: Registry, tmp_path: Path, evaluation):
     """Register a version whose files differ by `content`; the version."""
 
-    def register(content: str, **changes: object) -> str:
+    def register(content: str, request: str = "f1", **changes: object) -> str:
         tracker = RunTracker(registry.store)
         run_id = tracker.start("compress", {})
         folder = tmp_path / f"files-{content}"
         (folder / "student").mkdir(parents=True, exist_ok=True)
         (folder / "student.onnx").write_text(content)
         (folder / "student" / "network.json").write_text("{}")
-        version = registry.register(NAME, folder, evaluation(**changes), {"request": "f1"}, run_id)
+        version = registry.register(NAME, folder, evaluation(**changes), {"request": request}, run_id)
         tracker.end()
         return version
 
@@ -109,7 +109,8 @@ def test_what_was_rolled_back_is_not_promoted_again_by_itself(registry: Registry
 
 
 def test_the_same_files_are_the_same_version(registry: Registry, add):
-    assert add("one") == add("one") == "1"
+    assert add("one") == add("one", request="f2") == "1"
+    assert registry.version(NAME, "1").tags["request"] == "f2"
     assert add("two") == "2"
     assert add("two", data="other test data") == "3"
 

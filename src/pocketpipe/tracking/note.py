@@ -1,13 +1,14 @@
 """The description on a run's page, in markdown: did it work, on which file, what did it cost, on which data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 from pocketpipe.evaluation import Evaluation, Subject
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.wording import bytes_text, count_text, headline, metric_text, share_text
 from pocketpipe.tracking.datasets import digests_of
+from pocketpipe.tracking.gates import Promotion
 
 SHORT_DIGEST = 12
 
@@ -32,14 +33,27 @@ class Summary:
     status: str = "FINISHED"
     error: str | None = None
     evaluation: Evaluation | None = None
+    promotion: Promotion | None = None
     stages: list[StageSummary] = field(default_factory=list)
 
+    @property
+    def outcome(self) -> Literal["kept", "missed", "refused"] | None:
+        """Of the budget, and of a newcomer that kept it but was not promoted; None if it was not evaluated."""
+        if self.evaluation is None:
+            return None
+        if not self.evaluation.budget_kept:
+            return "missed"
+        return "refused" if self.promotion is not None and not self.promotion.promoted else "kept"
 
-def describe_run(summary: Summary, tags: Mapping[str, Any]) -> str:
+
+def describe_run(summary: Summary) -> str:
     """The whole description; sections without content are left out."""
-    sections = [_outcome(summary, tags)]
+    sections = [_outcome(summary)]
     if summary.evaluation is not None:
         sections += [_verdicts(summary.evaluation), _cost(summary.evaluation), _figures(summary.evaluation)]
+    if summary.promotion is not None:
+        reasons = "\n".join(f"- {_cell(reason)}" for reason in summary.promotion.reasons)
+        sections.append(f"**Promotion** weighed:\n\n{reasons}")
     sections += [_time(summary.stages), _data(summary.stages), _warnings(summary.stages)]
     if summary.commit:
         sections.append(f"**Code** git commit {summary.commit}")
@@ -75,7 +89,7 @@ def duration_text(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _outcome(summary: Summary, tags: Mapping[str, Any]) -> str:
+def _outcome(summary: Summary) -> str:
     """MLflow shows some six lines before "Show more": what matters most stands here."""
     lines = []
     if summary.error is not None or summary.status != "FINISHED":
@@ -89,8 +103,8 @@ def _outcome(summary: Summary, tags: Mapping[str, Any]) -> str:
         lines.append(f"**Measured on** {_cell(summary.evaluation.data)}; the file is named beside each verdict.")
         if summary.evaluation.nearest_plan and not summary.evaluation.budget_kept:
             lines.append(f"**Nearest plan that passes** {_cell(summary.evaluation.nearest_plan)}")
-    if "promotion" in tags:
-        lines.append(f"**Promotion** {_cell(str(tags['promotion']))}")
+    if summary.promotion is not None:
+        lines.append(f"**Promotion** {_cell(str(summary.promotion))}")
     return "\n\n".join(lines)
 
 
@@ -99,7 +113,7 @@ def _verdicts(evaluation: Evaluation) -> str:
         (v.requirement, v.asked, v.got, v.file, f"**{v.status}**" + (f": {v.reason}" if v.reason else ""))
         for v in evaluation.verdicts
     )
-    return "#### Verdicts\n\n" + _table(("requirement", "asked", "got", "measured on", "verdict"), rows)
+    return "**Verdicts**\n\n" + _table(("requirement", "asked", "got", "measured on", "verdict"), rows)
 
 
 def _cost(evaluation: Evaluation) -> str:
@@ -120,13 +134,13 @@ def _cost(evaluation: Evaluation) -> str:
         ),
     )
     head = ("cost", f"teacher ({teacher.source})", f"student ({student.source})", "times smaller")
-    return "#### Cost\n\n" + _table(head, ((*row[:3], f"{row[3]:.2f}x") for row in rows))
+    return "**Cost**\n\n" + _table(head, ((*row[:3], f"{row[3]:.2f}x") for row in rows))
 
 
 def _figures(evaluation: Evaluation) -> str:
     head = ("network", "file", "examples", evaluation.metric_name, "worst class", "agrees with ONNX Runtime", "latency")
     rows = [_figure_row(subject) for subject in evaluation.subjects]
-    return f"#### Figures on {_cell(evaluation.data)}\n\n" + _table(head, rows)
+    return f"**Figures** on {_cell(evaluation.data)}\n\n" + _table(head, rows)
 
 
 def _figure_row(subject: Subject) -> Sequence[str]:
@@ -152,7 +166,7 @@ def _time(stages: Sequence[StageSummary]) -> str:
     if not stages:
         return ""
     total = sum(stage.seconds for stage in stages)
-    return f"#### Time: {duration_text(total)}\n\n" + _table(
+    return f"**Time** {duration_text(total)}\n\n" + _table(
         ("stage", "time", "measured on"), ((s.name, _stage_time(s), s.record.data if s.record else "") for s in stages)
     )
 
@@ -171,7 +185,7 @@ def _data(stages: Sequence[StageSummary]) -> str:
         (split, _examples(record.metrics.get(f"{split}_examples")), f"`{digest[:SHORT_DIGEST]}`")
         for split, digest in digests_of(record).items()
     )
-    return f"#### Data: {_cell(record.data)}\n\n" + _table(("split", "examples", "sha256 of the contents"), rows)
+    return f"**Data** {_cell(record.data)}\n\n" + _table(("split", "examples", "sha256 of the contents"), rows)
 
 
 def _examples(count: float | None) -> str:
@@ -180,12 +194,13 @@ def _examples(count: float | None) -> str:
 
 def _warnings(stages: Sequence[StageSummary]) -> str:
     lines = dict.fromkeys(_cell(line) for stage in stages if stage.record for line in stage.record.warnings)
-    return "#### Warnings\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+    return "**Warnings**\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+    """MLflow draws tables without any space between columns: each cell brings its own."""
+    lines = ["| " + " | ".join(f"{_cell(cell)}&emsp;" for cell in line) + " |" for line in (head, *rows)]
+    return "\n".join([lines[0], "|" + " :--- |" * len(head), *lines[1:]])
 
 
 def _cell(words: str) -> str:

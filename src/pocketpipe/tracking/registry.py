@@ -57,7 +57,8 @@ class Registry:
     def register(self, name: str, folder: Path, evaluation: Evaluation, tags: Mapping[str, Any], run_id: str) -> str:
         """Keep `folder` (ONNX, deliveries, networks, plan) as a new version of `name`, made by `run_id`; the version.
 
-        The same files again are the same version: a run that goes on after a crash does not register twice.
+        The same files again are the same version, with the new tags: a run that goes on after a crash does not
+        register twice.
         """
         client = self.store.client
         content = _content_digest(folder, evaluation)
@@ -66,6 +67,8 @@ class Registry:
             self._ensure(name)
             known = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(CONTENT) == content]
             if known:
+                for tag, value in own.items():
+                    client.set_model_version_tag(name, str(known[0].version), tag, value)
                 return str(known[0].version)
             client.log_artifacts(run_id, str(folder), artifact_path=PACKAGE)
             client.log_text(run_id, evaluation.model_dump_json(indent=2) + "\n", f"{PACKAGE}/{EVALUATION}")

@@ -16,6 +16,7 @@ from pocketpipe.lineage.provenance import git_commit
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking import entries
 from pocketpipe.tracking.datasets import dataset_inputs
+from pocketpipe.tracking.gates import Promotion
 from pocketpipe.tracking.note import StageSummary, Summary, describe_run, describe_stage, last_line
 from pocketpipe.tracking.stale import PARENT, close_stale_runs, process_tags
 from pocketpipe.tracking.store import Store, open_store
@@ -169,10 +170,12 @@ class RunTracker:
         error: str | None = None,
         tags: Mapping[str, Any] | None = None,
         evaluation: Evaluation | None = None,
+        promotion: Promotion | None = None,
     ) -> None:
         """Close the run, and a stage that is still open, with the description that a person reads on its page.
 
-        `tags["promotion"]` is part of that description. Ending twice does nothing.
+        Its name then begins with the outcome: MLflow's list of runs has no other place that says it by default.
+        Ending twice does nothing.
         """
         if self._run_id is None:
             return
@@ -182,13 +185,12 @@ class RunTracker:
             self.end_stage(error or ("interrupted" if status != "FINISHED" else None))
         if error is not None:
             self._log_error(self.run_id, error)
-        self._summary.error = error
-        self._summary.status = status
-        note = describe_run(self._summary, tags or {})
-        entries.log(self.store.client, self.run_id, tags={**(tags or {}), NOTE: note})
-        if self._summary.evaluation is not None:  # MLflow's list of runs has no other place that says it by default
-            outcome = "kept" if self._summary.evaluation.budget_kept else "missed"
-            self.store.client.update_run(self.run_id, name=f"{outcome}: {self._title}")
+        summary = self._summary
+        summary.error, summary.status, summary.promotion = error, status, promotion
+        promoted = {} if promotion is None else {"promotion": str(promotion)}
+        entries.log(self.store.client, self.run_id, tags={**(tags or {}), **promoted, NOTE: describe_run(summary)})
+        if summary.outcome is not None:
+            self.store.client.update_run(self.run_id, name=f"{summary.outcome}: {self._title}")
         self.store.client.set_terminated(self.run_id, status)
         self._run_id = None
 

@@ -58,7 +58,7 @@ def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
             if uri.startswith(SQLITE):
                 _make_database(Path(uri.removeprefix(SQLITE)), client_class)
             client = client_class(tracking_uri=uri, registry_uri=uri)
-            experiment_id = _experiment(client, experiment, None if _is_server(uri) else artifacts)
+            experiment_id = _experiment(client, experiment, None if is_server(uri) else artifacts)
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow have no base in common
@@ -77,7 +77,8 @@ def _check(uri: str) -> None:
         )
 
 
-def _is_server(uri: str) -> bool:
+def is_server(uri: str) -> bool:
+    """Whether `uri` is the address of an MLflow server."""
     return uri.startswith(("http://", "https://"))
 
 
