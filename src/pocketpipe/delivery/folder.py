@@ -33,16 +33,18 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_sources(folder: Path) -> None:
-    """Header and runner, which are the same for every model."""
+def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int) -> None:
+    """The header with the model's sizes (float32 numbers, float32 numbers, bytes), and the runner."""
     templates = files("pocketpipe.delivery") / "templates"
-    for name in (HEADER, RUNNER_SOURCE):
-        (folder / name).write_text((templates / name).read_text())
+    header = (templates / HEADER).read_text()
+    for name, size in (("@INPUTS@", inputs), ("@OUTPUTS@", outputs), ("@ARENA@", arena)):
+        header = header.replace(name, str(size))
+    (folder / HEADER).write_text(header)
+    (folder / RUNNER_SOURCE).write_text((templates / RUNNER_SOURCE).read_text())
 
 
-def write_description(folder: Path, metadata: DeliveryMetadata, *, build: str, run: str) -> None:
-    """`metadata.json` and a README that says what this is; `build` and `run` are command lines for the runner."""
-    metadata.write(folder)
+def write_readme(folder: Path, metadata: DeliveryMetadata, *, build: str, run: str) -> None:
+    """A README that says what this is; `build` and `run` are command lines for the runner."""
     (folder / README).write_text(_readme(metadata, build=build, run=run))
 
 
@@ -53,7 +55,7 @@ def _readme(metadata: DeliveryMetadata, *, build: str, run: str) -> str:
     shape, output = (" x ".join(map(str, axes)) for axes in (metadata.input_shape, metadata.output_shape))
     return f"""# {metadata.network} for {metadata.task}, compiled for {metadata.target}
 
-`model.so` holds code and weights and needs nothing but the C library. Compiled for {metadata.cpu}.
+`model.so` holds code and weights and needs no other library of ours. Compiled for {metadata.cpu}.
 
 | what | bytes |
 |---|---|
@@ -61,8 +63,9 @@ def _readme(metadata: DeliveryMetadata, *, build: str, run: str) -> str:
 | of which weights | {footprint.weights:,} |
 | working memory of one inference | {footprint.arena:,} |
 
-One example: {shape}, stored as {metadata.input_dtype}. Before the model: `(x * {preprocessing.scale!r} - mean) / std` in float32,
-mean {list(preprocessing.mean)}, std {list(preprocessing.std)} (one for all, or one for each index of the first axis).
+One example: {shape}, stored as {metadata.input_dtype}.
+Before the model: `(x * {preprocessing.scale!r} - mean) / std` in float32, mean {list(preprocessing.mean)},
+std {list(preprocessing.std)} (one for all, or one for each index of the first axis).
 Output: {output} float32, in the order of `labels` in `{METADATA_FILE}`.
 
 ## From Python

@@ -4,10 +4,11 @@ import hashlib
 import shutil
 import tempfile
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketpipe.delivery.folder import HEADER, RUNNER_SOURCE, appearing_whole, write_description, write_sources
+from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, write_readme, write_sources
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.errors import UserError
@@ -41,26 +42,33 @@ def compile_native(
         build = Path(scratch)
         program = lower(onnx, cpu, build / "kernels.o")
         _check_shapes(program, metadata)
-        _write_sources(program, build)
-        toolchain.link_library(["model.c", "kernels.o"], LIBRARY_FILE, "exports.map", build)
+        _write_build_files(program, build)
+        toolchain.link_library(["model.c", "kernels.o"], LIBRARY_FILE, EXPORTS, build)
         if RUNNER in programs:
             toolchain.link_program([RUNNER_SOURCE, "model.c", "kernels.o"], RUNNER, build)
         for name in (LIBRARY_FILE, *programs):
             shutil.copy(build / name, delivery / name)
-        write_sources(delivery)
-        filled = _fill_in(metadata, program, cpu, toolchain, delivery, (LIBRARY_FILE, *programs))
+        _write_header_and_runner(program, delivery)
+        filled = _fill_in(metadata, program, cpu, toolchain, delivery)
         compiler = "cc" if metadata.target == "x86_64" else f"{metadata.target}-linux-gnu-gcc"
-        write_description(
-            delivery, filled, build=f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner", run=run
-        )
+        build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
+        write_readme(delivery, filled, build=build_line, run=run)
+        filled.model_copy(update={"hashes": {**metadata.hashes, **_digests(delivery)}}).write(delivery)
 
 
-def _write_sources(program: "Program", build: Path) -> None:
-    write_sources(build)
+def _write_build_files(program: "Program", build: Path) -> None:
+    _write_header_and_runner(program, build)
     (build / "model.c").write_text(model_source(program))
     (build / WEIGHTS_FILE).write_bytes(program.weights)
-    (build / "exports.map").write_text(EXPORTS)
-    assert (build / HEADER).is_file()
+
+
+def _write_header_and_runner(program: "Program", folder: Path) -> None:
+    write_sources(
+        folder,
+        inputs=prod(program.input_shape),
+        outputs=prod(program.output_shape),
+        arena=program.arena_bytes,
+    )
 
 
 def _check_shapes(program: "Program", metadata: DeliveryMetadata) -> None:
@@ -72,21 +80,14 @@ def _check_shapes(program: "Program", metadata: DeliveryMetadata) -> None:
 
 
 def _fill_in(
-    metadata: DeliveryMetadata,
-    program: "Program",
-    cpu: "Cpu",
-    toolchain: Toolchain,
-    delivery: Path,
-    binaries: tuple[str, ...],
+    metadata: DeliveryMetadata, program: "Program", cpu: "Cpu", toolchain: Toolchain, delivery: Path
 ) -> DeliveryMetadata:
     """The metadata with what is known only now."""
-    hashes = {name: hashlib.sha256((delivery / name).read_bytes()).hexdigest() for name in binaries}
     linker, _, linker_version = toolchain.name.partition(" ")
     return metadata.model_copy(
         update={
             "output_shape": program.output_shape[1:],
             "cpu": str(cpu),
-            "hashes": {**metadata.hashes, **hashes},
             "engines": {**metadata.engines, "apache-tvm": version("apache-tvm"), linker: linker_version},
             "footprint": Footprint(
                 weights=len(program.weights),
@@ -95,3 +96,8 @@ def _fill_in(
             ),
         }
     )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file by its name."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}

@@ -1,6 +1,5 @@
 """The C source of a model: the sequence of kernel calls on planned memory."""
 
-from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,9 +20,9 @@ extern const unsigned char pocketpipe_weights[] __attribute__((visibility("hidde
 
 {declarations}
 
-size_t pocketpipe_input_count(void) {{ return {inputs}; }}
-size_t pocketpipe_output_count(void) {{ return {outputs}; }}
-size_t pocketpipe_arena_bytes(void) {{ return {arena}; }}
+size_t pocketpipe_input_count(void) {{ return POCKETPIPE_INPUT_COUNT; }}
+size_t pocketpipe_output_count(void) {{ return POCKETPIPE_OUTPUT_COUNT; }}
+size_t pocketpipe_arena_bytes(void) {{ return POCKETPIPE_ARENA_BYTES; }}
 
 void pocketpipe_run_in(void *memory, const float *input, float *output) {{
     unsigned char *arena = memory;
@@ -31,7 +30,7 @@ void pocketpipe_run_in(void *memory, const float *input, float *output) {{
 }}
 
 int pocketpipe_run(const float *input, float *output) {{
-    static unsigned char arena[{arena}] __attribute__((aligned(64)));
+    static unsigned char arena[POCKETPIPE_ARENA_BYTES] __attribute__((aligned(64)));
     pocketpipe_run_in(arena, input, output);
     return 0;
 }}
@@ -46,9 +45,6 @@ def model_source(program: "Program") -> str:
         declarations="\n".join(
             f"extern void {name}({', '.join(['const void *'] * count)});" for name, count in kernels.items()
         ),
-        inputs=prod(program.input_shape),
-        outputs=prod(program.output_shape),
-        arena=program.arena_bytes,
         calls="\n".join(
             f"    {call.kernel}({', '.join(_pointer(place) for place in call.arguments)});" for call in program.calls
         ),

@@ -1,6 +1,9 @@
 """The C compiler of a target: ziglang, which comes with pocketpipe, else a GNU compiler that is installed.
 
 In this order on every machine, so that the machines agree on the bytes; which one it was is in the metadata.
+
+Binaries are linked without a C library where they can do without, which is nearly always: kernels call nothing. Then
+the library loads beside any C library, and ziglang need not build one, which takes it most of a minute the first time.
 """
 
 import importlib.util
@@ -11,52 +14,84 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 from pocketpipe.errors import UserError
 
 OLDEST_GLIBC = "2.17"
-"""The library loads wherever the C library is at least this old (2012)."""
+"""A library that does need functions of libm loads wherever the C library is at least this old (2012)."""
 
-REPRODUCIBLE = ("-O2", "-g0", "-s", "-std=gnu11", "-Wl,--build-id=none", "-Wl,-z,noexecstack")
+COMPILE = ("-O2", "-g0", "-std=gnu11", "-fno-builtin", "-fno-stack-protector")
+LINK = ("-s", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,defs")
+MEMORY, START, EXPORTS = "memory.c", "linux_{machine}.c", "exports.map"
 
 
 @dataclass(frozen=True)
 class Toolchain:
     """A C compiler that makes shared libraries and static programs for one kind of machine."""
 
+    machine: str
     name: str
     """With its version, for the metadata."""
     shared: tuple[str, ...]
-    """Command line up to the sources, for a shared library."""
+    """Command line up to the options, for a shared library."""
     static: tuple[str, ...]
 
     def link_library(self, sources: Sequence[str], output: str, exports: str, folder: Path) -> None:
         """Make a shared library of C and object files in `folder`; `exports`: a linker version script."""
-        script = f"-Wl,--version-script={exports}"
-        self._call((*self.shared, *REPRODUCIBLE, "-shared", "-fPIC", script, *sources, "-o", output, "-lm"), folder)
+        (folder / EXPORTS).write_text(exports)
+        options = (*LINK, "-shared", f"-Wl,--version-script={EXPORTS}", "-o", output)
+        self._link(self.shared, (*COMPILE, "-fPIC"), options, (*sources, MEMORY), sources, folder)
 
     def link_program(self, sources: Sequence[str], output: str, folder: Path) -> None:
         """Make a program of C and object files in `folder` that needs no library where it runs."""
-        self._call((*self.static, *REPRODUCIBLE, "-static", *sources, "-o", output, "-lm"), folder)
+        bare = (*sources, MEMORY, START.format(machine=self.machine))
+        self._link(self.static, COMPILE, (*LINK, "-static", "-o", output), bare, sources, folder)
 
-    def _call(self, command: tuple[str, ...], folder: Path) -> None:
-        # Only names within `folder` are given, so that no path of this machine can get into the output.
-        environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache"), "SOURCE_DATE_EPOCH": "0"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    def _link(
+        self,
+        compiler: Sequence[str],
+        compiling: Sequence[str],
+        linking: Sequence[str],
+        bare: Sequence[str],
+        sources: Sequence[str],
+        folder: Path,
+    ) -> None:
+        """Link `bare` without a C library or, where something is missing then, `sources` with one."""
+        for file in (files("pocketpipe.targets") / "support").iterdir():
+            (folder / file.name).write_text(file.read_text())
+        for source in bare:
+            if source.endswith(".c"):  # apart, because without a C library ziglang hides its headers as well
+                self._must((*compiler, *compiling, "-c", source, "-o", _object(source)), folder)
+        done = self._call((*compiler, *linking, "-nostdlib", *map(_object, bare)), folder)
+        if done.returncode != 0:
+            self._must((*compiler, *linking, *map(_object, sources), "-lm"), folder)
+
+    def _must(self, command: Sequence[str], folder: Path) -> None:
+        done = self._call(command, folder)
         if done.returncode != 0:
             reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
             raise UserError(f"{self.name} could not link the model: {reason}")
+
+    def _call(self, command: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+        # Only names within `folder` are given, so that no path of this machine can get into the output.
+        environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache"), "SOURCE_DATE_EPOCH": "0"}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def _object(source: str) -> str:
+    return source.removesuffix(".c").removesuffix(".o") + ".o"
 
 
 def find_toolchain(machine: str) -> Toolchain:
     """The toolchain for `machine` (x86_64, aarch64). Quick. Raises UserError if there is none."""
     if importlib.util.find_spec("ziglang") is not None:
         zig = (sys.executable, "-m", "ziglang", "cc", "-target")
-        shared = (*zig, f"{machine}-linux-gnu.{OLDEST_GLIBC}")
-        return Toolchain(f"ziglang {version('ziglang')}", shared, (*zig, f"{machine}-linux-musl"))
+        shared, static = (*zig, f"{machine}-linux-gnu.{OLDEST_GLIBC}"), (*zig, f"{machine}-linux-musl")
+        return Toolchain(machine, f"ziglang {version('ziglang')}", shared, static)
     for compiler in (f"{machine}-linux-gnu-gcc", *(("gcc",) if machine == os.uname().machine else ())):
         if shutil.which(compiler):
             answer = subprocess.run((compiler, "-dumpfullversion"), capture_output=True, text=True, check=True)
-            return Toolchain(f"{compiler} {answer.stdout.strip()}", (compiler,), (compiler,))
+            return Toolchain(machine, f"{compiler} {answer.stdout.strip()}", (compiler,), (compiler,))
     raise UserError(f"no C compiler for {machine}; `pip install ziglang` brings one")

@@ -9,6 +9,11 @@ extern "C" {
 #endif
 
 /* float32 numbers of one example and of its output; bytes of working memory. */
+#define POCKETPIPE_INPUT_COUNT @INPUTS@
+#define POCKETPIPE_OUTPUT_COUNT @OUTPUTS@
+#define POCKETPIPE_ARENA_BYTES @ARENA@
+
+/* The same numbers, for who loads the library while running. */
 size_t pocketpipe_input_count(void);
 size_t pocketpipe_output_count(void);
 size_t pocketpipe_arena_bytes(void);
@@ -17,7 +22,7 @@ size_t pocketpipe_arena_bytes(void);
    Uses memory of the library's own: not from two threads at once. */
 int pocketpipe_run(const float *input, float *output);
 
-/* The same in memory that the caller gives: pocketpipe_arena_bytes() bytes, aligned to 64. Safe in threads. */
+/* The same in memory that the caller gives: POCKETPIPE_ARENA_BYTES bytes, aligned to 64. Safe in threads. */
 void pocketpipe_run_in(void *arena, const float *input, float *output);
 
 #ifdef __cplusplus

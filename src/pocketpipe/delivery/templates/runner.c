@@ -2,39 +2,54 @@
 
    runner INPUT OUTPUT      INPUT: preprocessed examples, raw float32 in the machine's byte order, one after the other;
                             OUTPUT: their outputs, likewise. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "pocketpipe_model.h"
 
+static float input[POCKETPIPE_INPUT_COUNT], output[POCKETPIPE_OUTPUT_COUNT];
+
 static int fail(const char *what, const char *name) {
-    fprintf(stderr, "runner: %s %s\n", what, name);
+    const char *parts[] = {"runner: ", what, " ", name, "\n"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (write(2, parts[i], strlen(parts[i])) < 0) break;
     return 1;
+}
+
+/* Bytes read: `size`, or less at the end of the file; -1 if it cannot be read. */
+static ssize_t read_whole(int file, char *to, size_t size) {
+    size_t done = 0;
+    while (done < size) {
+        ssize_t got = read(file, to + done, size - done);
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
+static int write_whole(int file, const char *from, size_t size) {
+    while (size > 0) {
+        ssize_t put = write(file, from, size);
+        if (put <= 0) return -1;
+        from += put;
+        size -= (size_t)put;
+    }
+    return 0;
 }
 
 int main(int argc, char **argv) {
     if (argc != 3) return fail("usage:", "runner INPUT OUTPUT");
-    size_t inputs = pocketpipe_input_count(), outputs = pocketpipe_output_count(), examples = 0, got;
-    float *input = malloc(inputs * sizeof(float)), *output = malloc(outputs * sizeof(float));
-    FILE *from = fopen(argv[1], "rb"), *to = fopen(argv[2], "wb");
-    clock_t spent = 0;
-    if (!input || !output) return fail("out of memory for one example of", argv[1]);
-    if (!from) return fail("cannot read", argv[1]);
-    if (!to) return fail("cannot write", argv[2]);
-    while ((got = fread(input, sizeof(float), inputs, from)) == inputs) {
-        clock_t started = clock();
+    int from = open(argv[1], O_RDONLY), to = open(argv[2], O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (from < 0) return fail("cannot read", argv[1]);
+    if (to < 0) return fail("cannot write", argv[2]);
+    ssize_t got;
+    while ((got = read_whole(from, (char *)input, sizeof input)) == (ssize_t)sizeof input) {
         pocketpipe_run(input, output);
-        spent += clock() - started;
-        examples += 1;
-        if (fwrite(output, sizeof(float), outputs, to) != outputs) return fail("cannot write", argv[2]);
+        if (write_whole(to, (const char *)output, sizeof output) != 0) return fail("cannot write", argv[2]);
     }
-    if (got != 0) return fail("last example is cut short in", argv[1]);
-    if (fclose(to) != 0) return fail("cannot write", argv[2]);
-    if (examples > 0)
-        printf("%zu examples, %.4f ms each\n", examples, 1e3 * (double)spent / CLOCKS_PER_SEC / (double)examples);
-    fclose(from);
-    free(input);
-    free(output);
+    if (got < 0) return fail("cannot read", argv[1]);
+    if (got > 0) return fail("the last example is cut short in", argv[1]);
     return 0;
 }

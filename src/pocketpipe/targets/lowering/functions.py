@@ -10,12 +10,14 @@ from typing import Any
 
 from tvm import tirx
 
-TANH_ABOVE = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08)
+Coefficients = tuple[float, ...]
+
+TANH_ABOVE: Coefficients = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08)
 TANH_ABOVE += (1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)
 TANH_BELOW = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
-ERF_ABOVE = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05)
+ERF_ABOVE: Coefficients = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05)
 ERF_ABOVE += (-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)
-ERF_BELOW = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03)
+ERF_BELOW: Coefficients = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03)
 ERF_BELOW += (-1.42647390514189e-02,)
 EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 LOG2_E = 1.44269504088896341
@@ -66,7 +68,7 @@ def _erf(x: Any) -> Any:
     return _rational(x, 4.0, ERF_ABOVE, ERF_BELOW)
 
 
-def _rational(x: Any, bound: float, above: tuple[float, ...], below: tuple[float, ...]) -> Any:
+def _rational(x: Any, bound: float, above: Coefficients, below: Coefficients) -> Any:
     """x * above(x^2) / below(x^2), x clipped to +-bound: an odd function that is flat outside."""
 
     def fraction(clipped: Any) -> Any:
@@ -75,7 +77,7 @@ def _rational(x: Any, bound: float, above: tuple[float, ...], below: tuple[float
     return _let(_clip(x, -bound, bound), fraction)
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
+def _polynomial(coefficients: Coefficients, x: Any) -> Any:
     """Horner's rule, highest power first."""
     return reduce(lambda total, c: total * x + _like(x, c), coefficients[1:], _like(x, coefficients[0]))
 

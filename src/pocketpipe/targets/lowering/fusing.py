@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 from tvm import relax
+from tvm.ir import GenericConst
 from tvm.relax import Call, PyExprMutator, Var, expr_functor
 from tvm.tirx import PrimFunc
 
@@ -58,7 +59,7 @@ def fuse(module: Any, cpu: Cpu) -> tuple[Any, dict[str, PrimFunc]]:
 
 
 @expr_functor.mutator
-class _Caller(PyExprMutator):
+class _Caller(PyExprMutator):  # type: ignore[misc]
     """Replaces the last call of each group by a call of its kernel; the others are dead then."""
 
     def __init__(self, module: Any, calls: dict[Any, tuple[str, Group]]) -> None:
@@ -110,10 +111,13 @@ def _nest(value: Any, out: Var) -> Nest | None:
             padding=_integers(attributes.padding),
             dilation=_integers(attributes.dilation),
             groups=int(attributes.groups),
+            constant=isinstance(value.args[1], GenericConst),
         )
     if name == "relax.matmul":
         left, right = (shape_of(argument) for argument in value.args)
-        return matrix_product(left, right) if min(len(left), len(right)) >= 2 else None
+        if min(len(left), len(right)) < 2:
+            return None
+        return matrix_product(left, right, constant=isinstance(value.args[1], GenericConst))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Static memory plan: every value between operators gets a place in one arena, as low as its neighbours in time allow."""
+"""Static memory plan: each value between operators gets a place in one arena, as low as others of its time allow."""
 
 from dataclasses import dataclass
 

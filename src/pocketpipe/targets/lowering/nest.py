@@ -92,6 +92,8 @@ class Nest:
     weight_step: int = 0
     """Step in weight from one summed channel to the next."""
     depthwise: bool = False
+    weight_has_slack: bool = False
+    """Whether a few numbers past the weight's end may be read."""
     epilogue: tuple[EpilogueStep, ...] = ()
 
     def with_epilogue(self, steps: tuple[EpilogueStep, ...]) -> "Nest":
@@ -108,8 +110,12 @@ def convolution(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
     groups: int,
+    constant: bool,
 ) -> Nest:
-    """Nest of a convolution: `data` (1, H, W, C), `weight` (kh, kw, C / groups, O), `out` (1, oh, ow, O)."""
+    """Nest of a convolution: `data` (1, H, W, C), `weight` (kh, kw, C / groups, O), `out` (1, oh, ow, O).
+
+    `constant`: the weight is a constant, behind which there is slack.
+    """
     _, height, width, channels = data
     taps_y, taps_x, summed, _ = weight
     _, out_height, out_width, out_channels = out
@@ -131,10 +137,11 @@ def convolution(
         out_pixel=out_channels,
         weight_step=out_channels,
         depthwise=depthwise,
+        weight_has_slack=constant and not depthwise,
     )
 
 
-def matrix_product(left: tuple[int, ...], right: tuple[int, ...]) -> Nest | None:
+def matrix_product(left: tuple[int, ...], right: tuple[int, ...], *, constant: bool) -> Nest | None:
     """Nest of `left` (..., M, K) times `right` (..., K, N); None for batches that do not pair up one to one."""
     *batch, inner = left
     *right_batch, summed, channels = right
@@ -158,4 +165,5 @@ def matrix_product(left: tuple[int, ...], right: tuple[int, ...]) -> Nest | None
         data_pixel=summed,
         out_pixel=channels,
         weight_step=channels,
+        weight_has_slack=constant,
     )

@@ -1,5 +1,6 @@
 """TIR functions -> one object file whose functions take plain pointers: no packed calls, no runtime."""
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,5 @@ def _without_temporaries(body: Any) -> tuple[Any, list[Any]]:
 
 
 def _bytes(buffer: Any) -> int:
-    count = 1
-    for length in buffer.ty.shape:
-        count *= int(length)
-    return count * tvm.DataType(str(buffer.ty.dtype.dtype)).bits // 8
+    bits = tvm.DataType(str(buffer.ty.dtype.dtype)).bits
+    return prod(int(length) for length in buffer.ty.shape) * int(bits) // 8

@@ -17,7 +17,7 @@ from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.fusing import fuse, shape_of
 from pocketpipe.targets.lowering.generic import scheduled
 from pocketpipe.targets.lowering.kernel import SLACK_FLOATS
-from pocketpipe.targets.lowering.memory import Interval, aligned, plan
+from pocketpipe.targets.lowering.memory import ALIGNMENT, Interval, aligned, plan
 from pocketpipe.targets.lowering.objects import Workspaces, write_object
 from pocketpipe.targets.lowering.reading import read_onnx
 
@@ -144,7 +144,7 @@ def _place(calls: _Calls, renamed: dict[str, str], workspaces: Workspaces) -> Pr
     for step, (name, read, written) in enumerate(calls.calls):
         extra = [places[f"workspace{step}_{i}"] for i in range(len(workspaces[renamed[name]]))]
         placed.append(KernelCall(renamed[name], (*(places[value] for value in (*read, *written)), *extra)))
-    return Program(tuple(placed), weights, arena + SLACK, calls.input_shape, calls.output_shape)
+    return Program(tuple(placed), weights, max(arena, ALIGNMENT), calls.input_shape, calls.output_shape)
 
 
 def _place_constants(constants: dict[str, np.ndarray]) -> tuple[dict[str, Place], bytes]:

@@ -3,9 +3,10 @@
 import warnings
 from typing import Any
 
+import numpy as np
 import onnx
 import tvm
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
@@ -20,6 +21,7 @@ def read_onnx(data: bytes) -> Any:
     model = onnx.load_from_string(data)
     _refuse_unknown_operators(model)
     _refuse_other_signatures(model)
+    _gather_as_slice(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -45,6 +47,30 @@ def _simplify(module: Any) -> Any:
         ):
             module = step(module)
     return module
+
+
+def _gather_as_slice(model: ModelProto) -> None:
+    """Element i of an axis (a step of a sequence) as a slice: TVM's gather reads the index at run time, and warns."""
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        index = constants.get(node.input[1]) if node.op_type == "Gather" else None
+        nodes += [node] if index is None or index.ndim else _slice(node, int(index), graph)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _slice(gather: NodeProto, index: int, graph: GraphProto) -> list[NodeProto]:
+    axis = next((attribute.i for attribute in gather.attribute if attribute.name == "axis"), 0)
+    bounds = {"first": index, "last": index + 1 if index != -1 else np.iinfo(np.int64).max, "axis": axis}
+    name = gather.output[0]
+    for bound, value in bounds.items():
+        graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), f"{name}.{bound}"))
+    return [
+        helper.make_node("Slice", [gather.input[0], *(f"{name}.{bound}" for bound in bounds)], [f"{name}.slice"]),
+        helper.make_node("Squeeze", [f"{name}.slice", f"{name}.axis"], [name]),
+    ]
 
 
 def _refuse_unknown_operators(model: ModelProto) -> None:
