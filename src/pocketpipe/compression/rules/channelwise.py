@@ -39,7 +39,7 @@ def _fold(walk: Walk, node: fx.Node, parameters: tuple[str, ...]) -> None:
     if call is None or operator_name(node) != "aten.batch_norm" or len(call.node.users) > 1:
         return
     used_once = sum(other.weight == call.weight for other in walk.calls) == 1
-    if used_once and (call.operator != "linear" or (call.bias and len(call.output_shape) == 1)):
+    if used_once and (call.operator != "linear" or len(call.output_shape) == 1):
         walk.folded_into[call.weight] = parameters
 
 

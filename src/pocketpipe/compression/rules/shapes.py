@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from pocketpipe.compression.activations import Activation, gathered
 from pocketpipe.compression.rules.elementwise import joined, made_in_code
 from pocketpipe.compression.rules.registry import rule, unknown
-from pocketpipe.compression.walking import Walk, arguments, describe, fixed, shape_of, unlabelled
+from pocketpipe.compression.walking import Walk, arguments, describe, fixed, operator_name, shape_of, unlabelled
 
 
 @rule("pad", "constant_pad_nd")
@@ -84,7 +84,8 @@ def _run_on_labels(walk: Walk, node: fx.Node, may_choose: bool) -> Any:
     x = _as_activation(walk, x)
     if x.labels is None:
         return made_in_code(walk, node) if x.follows else unlabelled(node, x.origin)
-    spread = node.target(x.spread(), *(_in_place_of(walk, argument) for argument in node.args[1:]), **node.kwargs)  # type: ignore[operator]
+    others = (_in_place_of(walk, argument) for argument in node.args[1:])
+    spread = node.target(_runnable(node, x.spread()), *others, **node.kwargs)  # type: ignore[operator]
     reason = f"{describe(node)}: takes channels apart by numbers that are fixed in the code"
     results = []
     for output in [spread] if isinstance(spread, Tensor) else spread:
@@ -94,6 +95,11 @@ def _run_on_labels(walk: Walk, node: fx.Node, may_choose: bool) -> Any:
         shape = tuple(output.shape)
         results.append(Activation(shape, origin=reason) if found is None else Activation(shape, *found, x.origin))
     return results[0] if isinstance(spread, Tensor) else results
+
+
+def _runnable(node: fx.Node, spread: Tensor) -> Tensor:
+    """The labels as the operator wants them: a view needs real memory, all others are spared the copy."""
+    return spread.contiguous() if "view" in operator_name(node) else spread
 
 
 def _in_place_of(walk: Walk, argument: Any) -> Any:
