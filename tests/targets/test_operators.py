@@ -1,0 +1,124 @@
+"""Every operator and shape against ONNX Runtime, on this CPU's vectors."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketpipe.targets.base import TARGETS
+from targets.graphs import Graph, examples, gru, metadata, reference, residual
+
+Build = Callable[[Graph], str]
+
+
+def close(onnx: bytes, input_shape: tuple[int, ...], folder: Path, target: str = "x86_64") -> float:
+    """Largest difference to ONNX Runtime, over the largest output (or 1)."""
+    inputs = examples(input_shape)
+    TARGETS.resolve(target).compile(onnx, metadata(input_shape, target), folder)
+    got, expected = TARGETS.resolve(target).run(folder, inputs), reference(onnx, inputs)
+    assert got.shape == expected.shape
+    return float(np.abs(got - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 8, 13, 16, 17, 31, 33, 67])
+def test_channel_counts(tmp_path: Path, channels: int) -> None:
+    graph = Graph((2, 9, 9))
+    wide = graph.op("Relu", graph.conv("input", 2, channels))
+    narrow = graph.conv(wide, channels, 3, kernel=1)
+    assert close(graph.finish(narrow), (2, 9, 9), tmp_path / "out") < 1e-5
+
+
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], Build]] = {
+    "stride 2, no padding": ((3, 11, 7), lambda g: g.conv("input", 3, 12, strides=[2, 2], pads=[0] * 4)),
+    "padding on one side": ((3, 8, 8), lambda g: g.conv("input", 3, 12, strides=[2, 2], pads=[0, 0, 1, 1])),
+    "padding wider than needed": ((3, 4, 4), lambda g: g.conv("input", 3, 5, pads=[3, 3, 3, 3])),
+    "dilation": ((3, 13, 13), lambda g: g.conv("input", 3, 7, dilations=[2, 3], pads=[2, 3, 2, 3])),
+    "5x1": ((3, 9, 6), lambda g: g.conv("input", 3, 18, kernel=(5, 1))),
+    "1x1, stride 2": ((19, 8, 8), lambda g: g.conv("input", 19, 21, kernel=1, strides=[2, 2])),
+    "7x7, wide row": ((1, 9, 45), lambda g: g.conv("input", 1, 4, kernel=7)),
+    "one pixel": ((40, 1, 1), lambda g: g.conv("input", 40, 150, kernel=3)),
+    "depthwise": ((21, 9, 9), lambda g: g.conv("input", 21, 21, group=21)),
+    "depthwise, stride 2": ((16, 9, 9), lambda g: g.conv("input", 16, 16, group=16, strides=[2, 2])),
+    "depthwise, two outputs a channel": ((5, 8, 8), lambda g: g.conv("input", 5, 10, group=5)),
+    "grouped": ((12, 8, 8), lambda g: g.conv("input", 12, 21, group=3)),
+    "grouped, 1x1": ((32, 4, 4), lambda g: g.conv("input", 32, 64, kernel=1, group=2)),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(tmp_path: Path, name: str) -> None:
+    shape, build = CONVOLUTIONS[name]
+    graph = Graph(shape)
+    assert close(graph.finish(graph.op("Relu", build(graph))), shape, tmp_path / "out") < 1e-5
+
+
+def _relu6(g: Graph) -> str:
+    bounds = [g.constant(np.float32(bound)) for bound in (0, 1.5)]
+    return g.op("Clip", g.conv("input", 3, 9), *bounds)
+
+
+def _used_twice(g: Graph) -> str:
+    """The convolution's value is needed besides the operator that could be fused with it."""
+    inner = g.conv("input", 3, 9)
+    return g.op("Mul", g.op("Relu", inner), inner)
+
+
+def _attention(g: Graph) -> str:
+    """Both factors of the products are computed; the second is read as a weight, up to its very end."""
+    queries, keys = (g.op("MatMul", "input", g.weight(6, 5)) for _ in range(2))
+    scores = g.op("MatMul", queries, g.op("Transpose", keys, perm=[0, 2, 1]))
+    return g.op("MatMul", g.op("Softmax", scores, axis=-1), "input")
+
+
+OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
+    "clip": ((3, 8, 8), _relu6),
+    "used twice": ((3, 8, 8), _used_twice),
+    "subtract, swapped": ((3, 8, 8), lambda g: g.op("Sub", "input", g.conv("input", 3, 3))),
+    "scale a channel": ((3, 8, 8), lambda g: g.op("Mul", g.conv("input", 3, 17), g.constant(np.ones((1, 17, 1, 1), "f4") * 3))),
+    "max pool": ((13, 9, 9), lambda g: g.op("MaxPool", "input", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)),
+    "average pool": ((16, 8, 8), lambda g: g.op("AveragePool", g.conv("input", 16, 11), kernel_shape=[2, 2], strides=[2, 2])),
+    "global pool": ((13, 5, 5), lambda g: g.op("GlobalAveragePool", g.conv("input", 13, 13))),
+    "flatten": ((3, 6, 6), lambda g: g.linear(g.op("Flatten", g.conv("input", 3, 5)), 180, 10)),
+    "concat": ((3, 6, 6), lambda g: g.op("Concat", g.conv("input", 3, 5), g.conv("input", 3, 6), axis=1)),
+    "sigmoid, tanh": ((77,), lambda g: g.op("Sigmoid", g.op("Mul", g.op("Tanh", "input"), g.constant(np.float32(20))))),
+    "exp, log": ((40,), lambda g: g.op("Log", g.op("Add", g.op("Exp", "input"), g.constant(np.float32(1))))),
+    "softmax": ((10,), lambda g: g.op("Softmax", "input", axis=1)),
+    "gelu": ((33,), lambda g: g.op("Erf", "input")),
+    "hard swish": ((9, 4, 4), lambda g: g.op("HardSwish", g.conv("input", 9, 9))),
+    "layer norm": ((7, 20), lambda g: g.op("LayerNormalization", "input", g.weight(20), g.weight(20))),
+    "linear": ((70,), lambda g: g.linear(g.op("Relu", g.linear("input", 70, 201)), 201, 3)),
+    "rows times matrix": ((11, 6), lambda g: g.op("MatMul", "input", g.weight(6, 19))),
+    "attention": ((7, 6), _attention),
+    "batch norm": ((5, 6, 6), lambda g: g.op("BatchNormalization", g.conv("input", 5, 5), *(g.weight(5) for _ in range(3)), g.constant(np.full(5, 0.5, "f4")))),
+    "nothing but a reshape": ((4, 6), lambda g: g.op("Reshape", "input", g.integers(1, 24))),
+    "conv 1-d": ((3, 12), lambda g: g.op("Conv", "input", g.weight(5, 3, 3), pads=[1, 1])),
+    "transposed conv": ((3, 5, 5), lambda g: g.op("ConvTranspose", "input", g.weight(3, 4, 2, 2), strides=[2, 2])),
+    "resize": ((3, 5, 5), lambda g: g.op("Resize", g.conv("input", 3, 6), "", g.constant(np.array([1, 1, 2, 2], "f4")), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_operators(tmp_path: Path, name: str) -> None:
+    shape, build = OTHERS[name]
+    graph = Graph(shape)
+    assert close(graph.finish(build(graph)), shape, tmp_path / "out") < 1e-5
+
+
+@pytest.mark.parametrize("channels", [(5, 12), (16, 32), (13, 29)])
+def test_residual_blocks(tmp_path: Path, channels: tuple[int, int]) -> None:
+    assert close(residual(channels), (3, 8, 8), tmp_path / "out") < 1e-5
+
+
+def test_gru(tmp_path: Path) -> None:
+    assert close(gru(steps=8, features=8, hidden=24), (8, 8), tmp_path / "out") < 1e-5
+
+
+def test_extreme_values(tmp_path: Path) -> None:
+    graph = Graph((12,))
+    onnx = graph.finish(graph.op("Concat", *(graph.op(kind, "input") for kind in ("Sigmoid", "Tanh", "Erf")), axis=1))
+    values = np.array([[-1e30, -200, -88, -20, -1e-6, -0.0, 0, 1e-6, 20, 88, 200, 1e30]], np.float32)
+    TARGETS.resolve("x86_64").compile(onnx, metadata((12,), "x86_64"), tmp_path / "out")
+    np.testing.assert_allclose(
+        TARGETS.resolve("x86_64").run(tmp_path / "out", values), reference(onnx, values), atol=2e-6
+    )
