@@ -115,7 +115,7 @@ def test_ancestry_follows_the_fingerprints_that_were_used(delivery: Path) -> Non
     origin = made_around(delivery)
     assert origin is not None
     family = ancestry(origin)
-    assert list(family) == ["deliveries", "plan", "student_onnx", "splits"]
+    assert list(family) == ["deliveries", "student_onnx", "plan", "splits"]
     assert {made.folder.name for made in family.values()} == {"deliveries-2", "plan-2", "student_onnx-2", "splits-2"}
 
 
@@ -128,7 +128,7 @@ def test_trace_leads_to_plan_data_and_code(delivery: Path) -> None:
     assert any(line.startswith("onnx: ") and line.endswith("student_onnx-2/student.onnx: unchanged") for line in lines)
     assert any(line.startswith("train_data: ") and line.endswith("train.npz: unchanged") for line in lines)
     stages = [line.partition(":")[0] for line in lines if line.startswith("stage")]
-    assert stages == ["stage compile", "stage search", "stage export", "stage data"]
+    assert stages == ["stage compile", "stage export", "stage search", "stage data"]
     assert all("run run-7" in line and f"numpy {np.__version__}" in line for line in lines if line.startswith("stage"))
     assert "code c0dec0dec0de" in lines[-1]
     assert str(root) not in "\n".join(lines)

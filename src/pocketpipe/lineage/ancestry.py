@@ -44,12 +44,14 @@ def made_around(path: Path) -> Made | None:
 
 
 def ancestry(made: Made) -> dict[str, Made]:
-    """`made` and everything that it was made from, by name, nearest first."""
-    found = {made.name: made}
-    waiting = [made]
-    while waiting:
-        for parent in waiting.pop(0).inputs():
-            if parent.name not in found:
-                found[parent.name] = parent
-                waiting.append(parent)
-    return found
+    """`made` and everything that it was made from, by name: each before those that it was made from itself."""
+    finished: dict[str, Made] = {}
+
+    def visit(output: Made) -> None:
+        for parent in output.inputs():
+            if parent.name not in finished:
+                visit(parent)
+        finished[output.name] = output
+
+    visit(made)
+    return dict(reversed(finished.items()))

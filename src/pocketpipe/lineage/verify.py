@@ -8,6 +8,7 @@ from typing import Literal
 
 from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
 from pocketpipe.lineage.ancestry import Made, ancestry, made_around
+from pocketpipe.lineage.provenance import Provenance
 from pocketpipe.storage import load_split
 
 SOURCES = ("onnx", "plan", "train_data")
@@ -135,10 +136,11 @@ def _original(copy: Path, outputs: Path | None) -> Made | None:
 
 
 def _stages(origin: Made) -> Iterator[str]:
-    """One line for each stage that took part: what ran when, of which code."""
-    stages = {made.provenance.stage: made for made in reversed(ancestry(origin).values())}
-    for stage, made in reversed(stages.items()):
-        provenance = made.provenance
+    """One line for each stage that took part, last one first: what ran when, of which code."""
+    by_stage: dict[str, Provenance] = {}
+    for made in ancestry(origin).values():
+        by_stage.setdefault(made.provenance.stage, made.provenance)
+    for stage, provenance in by_stage.items():
         engines = ", ".join(f"{name} {version}" for name, version in provenance.engines.items())
         parts = [
             f"stage {stage}: fingerprint {provenance.fingerprint}",
