@@ -54,11 +54,13 @@ def verify(folder: Path) -> None:
     """Recompute the hashes of a delivery FOLDER and hold them against its metadata."""
     from pocketpipe.lineage.verify import verify as check
 
-    findings = check(folder, None)
-    for finding in findings:
-        click.echo(str(finding))
-    if not all(finding.ok for finding in findings):
-        sys.exit(BUDGET_MISSED)
+    def show() -> None:
+        findings = check(folder)
+        click.echo("\n".join(str(finding) for finding in findings))
+        if not all(finding.ok for finding in findings):
+            sys.exit(BUDGET_MISSED)
+
+    _for_people(show)
 
 
 @cli.command()
@@ -67,7 +69,7 @@ def trace(folder: Path) -> None:
     """Tell what a delivery FOLDER was made from: plan, data, code."""
     from pocketpipe.lineage.verify import trace as tell
 
-    _for_people(lambda: click.echo("\n".join(tell(folder))))
+    _for_people(lambda: click.echo("\n".join(tell(folder, machine.output_root()))))
 
 
 @cli.command()

@@ -5,7 +5,7 @@ A stage's fingerprint = its parameter sections + fingerprints of its inputs + so
 (`--namespaces finetune`) finds the inputs that earlier runs made.
 """
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from kedro.io import DataCatalog
@@ -15,7 +15,7 @@ from kedro.pipeline.node import Node
 from pocketpipe.config import Config
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.datasets.sources import SourceDataset, Workspace
-from pocketpipe.lineage.code import code_digest
+from pocketpipe.lineage.code import code_digest, module_closure
 from pocketpipe.lineage.fingerprint import engine_versions, fingerprint
 from pocketpipe.network import NETWORKS
 from pocketpipe.plan import STEPS
@@ -36,23 +36,37 @@ ENGINES = {
 """Distributions whose version is part of a stage's fingerprint."""
 
 
-def node_fingerprints(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dict[str, str]:
-    """Fingerprint of each node by its name, in the order in which nodes run."""
+@dataclass(frozen=True)
+class Ingredients:
+    """Everything that a node's outputs depend on; its fingerprint is their short name."""
+
+    stage: str
+    fingerprint: str
+    inputs: dict[str, str]
+    """Fingerprint of the node that makes each input, or digest of what comes from outside."""
+    parameters: dict[str, Any]
+    modules: tuple[str, ...]
+    """All modules that the code digest covers."""
+    code: str
+    engines: tuple[str, ...]
+
+
+def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dict[str, Ingredients]:
+    """Of each node by its name, in the order in which nodes run."""
     parameters = config.model_dump(mode="json")
     made_by: dict[str, str] = {}  # dataset -> fingerprint of the node that makes it
-    prints: dict[str, str] = {}
+    found: dict[str, Ingredients] = {}
     for node in pipeline.nodes:
         stage = str(node.namespace)
+        modules = _modules(node, config)
+        own = {name: parameters[name] for name in _parameter_inputs(node)}
         inputs = {name: made_by.get(name) or _source_digest(catalog[name], config) for name in _data_inputs(node)}
-        prints[node.name] = fingerprint(
-            node=node.name,
-            parameters={name: parameters[name] for name in _parameter_inputs(node)},
-            inputs=inputs,
-            code=code_digest(_modules(node, config)),
-            engines=engine_versions(ENGINES.get(stage, ())),
-        )
-        made_by.update(dict.fromkeys(node.outputs, prints[node.name]))
-    return prints
+        code = code_digest(modules)
+        engines = ENGINES.get(stage, ())
+        name = fingerprint(node=node.name, parameters=own, inputs=inputs, code=code, engines=engine_versions(engines))
+        found[node.name] = Ingredients(stage, name, inputs, own, module_closure(modules), code, engines)
+        made_by.update(dict.fromkeys(node.outputs, name))
+    return found
 
 
 def request_fingerprint(catalog: DataCatalog, config: Config) -> str:
@@ -61,17 +75,13 @@ def request_fingerprint(catalog: DataCatalog, config: Config) -> str:
     return fingerprint(parameters=config, **sources)
 
 
-def hand_over(pipeline: Pipeline, catalog: DataCatalog, prints: dict[str, str]) -> None:
+def hand_over(pipeline: Pipeline, catalog: DataCatalog, found: dict[str, Ingredients]) -> None:
     """Tell each dataset the fingerprint that its content must have, each workspace that of its stage."""
     for node in pipeline.nodes:
-        for name in node.outputs:
+        for name in (*node.outputs, *_data_inputs(node)):
             dataset = catalog[name]
-            if isinstance(dataset, FreshDataset):
-                dataset.fingerprint = prints[node.name]
-        for name in _data_inputs(node):
-            dataset = catalog[name]
-            if isinstance(dataset, Workspace):
-                dataset.fingerprint = prints[node.name]
+            if isinstance(dataset, Workspace) or (isinstance(dataset, FreshDataset) and name in node.outputs):
+                dataset.fingerprint = found[node.name].fingerprint
 
 
 def _source_digest(dataset: Any, config: Config) -> str:
@@ -86,7 +96,7 @@ def _data_inputs(node: Node) -> list[str]:
     return sorted(name for name in node.inputs if not name.startswith("params:"))
 
 
-def _modules(node: Node, config: Config) -> Iterable[str]:
+def _modules(node: Node, config: Config) -> list[str]:
     """The node's own module, and those that its parameters name through a door."""
     named = {
         "task": [TASKS.module_of(config.task.name)],

@@ -1,9 +1,10 @@
 """Kedro's hooks: check first, know what is fresh, lock a stage while it is made, tell MLflow and the terminal."""
 
+import json
 import logging
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock
 from kedro.framework.context import KedroContext
@@ -19,7 +20,7 @@ from pocketpipe.datasets.champion import ChampionDataset, RegistryDataset, Regis
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
-from pocketpipe.freshness import ENGINES, hand_over, node_fingerprints, request_fingerprint
+from pocketpipe.freshness import Ingredients, hand_over, ingredients, request_fingerprint
 from pocketpipe.lineage.provenance import provenance_now, read_provenance
 from pocketpipe.preflight import check_feasible, check_names
 from pocketpipe.record import StageRecord
@@ -57,7 +58,7 @@ class RunHooks:
     catalog: DataCatalog | None = None
     tracker: RunTracker | None = None
     stage: Stage | None = None
-    fingerprints: dict[str, str] = field(default_factory=dict)
+    ingredients: dict[str, Ingredients] = field(default_factory=dict)
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -72,16 +73,16 @@ class RunHooks:
         check_names(config)
         names = run_params["pipeline_names"] or ["__default__"]
         whole = pipelines["retrain" if "retrain" in names else "compress"]
-        self.fingerprints = node_fingerprints(whole, catalog, config)
-        hand_over(whole, catalog, self.fingerprints)
+        self.ingredients = ingredients(whole, catalog, config)
+        hand_over(whole, catalog, self.ingredients)
         stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
         request = request_fingerprint(catalog, config)
         if "retrain" in names:
-            self._stop_if_nothing_changed(_dataset(catalog, "champion", ChampionDataset).registered, request)
+            self._stop_if_nothing_changed(_champion(catalog), request)
         registry = RegistryOfRun(open_registry(), config.registered_name, self._tracker().run_id, request)
-        _dataset(catalog, "registry", RegistryDataset).run = registry
+        _registry(catalog).run = registry
         self._skip([node for node in pipeline.nodes if node not in stale], catalog)
         self._hand_provenance(whole, catalog)
 
@@ -89,7 +90,7 @@ class RunHooks:
     def before_node_run(self, node: Node) -> None:
         """Open the stage: only one process makes the same stage at a time, the others wait and then reuse."""
         name = str(node.namespace)
-        lock_file = machine.output_root() / "work" / "locks" / f"{name}-{self.fingerprints[node.name]}.lock"
+        lock_file = machine.output_root() / "work" / "locks" / f"{name}-{self.ingredients[node.name].fingerprint}.lock"
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(lock_file)
         lock.acquire()
@@ -107,7 +108,7 @@ class RunHooks:
         if dataset_name == "trials":
             tracker.log_trials(data)
         if dataset_name not in UNLOGGED:
-            tracker.log_artifacts(_dataset(self._catalog(), dataset_name, FreshDataset).path, dataset_name)
+            tracker.log_artifacts(_fresh(self._catalog(), dataset_name).path, dataset_name)
         stage.unsaved.discard(dataset_name)
         if not stage.unsaved:
             self._close_stage(None)
@@ -134,7 +135,7 @@ class RunHooks:
         evaluation: Evaluation = catalog.load("evaluation")
         tracker.log_evaluation(evaluation)
         tracker.end(tags=_promotion_tags(pipeline, catalog))
-        report = _dataset(catalog, "report", FreshDataset).latest / "report.html"
+        report = _fresh(catalog, "report").latest / "report.html"
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
         if not evaluation.budget_kept:
             raise BudgetMissed("the budget was not kept; all files are kept, see the report")
@@ -154,25 +155,28 @@ class RunHooks:
     def _skip(self, nodes: list[Node], catalog: DataCatalog) -> None:
         for node in nodes:
             name = next(output for output in node.outputs if output.endswith("_record"))
-            provenance = read_provenance(_dataset(catalog, name, FreshDataset).path)
+            provenance = read_provenance(_fresh(catalog, name).path)
             self._tracker().skipped_stage(str(node.namespace), catalog.load(name), provenance.run)
         for name in (output for node in nodes for output in node.outputs):
-            _dataset(catalog, name, FreshDataset).point_latest()
+            _fresh(catalog, name).point_latest()
         if nodes:
             log.info("already made: %s", ", ".join(str(node.namespace) for node in nodes))
 
     def _hand_provenance(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        made_by = {output: self.fingerprints[node.name] for node in pipeline.nodes for output in node.outputs}
         for node in pipeline.nodes:
+            made_from = self.ingredients[node.name]
             provenance = provenance_now(
-                fingerprint=self.fingerprints[node.name],
-                inputs={name: made_by[name] for name in node.inputs if name in made_by},
-                stage=str(node.namespace),
-                engines=ENGINES.get(str(node.namespace), ()),
+                fingerprint=made_from.fingerprint,
+                inputs=made_from.inputs,
+                stage=made_from.stage,
+                parameters={name: json.dumps(value) for name, value in made_from.parameters.items()},
+                modules=made_from.modules,
+                code=made_from.code,
+                engines=made_from.engines,
                 run=self._tracker().run_id,
             )
             for output in node.outputs:
-                _dataset(catalog, output, FreshDataset).provenance = provenance
+                _fresh(catalog, output).provenance = provenance
 
     def _close_stage(self, error: Exception | None) -> None:
         stage = self._stage()
@@ -201,14 +205,23 @@ UNLOGGED = ("splits", "test_split")
 """Outputs that are not copied to MLflow: the user's data stays where it is."""
 
 
-D = TypeVar("D")
-
-
-def _dataset(catalog: DataCatalog, name: str, kind: type[D]) -> D:
+def _fresh(catalog: DataCatalog, name: str) -> FreshDataset[Any]:
     """The dataset of that name. Raises UserError if a recipe's catalog made it something else."""
     dataset = catalog[name]
-    if not isinstance(dataset, kind):
-        raise UserError(f"catalog: {name} is a {type(dataset).__name__}; pocketpipe needs a {kind.__name__}")
+    if not isinstance(dataset, FreshDataset):
+        raise UserError(f"catalog: {name} is a {type(dataset).__name__}; pocketpipe needs a FreshDataset")
+    return dataset
+
+
+def _champion(catalog: DataCatalog) -> Registered | None:
+    dataset = catalog["champion"]
+    assert isinstance(dataset, ChampionDataset)
+    return dataset.registered
+
+
+def _registry(catalog: DataCatalog) -> RegistryDataset:
+    dataset = catalog["registry"]
+    assert isinstance(dataset, RegistryDataset)
     return dataset
 
 

@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pocketpipe import machine
@@ -22,8 +24,8 @@ def check_names(config: Config) -> None:
     lines = [
         *_said("task.name", lambda: TASKS.resolve(config.task.name)),
         *_said("network.name", lambda: NETWORKS.resolve(config.network.name)),
-        *(line for name in config.methods for line in _said("methods", lambda name=name: STEPS.resolve(name))),
-        *(line for name in config.targets for line in _said("targets", lambda name=name: TARGETS.resolve(name))),
+        *(line for name in config.methods for line in _said("methods", partial(STEPS.resolve, name))),
+        *(line for name in config.targets for line in _said("targets", partial(TARGETS.resolve, name))),
         *config.search.mistakes(where="search"),
         *_weights_missing(config),
     ]
@@ -49,8 +51,6 @@ def check_feasible(config: Config, stages: set[str]) -> None:
 
 def _check_network(config: Config) -> None:
     """Build the network, load given weights, trace it and hold the budget against what is reachable."""
-    from dataclasses import replace
-
     from pocketpipe.compression.tracing import profile_of
     from pocketpipe.networks.weights import read_weights
     from pocketpipe.search.feasibility import refuse_impossible
@@ -58,7 +58,9 @@ def _check_network(config: Config) -> None:
     task = config.task.build(machine.data_root())
     if config.task.holdout is not None and config.task.holdout not in task.holdouts:
         allowed = ", ".join(("null", *task.holdouts))
-        raise UserError(f"task.holdout: {config.task.holdout!r} is not known to task {config.task.name!r}; use {allowed}")
+        raise UserError(
+            f"task.holdout: {config.task.holdout!r} is not known to task {config.task.name!r}; use {allowed}"
+        )
     network = config.network.fresh()
     weights = config.network.weights_path(machine.data_root())
     if weights is not None:
@@ -87,7 +89,9 @@ def _no_room(folder: Path) -> list[str]:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return [f"output folder {folder}: cannot be written ({error.strerror}); set POCKETPIPE_OUTPUT to another folder"]
+        return [
+            f"output folder {folder}: cannot be written ({error.strerror}); set POCKETPIPE_OUTPUT to another folder"
+        ]
     if free < FREE_MEGABYTES:
         return [f"output folder {folder}: {free} MB free, {FREE_MEGABYTES} MB needed; set POCKETPIPE_OUTPUT to another"]
     return []

@@ -1,9 +1,9 @@
 """Running the whole chain in a test: real commands, an output folder of its own, a small recipe."""
 
+import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parents[2]
 QUICK = (
     "teacher.epochs=4,teacher.batch_size=128,search.trials=3,search.controls=1,search.finalists=2,"
     "search.finalist_epochs=1,finetune.epochs=4,finetune.batch_size=128,evaluate.latency_runs=20,"
-    "trainer.compile=off,budget.accuracy_drop=0.5"
+    "trainer.compile=never,budget.accuracy_drop=0.5"
 )
 """A recipe for tests: seconds, and an accuracy that is not asked much of."""
 
@@ -38,8 +38,8 @@ class House:
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        """Start `kedro ...` without waiting."""
+    def start(self, module: str, *arguments: str) -> "subprocess.Popen[str]":
+        """Start `python -m module ...` as a process group of its own, without waiting."""
         environment = os.environ | {
             "POCKETPIPE_OUTPUT": str(self.output),
             "PYTHONPATH": str(PROJECT / "tests"),
@@ -47,23 +47,27 @@ class House:
             **self.environment,
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "kedro", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=PROJECT,
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
-    def kedro(self, *arguments: str) -> Finished:
-        """Run `kedro ...` to its end."""
-        process = self.start(*arguments)
-        out, _ = process.communicate(timeout=600)
-        return Finished(process.returncode, out)
+    def start_run(self, pipeline: str, parameters: str = "", *more: str) -> "subprocess.Popen[str]":
+        """Start a pipeline with the quick recipe."""
+        chosen = ",".join(filter(None, [QUICK, parameters]))
+        return self.start("kedro", "run", "--pipeline", pipeline, "--params", chosen, *more)
 
     def run(self, pipeline: str = "compress", parameters: str = "", *more: str) -> Finished:
-        """Run a pipeline with the quick recipe."""
-        return self.kedro("run", "--pipeline", pipeline, "--params", ",".join(filter(None, [QUICK, parameters])), *more)
+        """Run a pipeline with the quick recipe to its end."""
+        return _finish(self.start_run(pipeline, parameters, *more))
+
+    def pocketpipe(self, *arguments: str) -> Finished:
+        """Run `pocketpipe ...` to its end."""
+        return _finish(self.start("pocketpipe", *arguments))
 
     def latest(self, dataset: str) -> Path:
         """Where the newest value of a dataset lies."""
@@ -71,13 +75,23 @@ class House:
         return found.resolve()
 
 
+def digests(house: House) -> dict[str, str]:
+    """SHA-256 of each file that a run delivers: the ONNX file, the plan, and all of the delivery folders."""
+    places = [house.latest("student_onnx"), house.latest("plan"), house.latest("deliveries") / "content"]
+    return {
+        str(file.relative_to(place)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for place in places
+        for file in sorted(place.rglob("*"))
+        if file.is_file() and file.name != "provenance.json"
+    }
+
+
+def _finish(process: "subprocess.Popen[str]") -> Finished:
+    out, _ = process.communicate(timeout=900)
+    return Finished(process.returncode, out)
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     """A fresh house: nothing made yet."""
     return House(tmp_path / "output")
-
-
-@pytest.fixture
-def another_house(tmp_path: Path) -> Callable[[str], House]:
-    """More houses in one test, by name."""
-    return lambda name: House(tmp_path / name)

@@ -46,3 +46,22 @@ def _draw(canvas: np.ndarray, shape: int, top: int, left: int) -> None:
 def build(data_root: Path, *, count: int = 300) -> Shapes:
     """The task; nothing is read from `data_root`."""
     return Shapes(count)
+
+
+class StoredShapes(Shapes):
+    """The same from a file that may change: `shapes.npz` in the data root."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def source_digest(self) -> str:
+        return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def read(self) -> tuple[Split, Split | None]:
+        with np.load(self.file) as arrays:
+            return Split("stored shapes", arrays["inputs"], arrays["targets"]), None
+
+
+def from_folder(data_root: Path) -> StoredShapes:
+    """The task on `data_root`/shapes.npz."""
+    return StoredShapes(data_root / "shapes.npz")

@@ -94,7 +94,7 @@ def normalized(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 
 TASK = TaskChoice(name="training.samples:build_task")
-SETTINGS = TrainerSettings(threads=1, compile="off")
+SETTINGS = TrainerSettings(threads=1, compile="never")
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05, warmup_epochs=1)
 
 

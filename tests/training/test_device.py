@@ -35,12 +35,18 @@ def test_compiled_where_it_pays_and_a_compiler_is_there(
     monkeypatch.setattr(device.shutil, "which", lambda name: f"/bin/{name}")
     assert not decide(CPU, 41_000_000, 128, 350).compiled
     assert decide(CPU, 41_000_000, 128, 350 * 40).compiled
-    assert not decide(CPU.model_copy(update={"compile": "off"}), 41_000_000, 128, 350 * 40).compiled
+    assert not decide(CPU.model_copy(update={"compile": "never"}), 41_000_000, 128, 350 * 40).compiled
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
     with caplog.at_level(logging.INFO):
-        assert not decide(CPU.model_copy(update={"compile": "on"}), 1, 1, 1).compiled
+        assert not decide(CPU.model_copy(update={"compile": "always"}), 1, 1, 1).compiled
     assert "no" in decide(CPU, 1, 1, 1).facts["compiled"]
     assert caplog.text.count("training runs uncompiled") == 1
+
+
+def test_one_thread_for_batches_too_small_to_share() -> None:
+    assert decide(CPU, 800_000, 64, 100).threads == 1
+    assert decide(CPU, 41_000_000, 128, 100).threads is None
+    assert decide(TrainerSettings(accelerator="cpu", devices=2, threads=6), 800_000, 64, 100).threads == 3
 
 
 def test_threads_are_put_back() -> None:

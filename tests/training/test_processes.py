@@ -13,7 +13,7 @@ from pocketpipe.task import TaskChoice
 from pocketpipe.training.recipe import TrainerSettings
 from training.samples import RECIPE, plain, train
 
-TWO = TrainerSettings(devices=2, threads=2, compile="off")
+TWO = TrainerSettings(devices=2, threads=2, compile="never")
 RECIPE_OF_TWO = RECIPE.model_copy(update={"epochs": 2})
 
 
@@ -45,7 +45,7 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_several_nodes_are_started_by_torchrun(tmp_path: Path) -> None:
-    nodes = TrainerSettings(devices=1, nodes=2, compile="off")
+    nodes = TrainerSettings(devices=1, nodes=2, compile="never")
     with pytest.raises(UserError, match="torchrun --nnodes 2") as told:
         train(tmp_path / "nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
     worker = str(told.value).split("-m pocketpipe.workers ")[1].split("; then")[0].replace("'", "").split()

@@ -109,31 +109,31 @@ class JsonDataset(FreshDataset[Any]):
 
 
 class TextDataset(FreshDataset[str]):
-    """Text as one file of the given name."""
+    """Text as one file of the given name. (`filename` would be made a path of the project by Kedro.)"""
 
-    def __init__(self, folder: str, filename: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: str, file: str, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(folder, metadata)
-        self.filename = filename
+        self.file = file
 
     def _write(self, data: str, folder: Path) -> None:
-        (folder / self.filename).write_text(data)
+        (folder / self.file).write_text(data)
 
     def _read(self, folder: Path) -> str:
-        return (folder / self.filename).read_text()
+        return (folder / self.file).read_text()
 
 
 class BytesDataset(FreshDataset[bytes]):
     """Bytes as one file of the given name (an ONNX file)."""
 
-    def __init__(self, folder: str, filename: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: str, file: str, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(folder, metadata)
-        self.filename = filename
+        self.file = file
 
     def _write(self, data: bytes, folder: Path) -> None:
-        (folder / self.filename).write_bytes(data)
+        (folder / self.file).write_bytes(data)
 
     def _read(self, folder: Path) -> bytes:
-        return (folder / self.filename).read_bytes()
+        return (folder / self.file).read_bytes()
 
 
 class FolderDataset(FreshDataset[Path]):

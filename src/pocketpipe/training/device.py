@@ -21,6 +21,11 @@ BF16_BATCH_MACS = 1e9
 """Forward MACs a batch from which bf16 autocast is faster on CPU. Measured on 2 cores with AMX, batch 64 and 128:
 ResNet-8 at 8x8 (0.05e9) fp32 17 ms, bf16 19 ms a step; ResNet-20 at 32x32 (5e9) fp32 164 ms, bf16 95 ms."""
 
+ONE_THREAD_BATCH_MACS = 2e8
+"""Forward MACs a batch below which one CPU thread is used. Two are hardly faster (ResNet-8 at 8x8, batch 64: 0.098 s an
+epoch instead of 0.121; a GRU on 8 rows: 0.058 instead of 0.053), and wait for each other whenever something else runs
+(then 1 to 7 s an epoch). One thread also gives the same bytes on machines with more cores."""
+
 COMPILE_TRAINING_MACS = {"cpu": 5e13, "gpu": 5e15}
 """Forward MACs of a whole training from which `torch.compile` pays: it takes 30-40 s and then saves a tenth to
 a third of a step (ResNet-20: 95 -> 84 ms), so the eager training must take minutes."""
@@ -33,6 +38,8 @@ class Execution:
     accelerator: str
     bf16: bool
     compiled: bool
+    threads: int | None
+    """CPU threads of this process; None = PyTorch's choice."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -45,19 +52,22 @@ class Execution:
 
 
 def decide(settings: TrainerSettings, example_macs: int, batch_size: int, steps: int) -> Execution:
-    """Decide what the settings leave to us. Raises UserError for a GPU that is not there."""
+    """Decide what the settings leave to us, for this process's part of a batch. Raises UserError for a GPU that is not there."""
     accelerator = _accelerator(settings)
     batch_macs = float(example_macs) * batch_size
     bf16 = settings.precision == "bf16"
     if settings.precision == "auto":
         bf16 = _bf16_is_native(accelerator) and (accelerator == "gpu" or batch_macs >= BF16_BATCH_MACS)
-    compiled = settings.compile == "on"
+    compiled = settings.compile == "always"
     if settings.compile == "auto":
         compiled = batch_macs * steps >= COMPILE_TRAINING_MACS[accelerator]
     if compiled and not _has_compiler():
         log.info("torch.compile needs a C++ compiler and none is on PATH: training runs uncompiled")
         compiled = False
-    return Execution(accelerator, bf16, compiled)
+    threads = max(1, settings.threads // settings.devices) if settings.threads else None
+    if threads is None and accelerator == "cpu" and batch_macs < ONE_THREAD_BATCH_MACS:
+        threads = 1
+    return Execution(accelerator, bf16, compiled, threads)
 
 
 def example_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:

@@ -78,13 +78,12 @@ def _train_in_processes(job: TrainingJob, place: Workspace, progress: EpochProgr
     spec = {"workspace": str(place.folder.absolute())}
     if job.settings.nodes > 1:
         raise UserError(_torchrun_advice(job.settings, place, spec))
-    threads = job.settings.threads or len(os.sched_getaffinity(0))
     run_worker(
         RANK_FUNCTION,
         spec,
         place.ranks,
         processes=job.settings.devices,
-        environment={"OMP_NUM_THREADS": str(max(1, threads // job.settings.devices))},
+        environment={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // job.settings.devices))},
         while_waiting=lambda: progress.tell(Curves.load(place.curves)),
     )
 

@@ -24,10 +24,11 @@ class TrainerSettings(Value):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 autocast where the device computes it natively and the network is large enough to gain."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     """auto: `torch.compile` where a C++ compiler is there and the training is long enough to pay for it."""
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads of all processes of a node together; null = PyTorch's choice."""
+    """CPU threads of all processes of a node together; null = one a process where its batch is too small to be shared
+    among several, otherwise all cores."""
 
     @property
     def ranks(self) -> int:

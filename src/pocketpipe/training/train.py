@@ -31,7 +31,7 @@ def train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, sh
     PyTorch's global generator is used (initialization and dropout draw from it), seeded, and put back afterwards.
     """
     shard = shard or Shard()
-    with torch.random.fork_rng(), cpu_threads(job.settings.threads if shard.ranks == 1 else None), _quiet_lightning():
+    with torch.random.fork_rng(), _quiet_lightning():
         _train(job, place, progress, shard)
 
 
@@ -64,7 +64,8 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
         callbacks.append(ShowProgress(progress))
     trainer = _trainer(job, execution, shard, callbacks)
     try:
-        trainer.fit(module, ckpt_path=place.usable_checkpoint(), weights_only=True)
+        with cpu_threads(execution.threads):
+            trainer.fit(module, ckpt_path=place.usable_checkpoint(), weights_only=True)
     except SystemExit as ended:
         if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
             raise KeyboardInterrupt from None

@@ -13,9 +13,7 @@ from pocketpipe.task import Task
 WARM_UP = 20
 
 
-def beside_onnx_runtime(
-    folder: Path, onnx: bytes, example: np.ndarray, task: Task, runs: int
-) -> tuple[float, float]:
+def beside_onnx_runtime(folder: Path, onnx: bytes, example: np.ndarray, task: Task, runs: int) -> tuple[float, float]:
     """(median milliseconds of the library, that over ONNX Runtime's median), batch 1, both on prepared input."""
     delivered = load(folder)
     prepared = task.preprocessing(example)

@@ -46,7 +46,9 @@ def evaluate(
     teacher_outputs = predict(teacher.build(task), task, test.inputs)
     subjects = [
         _subject("teacher", "teacher (PyTorch)", task, test, teacher_outputs),
-        _subject("student", "student (PyTorch)", task, test, predict(student.build(task), task, test.inputs), reference),
+        _subject(
+            "student", "student (PyTorch)", task, test, predict(student.build(task), task, test.inputs), reference
+        ),
         _subject("onnx", ONNX_FILE, task, test, reference, reference),
         *(
             _delivered(name, deliveries / name.replace(":", "."), task, test, student_onnx, reference, settings)
@@ -65,6 +67,7 @@ def evaluate(
     failed = any(verdict.status == "failed" for verdict in verdicts)
     evaluation = Evaluation(
         metric_name=task.metric_name,
+        higher_is_better=task.higher_is_better,
         data=test.name,
         test_digest=test.digest,
         teacher_cost=teacher_cost,

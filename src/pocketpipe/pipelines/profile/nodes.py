@@ -25,20 +25,24 @@ def profile_network(
     profile = traced.model_copy(update={"file_overhead": max(overhead, 0)})
     reach = refuse_impossible(profile, [STEPS.resolve(name) for name in methods], budget)
     cost = profile.cost()
-    return profile, onnx, StageRecord(
-        stage="profile",
-        metrics={
-            "macs": cost.macs,
-            "parameters": cost.parameters,
-            "onnx_bytes": len(onnx),
-            "groups": len(profile.groups),
-            "slimmable_groups": len(profile.slimmable),
-        },
-        facts={"reach": reach.model_dump(mode="json")},
-        warnings=tuple(
-            f"channels of {', '.join(group.members[:3])} are left whole: {group.reason}"
-            for group in profile.groups
-            if not group.slimmable and group.reason
+    return (
+        profile,
+        onnx,
+        StageRecord(
+            stage="profile",
+            metrics={
+                "macs": cost.macs,
+                "parameters": cost.parameters,
+                "onnx_bytes": len(onnx),
+                "groups": len(profile.groups),
+                "slimmable_groups": len(profile.slimmable),
+            },
+            facts={"reach": reach.model_dump(mode="json")},
+            warnings=tuple(
+                f"channels of {', '.join(group.members[:3])} are left whole: {group.reason}"
+                for group in profile.groups
+                if not group.slimmable and group.reason
+            ),
+            data="teacher.onnx",
         ),
-        data="teacher.onnx",
     )

@@ -4,6 +4,7 @@ import hashlib
 
 from pocketpipe.budget import Budget
 from pocketpipe.evaluation import Evaluation
+from pocketpipe.lineage.fingerprint import engine_versions
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
@@ -11,6 +12,9 @@ from pocketpipe.record import StageRecord
 from pocketpipe.reporting.report import Findings, render
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import TaskChoice
+
+ENGINES = ("torch", "nni", "onnx", "onnxruntime", "apache-tvm")
+"""Distributions whose versions the page tells."""
 
 
 def write_report(
@@ -50,6 +54,7 @@ def write_report(
             "ONNX file (sha256)": hashlib.sha256(student_onnx).hexdigest(),
             "training data (sha256)": str(by_stage["data"].facts["train_digest"]),
             "test data (sha256)": evaluation.test_digest,
+            **engine_versions(ENGINES),
         },
         dense_score=search.metrics[f"dense_{evaluation.metric_name}"],
         selection=search.data,

@@ -53,9 +53,8 @@ def find_plan(
     limits = budget.limits(profile.cost())
 
     def tune(start: StoredNetwork, name: str) -> float:
-        if settings.finalist_epochs == 0:
-            return metric_of(start.build(task), task, splits.selection)
-        short = recipe.model_copy(update={"epochs": settings.finalist_epochs, "warmup_epochs": 0})
+        epochs = max(settings.finalist_epochs, 1)
+        short = recipe.model_copy(update={"epochs": epochs, "warmup_epochs": 0.0})
         fitted = fit(
             start, task_choice, data_root, splits, short, trainer,
             seed=seed, workspace=workspace / name, teacher=teacher, title=name,
@@ -83,14 +82,14 @@ def find_plan(
     )
     choice = choose(
         trials,
-        lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),
+        (lambda trial: tune(slim(trial.plan), f"finalist {trial.index}")) if settings.finalist_epochs else None,
         count=settings.finalists,
         store=store,
         higher_is_better=task.higher_is_better,
     )
     winner = choice.winner
     facts = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
-    metrics = {"score": winner.score, "tuned_score": winner.tuned_score or winner.score}
+    metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
     record = _record(task, splits, choice.trials, dense_score, facts, metrics)
     return winner.plan, slim(winner.plan), choice.trials, record
 

@@ -1,0 +1,64 @@
+"""What is fresh is not made again, what is not is: budget A, then B, then A; one parameter; one stage."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from end_to_end.conftest import House, digests
+
+ALL = ["data", "teacher", "profile", "search", "finetune", "export", "compile", "evaluate", "report", "promote"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A house in which the quick recipe ran once."""
+    house = House(tmp_path_factory.mktemp("fresh") / "output")
+    run = house.run()
+    assert run.code == 0, run.out
+    assert run.stages() == ALL
+    yield house
+
+
+def test_the_same_again_makes_nothing(made: House) -> None:
+    again = made.run()
+    assert again.code == 0, again.out
+    assert again.stages() == []
+    assert "Budget kept" in again.out, "the verdicts are shown all the same"
+
+
+def test_one_finetuning_parameter_rebuilds_finetune_and_what_follows(made: House) -> None:
+    run = made.run("compress", "finetune.learning_rate=0.04")
+    assert run.code == 0, run.out
+    assert run.stages() == ALL[ALL.index("finetune") :]
+
+
+def test_budget_a_then_b_then_a(made: House) -> None:
+    before = digests(made)
+    other = made.run("compress", "budget.speedup=2.0")
+    assert other.code == 0, other.out
+    assert not {"data", "teacher"} & set(other.stages())
+    assert digests(made) != before
+    back = made.run()
+    assert back.stages() == []
+    assert digests(made) == before, "`latest` points at what belongs to budget A again"
+
+
+def test_one_stage_alone_finds_its_inputs(made: House) -> None:
+    fresh = made.run("compress", "", "--namespaces", "export")
+    assert fresh.code == 0, fresh.out
+    assert fresh.stages() == []
+    forced = made.run("compress", "", "--namespaces", "export", "--all-outputs")
+    assert forced.stages() == ["export"], forced.out
+
+
+def test_from_nodes(made: House) -> None:
+    run = made.run("compress", "", "--from-nodes", "evaluate.evaluate", "--all-outputs")
+    assert run.stages() == ["evaluate", "report", "promote"], run.out
+
+
+def test_a_stage_without_its_inputs_says_which_stage_to_run(house: House) -> None:
+    run = house.run("export")
+    assert run.code != 0
+    assert "run the stage that makes it first" in run.out
+    assert not list(Path(house.output).glob("export/*/*/*.onnx"))
