@@ -52,7 +52,10 @@ class Execution:
 
 
 def decide(settings: TrainerSettings, example_macs: int, batch_size: int, steps: int) -> Execution:
-    """Decide what the settings leave to us, for this process's part of a batch. Raises UserError for a GPU that is not there."""
+    """Decide what the settings leave to us, for this process's `batch_size` examples a step.
+
+    Raises UserError for a GPU that is not there.
+    """
     accelerator = _accelerator(settings)
     batch_macs = float(example_macs) * batch_size
     bf16 = settings.precision == "bf16"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
@@ -83,7 +84,7 @@ def _train_in_processes(job: TrainingJob, place: Workspace, progress: EpochProgr
         spec,
         place.ranks,
         processes=job.settings.devices,
-        environment={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // job.settings.devices))},
+        environment={"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // job.settings.devices))},
         while_waiting=lambda: progress.tell(Curves.load(place.curves)),
     )
 
