@@ -64,6 +64,26 @@ def _used_twice(g: Graph) -> str:
     return g.op("Mul", g.op("Relu", inner), inner)
 
 
+def _scaled(g: Graph) -> str:
+    return g.op("Mul", g.conv("input", 3, 17), g.constant(np.linspace(1, 3, 17, dtype="f4").reshape(1, 17, 1, 1)))
+
+
+def _batch_norm(g: Graph) -> str:
+    scale, bias, mean = (g.weight(5) for _ in range(3))
+    return g.op("BatchNormalization", g.conv("input", 5, 5), scale, bias, mean, g.constant(np.full(5, 0.5, "f4")))
+
+
+def _resize(g: Graph) -> str:
+    way = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return g.op("Resize", g.conv("input", 3, 6), "", g.constant(np.array([1, 1, 2, 2], "f4")), **way)
+
+
+def _two_convolutions_meet(g: Graph) -> str:
+    """A downsampling block: main path and 1x1 shortcut end in one addition."""
+    main = g.conv(g.op("Relu", g.conv("input", 6, 9, strides=[2, 2])), 9, 14)
+    return g.op("Relu", g.op("Add", main, g.conv("input", 6, 14, kernel=1, strides=[2, 2])))
+
+
 def _attention(g: Graph) -> str:
     """Both factors of the products are computed; the second is read as a weight, up to its very end."""
     queries, keys = (g.op("MatMul", "input", g.weight(6, 5)) for _ in range(2))
@@ -75,9 +95,9 @@ OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
     "clip": ((3, 8, 8), _relu6),
     "used twice": ((3, 8, 8), _used_twice),
     "subtract, swapped": ((3, 8, 8), lambda g: g.op("Sub", "input", g.conv("input", 3, 3))),
-    "scale a channel": ((3, 8, 8), lambda g: g.op("Mul", g.conv("input", 3, 17), g.constant(np.ones((1, 17, 1, 1), "f4") * 3))),
+    "scale a channel": ((3, 8, 8), _scaled),
     "max pool": ((13, 9, 9), lambda g: g.op("MaxPool", "input", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)),
-    "average pool": ((16, 8, 8), lambda g: g.op("AveragePool", g.conv("input", 16, 11), kernel_shape=[2, 2], strides=[2, 2])),
+    "average pool": ((16, 8, 8), lambda g: g.op("AveragePool", g.conv("input", 16, 11), kernel_shape=[2, 2])),
     "global pool": ((13, 5, 5), lambda g: g.op("GlobalAveragePool", g.conv("input", 13, 13))),
     "flatten": ((3, 6, 6), lambda g: g.linear(g.op("Flatten", g.conv("input", 3, 5)), 180, 10)),
     "concat": ((3, 6, 6), lambda g: g.op("Concat", g.conv("input", 3, 5), g.conv("input", 3, 6), axis=1)),
@@ -90,11 +110,12 @@ OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
     "linear": ((70,), lambda g: g.linear(g.op("Relu", g.linear("input", 70, 201)), 201, 3)),
     "rows times matrix": ((11, 6), lambda g: g.op("MatMul", "input", g.weight(6, 19))),
     "attention": ((7, 6), _attention),
-    "batch norm": ((5, 6, 6), lambda g: g.op("BatchNormalization", g.conv("input", 5, 5), *(g.weight(5) for _ in range(3)), g.constant(np.full(5, 0.5, "f4")))),
+    "batch norm": ((5, 6, 6), _batch_norm),
     "nothing but a reshape": ((4, 6), lambda g: g.op("Reshape", "input", g.integers(1, 24))),
     "conv 1-d": ((3, 12), lambda g: g.op("Conv", "input", g.weight(5, 3, 3), pads=[1, 1])),
     "transposed conv": ((3, 5, 5), lambda g: g.op("ConvTranspose", "input", g.weight(3, 4, 2, 2), strides=[2, 2])),
-    "resize": ((3, 5, 5), lambda g: g.op("Resize", g.conv("input", 3, 6), "", g.constant(np.array([1, 1, 2, 2], "f4")), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")),
+    "resize": ((3, 5, 5), _resize),
+    "two convolutions meet": ((6, 8, 8), _two_convolutions_meet),
 }  # fmt: skip
 
 

@@ -81,7 +81,8 @@ def _groups(bindings: list[Any], result: Any) -> list[Group]:
         for variable in _variables(binding.value):
             uses[variable] += 1
             consumer[variable] = binding
-    groups = []
+    groups: list[Group] = []
+    taken: set[Any] = set()  # where two convolutions meet in one addition, it belongs to the first
     for binding in bindings:
         nest = _nest(binding.value, binding.var)
         if nest is None:
@@ -89,8 +90,9 @@ def _groups(bindings: list[Any], result: Any) -> list[Group]:
         group = Group(nest, binding.value, binding.var)
         while uses[group.out] == 1 and group.out in consumer:
             following = consumer[group.out]
-            if not group.take(following.value, following.var):
+            if following.var in taken or not group.take(following.value, following.var):
                 break
+            taken.add(following.var)
         groups.append(group)
     return groups
 

@@ -1,0 +1,109 @@
+"""The loader: what it imports, what it accepts, and that it runs what lies in the folder now."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pocketpipe
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import UserError
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.task import Preprocessing
+from targets.graphs import examples, metadata, reference, residual
+
+SHAPE = (3, 8, 8)
+RGB = Preprocessing(scale=1 / 255, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+ONNX = residual((5, 12))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("delivery") / "x86_64"
+    TARGETS.resolve("x86_64").compile(ONNX, metadata(SHAPE, "x86_64", RGB), folder)
+    return folder
+
+
+def test_loading_needs_no_engine(folder: Path) -> None:
+    code = (
+        "import sys, numpy, pocketpipe\n"
+        f"outputs = pocketpipe.load({str(folder)!r})(numpy.zeros((2, 3, 8, 8), numpy.uint8))\n"
+        "assert outputs.shape == (2, 10) and outputs.dtype == numpy.float32\n"
+        "print([name for name in ('torch', 'kedro', 'tvm', 'mlflow', 'onnx', 'nni') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_preprocessing_is_part_of_the_delivery(folder: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
+    delivered = pocketpipe.load(folder)
+    mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (RGB.mean, RGB.std))
+    expected = reference(ONNX, ((stored.astype(np.float32) / 255 - mean) / std).astype(np.float32))
+    np.testing.assert_allclose(delivered(stored), expected, atol=1e-5)
+    np.testing.assert_array_equal(delivered.run_prepared(RGB(stored[:1])), delivered(stored)[:1])
+
+
+def test_empty_batch_gives_no_outputs(folder: Path) -> None:
+    assert pocketpipe.load(folder)(np.zeros((0, *SHAPE), np.uint8)).shape == (0, 10)
+
+
+def test_views_and_other_types_are_accepted(folder: Path) -> None:
+    delivered = pocketpipe.load(folder)
+    stored = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), np.uint8)
+    np.testing.assert_array_equal(delivered(stored[::2].astype(np.float64)), delivered(stored)[::2])
+
+
+def test_threads_do_not_share_memory(folder: Path) -> None:
+    delivered = pocketpipe.load(folder)
+    stored = np.random.default_rng(0).integers(0, 256, (400, *SHAPE), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(delivered, np.array_split(stored, 8)))
+    np.testing.assert_array_equal(np.concatenate(parts), delivered(stored))
+
+
+def test_recompiled_folder_is_what_runs(tmp_path: Path) -> None:
+    inputs = examples(SHAPE)
+    for channels in ((3, 4), (6, 8)):
+        onnx = residual(channels)
+        TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), tmp_path / "out")
+        np.testing.assert_allclose(pocketpipe.load(tmp_path / "out")(inputs), reference(onnx, inputs), atol=1e-5)
+
+
+def test_wrong_shape_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"examples have shape \(3, 8, 8\), expected \(N, 3, 8, 8\)"):
+        pocketpipe.load(folder)(np.zeros(SHAPE, np.uint8))
+    with pytest.raises(ValueError, match="has 3 values, the model takes 192"):
+        pocketpipe.load(folder).run_prepared(np.zeros(3, np.float32))
+
+
+def test_what_is_no_delivery_is_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"it has no metadata\.json"):
+        pocketpipe.load(tmp_path)
+    given = DeliveryMetadata.read(folder)
+    given.write(tmp_path)
+    with pytest.raises(UserError, match=r"it has no model\.so"):
+        pocketpipe.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cpu": "aarch64 cortex-a72 +neon"}, "holds code for aarch64, this machine is"),
+        ({"cpu_flags": ("avx2048",)}, "compiled for a CPU with avx2048, which this one lacks"),
+    ],
+)
+def test_code_for_another_cpu_is_refused(tmp_path: Path, folder: Path, change: dict[str, object], message: str) -> None:
+    DeliveryMetadata.read(folder).model_copy(update=change).write(tmp_path)
+    (tmp_path / "model.so").write_bytes((folder / "model.so").read_bytes())
+    with pytest.raises(UserError, match=message):
+        pocketpipe.load(tmp_path)
+
+
+def test_broken_metadata_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text('{"task": "digits", "colour": 1}')
+    with pytest.raises(UserError, match=r"colour: 1 is not an option"):
+        DeliveryMetadata.read(tmp_path)

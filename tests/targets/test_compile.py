@@ -1,0 +1,158 @@
+"""The delivery folder as a whole: complete or not there, the same to the byte, and clear about what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import NotMeasured, UserError
+from pocketpipe.lineage.verify import verify
+from pocketpipe.targets.base import TARGETS
+from targets.graphs import Graph, examples, gru, metadata, reference, residual
+
+SHAPE = (3, 8, 8)
+NEEDS_QEMU = "needs qemu-aarch64: apt-get install qemu-user"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("target", ["x86_64", "aarch64"])
+def test_same_file_gives_same_bytes(tmp_path: Path, target: str) -> None:
+    onnx = residual((5, 12))
+    for name in ("first", "second/elsewhere"):
+        TARGETS.resolve(target).compile(onnx, metadata(SHAPE, target), tmp_path / name)
+    first, second = files(tmp_path / "first"), files(tmp_path / "second" / "elsewhere")
+    assert first == second
+    assert not [name for name, data in first.items() if str(tmp_path).encode() in data]
+
+
+@pytest.mark.parametrize("onnx", [residual((5, 12)), gru(4, 8, 10)], ids=["residual", "gru"])
+def test_arm_gives_what_onnx_runtime_gives(tmp_path: Path, onnx: bytes) -> None:
+    shape = SHAPE if onnx == residual((5, 12)) else (4, 8)
+    target, inputs = TARGETS.resolve("aarch64"), examples(shape, count=5)
+    target.compile(onnx, metadata(shape, "aarch64"), tmp_path / "out")
+    try:
+        outputs = target.run(tmp_path / "out", inputs)
+    except NotMeasured:
+        pytest.skip(NEEDS_QEMU)
+    np.testing.assert_allclose(outputs, reference(onnx, inputs), atol=1e-5)
+
+
+def test_without_emulator_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = TARGETS.resolve("aarch64")
+    if not target.emulated:
+        pytest.skip("this machine is an ARM itself")
+    target.compile(residual((3, 4)), metadata(SHAPE, "aarch64"), tmp_path / "out")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotMeasured, match="apt-get install qemu-user"):
+        target.run(tmp_path / "out", examples(SHAPE))
+
+
+def test_folder_knows_where_it_comes_from(tmp_path: Path) -> None:
+    TARGETS.resolve("x86_64").compile(residual((5, 12)), metadata(SHAPE, "x86_64"), tmp_path / "out")
+    delivered = DeliveryMetadata.read(tmp_path / "out")
+    assert delivered.output_shape == (10,)
+    assert delivered.hashes["onnx"] == "0" * 64
+    assert delivered.footprint is not None
+    assert delivered.footprint.library == (tmp_path / "out" / "model.so").stat().st_size
+    assert set(delivered.engines) >= {"apache-tvm"}
+    findings = {finding.what: finding.status for finding in verify(tmp_path / "out")}
+    assert findings["model.so"] == findings["README.md"] == findings["runner.c"] == "unchanged"
+
+
+def test_delivered_runner_builds_and_runs_as_the_readme_says(tmp_path: Path) -> None:
+    onnx, inputs, folder = residual((5, 12)), examples(SHAPE), tmp_path / "out"
+    TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), folder)
+    build, run = (folder / "README.md").read_text().split("```sh\n")[1].splitlines()[:2]
+    inputs.tofile(folder / "input.f32")
+    zig = f"{sys.executable} -m ziglang cc"  # `cc` may be missing here
+    for line in (build.replace("cc", zig, 1), run):
+        subprocess.run(line, shell=True, cwd=folder, check=True)
+    np.testing.assert_allclose(
+        np.fromfile(folder / "output.f32", np.float32).reshape(-1, 10), reference(onnx, inputs), atol=1e-5
+    )
+
+
+def test_operator_that_cannot_be_compiled_is_named(tmp_path: Path) -> None:
+    graph = Graph((4,))
+    relu = graph.op("Relu", "input")
+    onnx = graph.finish(graph.op("StringNormalizer", relu))
+    with pytest.raises(UserError, match="node 'node1': operator StringNormalizer cannot be compiled") as refusal:
+        TARGETS.resolve("x86_64").compile(onnx, metadata((4,), "x86_64"), tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lstm_is_refused_with_its_node(tmp_path: Path) -> None:
+    graph = Graph((3, 4))
+    weights = graph.weight(1, 20, 4), graph.weight(1, 20, 5)
+    onnx = graph.finish(graph.op("LSTM", "input", *weights, hidden_size=5))
+    with pytest.raises(UserError, match=r"'node0': operator LSTM") as refusal:
+        TARGETS.resolve("x86_64").compile(onnx, metadata((3, 4), "x86_64"), tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+
+
+def test_other_shape_than_the_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one example of task 'made up' is"):
+        TARGETS.resolve("x86_64").compile(residual((3, 4)), metadata((3, 9, 9), "x86_64"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["x86_64", "aarch64"])
+def test_no_compiler_is_said_before_any_work(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TARGETS.resolve(target).check()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=f"no C compiler for {target}; `pip install ziglang` brings one"):
+        TARGETS.resolve(target).check()
+
+
+def test_gnu_compiler_does_where_ziglang_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketpipe.targets.toolchain.importlib.util.find_spec", lambda name: None)
+    try:
+        TARGETS.resolve("x86_64").check()
+    except UserError:
+        pytest.skip("needs gcc")
+    onnx, inputs = residual((5, 12)), examples(SHAPE)
+    TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), tmp_path / "out")
+    assert any("gcc" in engine for engine in DeliveryMetadata.read(tmp_path / "out").engines)
+    np.testing.assert_allclose(
+        TARGETS.resolve("x86_64").run(tmp_path / "out", inputs), reference(onnx, inputs), atol=1e-5
+    )
+
+
+COMPILE = """
+import sys
+from pathlib import Path
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.targets.base import TARGETS
+onnx, metadata, folder = (Path(argument) for argument in sys.argv[1:])
+TARGETS.resolve("x86_64").compile(onnx.read_bytes(), DeliveryMetadata.model_validate_json(metadata.read_text()), folder)
+"""
+
+
+def test_killed_compile_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    onnx, folder = residual((5, 12)), tmp_path / "work" / "out"
+    (tmp_path / "onnx").write_bytes(onnx)
+    (tmp_path / "metadata").write_text(metadata(SHAPE, "x86_64").model_dump_json())
+    arguments = [sys.executable, "-c", COMPILE, str(tmp_path / "onnx"), str(tmp_path / "metadata"), str(folder)]
+    process = subprocess.Popen(arguments)
+    until = monotonic() + 60
+    while not list(folder.parent.glob(".out.*.partial")):
+        assert process.poll() is None
+        assert monotonic() < until
+        sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not folder.exists()
+    TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), folder)
+    assert [entry.name for entry in folder.parent.iterdir()] == ["out"]
+    assert json.loads((folder / "metadata.json").read_text())["output_shape"] == [10]
