@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -11,9 +12,10 @@ from pocketpipe.errors import UserError
 from pocketpipe.profile import ChannelGroup, NetworkProfile
 
 CLOSE_ENOUGH = 0.98
-"""Share of the binding limit at which the search for a closer setting ends."""
+"""Share of the binding limit from which on a setting is not worth changing."""
 BISECTIONS = 40
-EXCHANGES = 32
+SETTINGS = 2000
+"""How many settings are tried at most to come closer than that."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, 
     """Widths that keep `limits` and are as close under them as channels allow, in the proportions of `ratios`.
 
     All ratios are scaled by one factor; what rounding leaves over is filled up channel by channel where the scaled
-    ratio is missed most; if more than 2 % is still unused, single groups trade channels. Raises UserError, with what
+    ratio is missed most; if more than 2 % is still unused, settings nearby are tried. Raises UserError, with what
     can be reached, if not even the smallest widths keep the limits.
     """
     groups = [group for group in profile.groups if group.name in ratios]
@@ -63,7 +65,8 @@ def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, 
     factor = _largest_factor(profile, groups, ratios, grid, limits)
     wanted = {group.name: factor * ratios[group.name] * group.channels for group in groups}
     widths = _filled(profile, groups, _scaled(groups, ratios, grid, factor), wanted, grid, limits)
-    return _traded(profile, groups, widths, wanted, grid, limits)
+    nearby = _nearby(profile, groups, widths, grid, limits)
+    return _filled(profile, groups, nearby, wanted, grid, limits)
 
 
 def _refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid: Grid, limits: Limits) -> None:
@@ -115,30 +118,34 @@ def _filled(
     return widths
 
 
-def _traded(
+def _nearby(
     profile: NetworkProfile,
     groups: list[ChannelGroup],
     widths: dict[str, int],
-    wanted: Mapping[str, float],
     grid: Grid,
     limits: Limits,
 ) -> dict[str, int]:
-    """One group narrower and the room given to others, as long as that comes closer to the limit."""
+    """The setting within 2 % of the limit that is the fewest steps away from `widths`; else the closest to it found.
 
-    def usage(candidate: dict[str, int]) -> float:
-        return limits.usage(profile.cost(candidate))
-
-    used = usage(widths)
-    for _ in range(EXCHANGES):
-        if used >= CLOSE_ENOUGH or all(widths[group.name] == group.channels for group in groups):
-            break
-        trades = []
+    Only small networks come here, where one channel is more than 2 %.
+    """
+    queue, seen = deque([widths]), {tuple(widths.values())}
+    best = widths
+    while queue and not _close_enough(profile, groups, best, limits):
+        setting = queue.popleft()
+        cost = profile.cost(setting)
+        if limits.keeps(cost) and limits.usage(cost) > limits.usage(profile.cost(best)):
+            best = setting
         for group in groups:
-            narrower = {**widths, group.name: grid.narrower(widths[group.name], group.channels)}
-            others = [other for other in groups if other is not group]
-            trades.append(_filled(profile, others, narrower, wanted, grid, limits))
-        best = max(trades, key=usage)
-        if usage(best) <= used:
-            break
-        widths, used = best, usage(best)
-    return widths
+            width = setting[group.name]
+            for other in (grid.wider(width, group.channels), grid.narrower(width, group.channels)):
+                neighbour = {**setting, group.name: other}
+                if tuple(neighbour.values()) not in seen and len(seen) < SETTINGS:
+                    seen.add(tuple(neighbour.values()))
+                    queue.append(neighbour)
+    return best
+
+
+def _close_enough(profile: NetworkProfile, groups: list[ChannelGroup], widths: dict[str, int], limits: Limits) -> bool:
+    whole = all(widths[group.name] == group.channels for group in groups)
+    return whole or limits.usage(profile.cost(widths)) >= CLOSE_ENOUGH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from pocketpipe.errors import UserError
 
 WRAPPER, PREFIX = "state_dict", "module."
 """What training scripts and DataParallel put around the weights."""
+
+PICKLE = b"\x80"
+"""First byte of a pickle, as it lies bare in files of older versions of torch."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -43,11 +47,11 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"weights {path}: {_why_refused(path)}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"weights {path}: damaged or cut off ({_first_line(error)}); copy it again") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle protocol
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on bytes that it did not write, torch's reader raises whatever it stumbles over
+        raise UserError(f"weights {path}: {_why_refused(path, error)}") from error
     if isinstance(content, Mapping) and isinstance(content.get(WRAPPER), Mapping):
         content = content[WRAPPER]
     if not isinstance(content, Mapping):
@@ -59,12 +63,12 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _why_refused(path: Path) -> str:
-    """torch.load gives one kind of error for a pickle that wants to run code and for what is no pickle at all."""
-    is_pickle = zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80"
-    if is_pickle:
+def _why_refused(path: Path, error: Exception) -> str:
+    if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != PICKLE:
+        return "neither safetensors (by its ending) nor a whole state_dict of torch.save"
+    if isinstance(error, pickle.UnpicklingError):
         return "a pickle that holds more than tensors, which could run code; save network.state_dict() or safetensors"
-    return "neither safetensors (by its ending) nor a state_dict of torch.save"
+    return f"damaged or cut off ({_first_line(error)}); copy it again"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,66 @@
+"""Statistics measured anew, against their definition."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from compression.zoo import DIGIT, zoo
+from pocketpipe.compression.batchnorm import reestimate
+
+
+def test_it_is_the_average_over_batches() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(3)).eval()
+    batches = [torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) * n for n in (8, 16, 5)]
+    reestimate(network, batches)
+    assert torch.allclose(network[0].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0), atol=1e-6)
+    assert torch.allclose(network[0].running_var, torch.stack([b.var(0) for b in batches]).mean(0), rtol=1e-5)
+
+
+def test_old_statistics_leave_no_trace() -> None:
+    network = copy.deepcopy(zoo("resnet8", DIGIT))
+    other = copy.deepcopy(network)
+    for module in other.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.fill_(7)
+            module.running_var.fill_(9)
+    batches = torch.randn(2, 16, *DIGIT, generator=torch.Generator().manual_seed(0))
+    reestimate(network, batches)
+    reestimate(other, batches)
+    assert all(torch.equal(a, b) for a, b in zip(network.buffers(), other.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modes_and_momenta_come_back(training: bool) -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, momentum=0.3), nn.Dropout(0.5)).train(training)
+    network[2].train(not training)
+    weight = network[0].weight.clone()
+    reestimate(network, [torch.randn(4, 3)])
+    assert network[1].momentum == 0.3
+    assert [module.training for module in network] == [training, training, not training]
+    assert torch.equal(network[0].weight, weight)
+    assert network[0].weight.grad is None
+
+
+def test_modes_come_back_after_an_error() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(3, momentum=0.3)).eval()
+    with pytest.raises(ValueError, match="expected"):
+        reestimate(network, [torch.randn(4, 3, 2, 2)])
+    assert network[0].momentum == 0.3
+    assert not network[0].training
+
+
+def test_without_batchnorm_nothing_is_read() -> None:
+    def batches() -> object:
+        raise AssertionError("read")
+        yield
+
+    reestimate(nn.Sequential(nn.Linear(2, 2)), batches())  # type: ignore[arg-type]
+
+
+def test_no_batches_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one batch"):
+        reestimate(nn.Sequential(nn.BatchNorm1d(2)), [])

@@ -1,0 +1,38 @@
+"""Networks of the zoo as the tests use them: built once, and looking as if they were trained. Not to be changed."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pocketpipe.network import NETWORKS
+
+DIGIT = (1, 8, 8)
+ROWS = (8, 8)
+SMALL = (3, 32, 32)
+ALL = [(name, ROWS if name == "gru" else DIGIT) for name in NETWORKS.names()]
+
+
+@cache
+def zoo(name: str, shape: tuple[int, ...]) -> nn.Module:
+    """The network with 10 outputs, in eval mode."""
+    torch.manual_seed(0)
+    return trained_looking(NETWORKS.resolve(name)(shape, 10))
+
+
+def trained_looking(network: nn.Module) -> nn.Module:
+    """Every vector and statistic random, none at its initial zero or one, so that nothing is right by luck."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() < 2:
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.3)
+                module.running_mean.copy_(torch.randn(module.bias.shape, generator=generator) * 0.3)
+                module.running_var.copy_(torch.rand(module.bias.shape, generator=generator) + 0.5)
+    return network.eval()

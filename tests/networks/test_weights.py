@@ -1,0 +1,120 @@
+"""What users bring as weights, and what must not get in."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pocketpipe.errors import UserError
+from pocketpipe.networks.weights import read_weights
+
+STATE = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
+
+
+class Trap:
+    """Unpickling it would run code."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.mark), "w")
+
+
+def _same(found: dict[str, torch.Tensor]) -> bool:
+    return set(found) == set(STATE) and all(torch.equal(found[name], STATE[name]) for name in STATE)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "w.safetensors")
+    assert _same(read_weights(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3},
+        {f"module.{name}": tensor for name, tensor in STATE.items()},
+        {"state_dict": {f"module.{name}": tensor for name, tensor in STATE.items()}},
+    ],
+    ids=["plain", "wrapped", "parallel", "both"],
+)
+def test_state_dicts(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    assert _same(read_weights(tmp_path / "w.pth"))
+
+
+def test_the_old_format_of_torch_save(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert _same(read_weights(tmp_path / "w.pth"))
+
+
+def test_a_module_called_module_keeps_its_name(tmp_path: Path) -> None:
+    save_file({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "w.safetensors")
+    assert set(read_weights(tmp_path / "w.safetensors")) == {"module.a", "b"}
+
+
+def _refusal(path: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        read_weights(path)
+    message = str(refused.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_not_run(tmp_path: Path, zipped: bool) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "w.pth"
+    torch.save({"conv.weight": Trap(mark)}, path, _use_new_zipfile_serialization=zipped)
+    assert "could run code" in _refusal(path)
+    assert not mark.exists()
+
+
+def test_a_bare_pickle(tmp_path: Path) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps(Trap(mark)))
+    assert "could run code" in _refusal(path)
+    assert not mark.exists()
+
+
+def test_a_whole_pickled_network(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
+    assert "state_dict" in _refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_files_that_are_cut_off(tmp_path: Path, ending: str, share: float) -> None:
+    path = tmp_path / f"w.{ending}"
+    save_file(STATE, path) if ending == "safetensors" else torch.save(STATE, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    _refusal(path)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_something_else(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"w.{ending}"
+    path.write_text("accuracy: 93.4 %\n")
+    _refusal(path)
+
+
+def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
+    torch.save([torch.ones(2)], tmp_path / "w.pth")
+    assert "a list" in _refusal(tmp_path / "w.pth")
+
+
+def test_a_number_is_no_tensor(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, **STATE}, tmp_path / "w.pth")
+    assert "'epoch' is a int" in _refusal(tmp_path / "w.pth")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    assert "no such file" in _refusal(tmp_path / "none.safetensors")
+    assert "a folder" in _refusal(tmp_path)
