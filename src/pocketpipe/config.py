@@ -33,6 +33,9 @@ class Config(Value):
     trainer: TrainerSettings
     teacher: Recipe
     search: SearchSettings
+    finalists: Recipe
+    """The short fine-tuning after which the best trials are compared; apart from `finetune`, so that a change of
+    that one does not search again."""
     finetune: Recipe
     evaluate: EvaluateSettings
     promote: GateSettings

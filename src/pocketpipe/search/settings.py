@@ -34,8 +34,6 @@ class SearchSettings(Value):
     """
     finalists: Annotated[int, Field(ge=1)] = 3
     """How many of the best trials get a short fine-tuning before one is chosen."""
-    finalist_epochs: Annotated[int, Field(ge=0)] = 1
-    """Length of that fine-tuning; 0 = choose by the score before any training."""
 
     def mistakes(self, *, where: str) -> list[str]:
         """What is wrong with the choice of tuner, a line each; `where` is the key path of this section."""

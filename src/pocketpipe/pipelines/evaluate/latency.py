@@ -1,5 +1,6 @@
 """Latency of a delivered library beside ONNX Runtime: same process, one thread each, taking turns."""
 
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -18,7 +19,10 @@ def beside_onnx_runtime(folder: Path, onnx: bytes, example: np.ndarray, task: Ta
     delivered = load(folder)
     prepared = task.preprocessing(example)
     runtime = session(onnx, threads=1)
-    contenders = (lambda: delivered.run_prepared(prepared), lambda: runtime.run(None, {INPUT_NAME: prepared}))
+    contenders: tuple[Callable[[], object], Callable[[], object]] = (
+        lambda: delivered.run_prepared(prepared),
+        lambda: runtime.run(None, {INPUT_NAME: prepared}),
+    )
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(WARM_UP + runs):
         for contender, times in zip(contenders, seconds, strict=True):

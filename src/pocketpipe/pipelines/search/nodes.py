@@ -35,7 +35,7 @@ def find_plan(
     budget: Budget,
     methods: list[str],
     settings: SearchSettings,
-    recipe: Recipe,
+    short_recipe: Recipe,
     trainer: TrainerSettings,
     seed: int,
     teacher: StoredNetwork,
@@ -53,10 +53,8 @@ def find_plan(
     limits = budget.limits(profile.cost())
 
     def tune(start: StoredNetwork, name: str) -> float:
-        epochs = max(settings.finalist_epochs, 1)
-        short = recipe.model_copy(update={"epochs": epochs, "warmup_epochs": 0.0})
         fitted = fit(
-            start, task_choice, data_root, splits, short, trainer,
+            start, task_choice, data_root, splits, short_recipe, trainer,
             seed=seed, workspace=workspace / name, teacher=teacher, title=name,
         )  # fmt: skip
         return metric_of(fitted.network.build(task), task, splits.selection)
@@ -82,7 +80,7 @@ def find_plan(
     )
     choice = choose(
         trials,
-        (lambda trial: tune(slim(trial.plan), f"finalist {trial.index}")) if settings.finalist_epochs else None,
+        lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),
         count=settings.finalists,
         store=store,
         higher_is_better=task.higher_is_better,

@@ -9,7 +9,7 @@ INPUTS = [
     "params:budget",
     "params:methods",
     "params:search",
-    "params:finetune",
+    "params:finalists",
     "params:trainer",
     "params:seed",
     "teacher",
