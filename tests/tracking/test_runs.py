@@ -7,6 +7,7 @@ import mlflow
 import pytest
 
 from pocketpipe.cost import Cost
+from pocketpipe.evaluation import Subject
 from pocketpipe.record import StageRecord
 from pocketpipe.search.trial import Trial
 from pocketpipe.tracking.gates import Promotion
@@ -191,8 +192,9 @@ def test_the_description_answers_a_new_users_questions(store: Store, tracker: Ru
     run_id = tracker.run_id
     tracker.start_stage("data")
     tracker.log_record(DATA)
+    arm = Subject(name="aarch64", file="aarch64/model.so", not_measured="no QEMU")
     verdicts = (verdict("speedup", "passed"), verdict("latency", "not measured", "no QEMU | apt install it"))
-    tracker.end(evaluation=evaluation(verdicts=verdicts))
+    tracker.end(evaluation=evaluation(verdicts=verdicts, subjects=(*evaluation().subjects, arm)))
     run = store.client.get_run(run_id)
     note = run.data.tags["mlflow.note.content"]
     assert run.info.run_name == "kept: digits resnet8"
@@ -204,6 +206,7 @@ def test_the_description_answers_a_new_users_questions(store: Store, tracker: Ru
     assert ["MACs of one example", "1 k", "400", "2.50x"] in rows(note)
     assert "train, 1,078 digits; test, 360 digits" in note
     assert ["test", "360", f"`{'b2' * 6}`"] in rows(note)
+    assert "- aarch64: no QEMU" in note
     assert "git commit" in note
 
 

@@ -1,7 +1,5 @@
 """MLflow's pages: served on the loopback over a local store; a remote store through the same API."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -45,8 +43,10 @@ def address(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         _wait_for(f"{address}/health")
         yield address
     finally:
-        os.killpg(child.pid, signal.SIGINT)
+        child.terminate()
         assert child.wait(timeout=30) == 0
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _wait_for(url: str) -> None:

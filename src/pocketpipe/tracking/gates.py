@@ -55,14 +55,15 @@ def decide(new: Evaluation, champion: Evaluation | None, gate: GateSettings) -> 
     (`new.champion_scores`), else on its own where both had the same test data. Without either it is refused.
     """
     refusals = [str(verdict) for verdict in new.verdicts if verdict.status == "failed"]
-    notes = [str(verdict) for verdict in new.verdicts if verdict.status == "not measured"]
+    notes = []
     if champion is None:
         notes.append("there is no champion yet")
     else:
         for compare in (_paired, _fall):
             fine, reason = compare(new, champion, gate)
             (notes if fine else refusals).append(reason)
-    return Decision(promote=not refusals, reasons=(*refusals, *notes))
+    unmeasured = [str(verdict) for verdict in new.verdicts if verdict.status == "not measured"]
+    return Decision(promote=not refusals, reasons=(*refusals, *notes, *unmeasured))
 
 
 def sign_test(differences: Sequence[float]) -> tuple[int, int, float]:

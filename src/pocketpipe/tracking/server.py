@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pocketpipe.errors import UserError
@@ -21,7 +23,7 @@ QUIET = {
 
 
 def serve(uri: str, artifacts: Path, port: int, experiment: str = "pocketpipe") -> int:
-    """Serve the pages of the store at `uri` until interrupted; the server's exit code.
+    """Serve the pages of the store at `uri` until interrupted; the exit code.
 
     Prints the address to open. Raises UserError if `uri` is itself a server's, or the port is taken.
     """
@@ -31,13 +33,26 @@ def serve(uri: str, artifacts: Path, port: int, experiment: str = "pocketpipe") 
         raise UserError(f"port {port} is taken; name another one: --port {port + 1}")
     store = open_store(uri, artifacts, experiment)
     print(f"open {page(store, port)}   (stop: Ctrl-C)", flush=True)
-    child = subprocess.Popen(command(uri, artifacts, port), env={**os.environ, **QUIET})
+    # in a session of its own: Ctrl-C would reach server and worker both, and end in a traceback
+    server = subprocess.Popen(command(uri, artifacts, port), env={**os.environ, **QUIET}, start_new_session=True)
+    with _interrupted_by(signal.SIGTERM):
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextmanager
+def _interrupted_by(signum: signal.Signals) -> Iterator[None]:
+    """Let the signal end the work as Ctrl-C does."""
+    before = signal.signal(signum, signal.default_int_handler)
     try:
-        return child.wait()
-    except KeyboardInterrupt:
-        child.send_signal(signal.SIGTERM)
-        child.wait()
-        return 0
+        yield
+    finally:
+        signal.signal(signum, before)
 
 
 def command(uri: str, artifacts: Path, port: int) -> list[str]:
