@@ -35,7 +35,7 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
 
 def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int) -> None:
     """The header with the model's sizes (float32 numbers, float32 numbers, bytes), and the runner."""
-    templates = files("pocketpipe.delivery") / "templates"
+    templates = files("pocketpipe.delivery")
     header = (templates / HEADER).read_text()
     for name, size in (("@INPUTS@", inputs), ("@OUTPUTS@", outputs), ("@ARENA@", arena)):
         header = header.replace(name, str(size))

@@ -24,7 +24,10 @@ OLDEST_GLIBC = "2.17"
 
 COMPILE = ("-O2", "-g0", "-std=gnu11", "-fno-builtin", "-fno-stack-protector")
 LINK = ("-s", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,defs")
-MEMORY, START, EXPORTS = "memory.c", "linux_{machine}.c", "exports.map"
+EXPORTS = "exports.map"
+MEMORY = "memory.c"
+START = {"aarch64": "linux_aarch64.c"}
+"""By machine: how a program starts and calls the system without a C library."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +44,29 @@ class Toolchain:
     def link_library(self, sources: Sequence[str], output: str, exports: str, folder: Path) -> None:
         """Make a shared library of C and object files in `folder`; `exports`: a linker version script."""
         (folder / EXPORTS).write_text(exports)
-        options = (*LINK, "-shared", f"-Wl,--version-script={EXPORTS}", "-o", output)
-        self._link(self.shared, (*COMPILE, "-fPIC"), options, (*sources, MEMORY), sources, folder)
+        self._compile((*self.shared, *COMPILE, "-fPIC"), (*sources, MEMORY), folder)
+        options = ("-shared", f"-Wl,--version-script={EXPORTS}", "-o", output)
+        self._link((*self.shared, *LINK, *options), sources, (MEMORY,), folder)
 
     def link_program(self, sources: Sequence[str], output: str, folder: Path) -> None:
         """Make a program of C and object files in `folder` that needs no library where it runs."""
-        bare = (*sources, MEMORY, START.format(machine=self.machine))
-        self._link(self.static, COMPILE, (*LINK, "-static", "-o", output), bare, sources, folder)
+        instead = (MEMORY, START[self.machine])
+        self._compile((*self.static, *COMPILE), (*sources, *instead), folder)
+        self._link((*self.static, *LINK, "-static", "-o", output), sources, instead, folder)
 
-    def _link(
-        self,
-        compiler: Sequence[str],
-        compiling: Sequence[str],
-        linking: Sequence[str],
-        bare: Sequence[str],
-        sources: Sequence[str],
-        folder: Path,
-    ) -> None:
-        """Link `bare` without a C library or, where something is missing then, `sources` with one."""
-        for file in (files("pocketpipe.targets") / "support").iterdir():
-            (folder / file.name).write_text(file.read_text())
-        for source in bare:
-            if source.endswith(".c"):  # apart, because without a C library ziglang hides its headers as well
-                self._must((*compiler, *compiling, "-c", source, "-o", _object(source)), folder)
-        done = self._call((*compiler, *linking, "-nostdlib", *map(_object, bare)), folder)
-        if done.returncode != 0:
-            self._must((*compiler, *linking, *map(_object, sources), "-lm"), folder)
+    def _compile(self, command: Sequence[str], sources: Sequence[str], folder: Path) -> None:
+        """Compile the C files among `sources`; apart from linking, where ziglang would hide the headers as well."""
+        for name in (MEMORY, *START.values()):
+            (folder / name).write_text((files("pocketpipe.targets") / name).read_text())
+        for source in sources:
+            if source.endswith(".c"):
+                self._must((*command, "-c", source, "-o", _object(source)), folder)
+
+    def _link(self, command: Sequence[str], sources: Sequence[str], instead: Sequence[str], folder: Path) -> None:
+        """Link `sources` with what stands for a C library; if that is not enough, with the C library."""
+        bare = self._call((*command, "-nostdlib", *map(_object, (*sources, *instead))), folder)
+        if bare.returncode != 0:
+            self._must((*command, *map(_object, sources), "-lm"), folder)
 
     def _must(self, command: Sequence[str], folder: Path) -> None:
         done = self._call(command, folder)
