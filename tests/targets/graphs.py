@@ -103,6 +103,15 @@ def _third(graph: Graph, gates: str, index: int, hidden: int) -> str:
     return graph.op("Slice", gates, *bounds, graph.integers(1))
 
 
+def tiny(channels: int = 5) -> bytes:
+    """(3, 8, 8) -> 10: one convolution, global mean, linear. For tests of all but the operators."""
+    graph = Graph((3, 8, 8))
+    pooled = graph.op(
+        "ReduceMean", graph.op("Relu", graph.conv("input", 3, channels)), graph.integers(2, 3), keepdims=0
+    )
+    return graph.finish(graph.linear(pooled, channels, 10))
+
+
 def residual(channels: tuple[int, int], size: int = 8) -> bytes:
     """Two blocks as in a small ResNet: identity shortcut, then stride 2 with a shortcut of zero-padded channels."""
     first, second = channels

@@ -14,7 +14,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.lineage.verify import verify
 from pocketpipe.targets.base import TARGETS
-from targets.graphs import Graph, examples, gru, metadata, reference, residual
+from targets.graphs import Graph, examples, gru, metadata, reference, residual, tiny
 
 SHAPE = (3, 8, 8)
 NEEDS_QEMU = "needs qemu-aarch64: apt-get install qemu-user"
@@ -50,14 +50,14 @@ def test_without_emulator_nothing_is_measured(tmp_path: Path, monkeypatch: pytes
     target = TARGETS.resolve("aarch64")
     if not target.emulated:
         pytest.skip("this machine is an ARM itself")
-    target.compile(residual((3, 4)), metadata(SHAPE, "aarch64"), tmp_path / "out")
+    target.compile(tiny(), metadata(SHAPE, "aarch64"), tmp_path / "out")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotMeasured, match="apt-get install qemu-user"):
         target.run(tmp_path / "out", examples(SHAPE))
 
 
 def test_folder_knows_where_it_comes_from(tmp_path: Path) -> None:
-    TARGETS.resolve("x86_64").compile(residual((5, 12)), metadata(SHAPE, "x86_64"), tmp_path / "out")
+    TARGETS.resolve("x86_64").compile(tiny(), metadata(SHAPE, "x86_64"), tmp_path / "out")
     delivered = DeliveryMetadata.read(tmp_path / "out")
     assert delivered.output_shape == (10,)
     assert delivered.hashes["onnx"] == "0" * 64
@@ -69,7 +69,7 @@ def test_folder_knows_where_it_comes_from(tmp_path: Path) -> None:
 
 
 def test_delivered_runner_builds_and_runs_as_the_readme_says(tmp_path: Path) -> None:
-    onnx, inputs, folder = residual((5, 12)), examples(SHAPE), tmp_path / "out"
+    onnx, inputs, folder = tiny(), examples(SHAPE), tmp_path / "out"
     TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), folder)
     build, run = (folder / "README.md").read_text().split("```sh\n")[1].splitlines()[:2]
     inputs.tofile(folder / "input.f32")
@@ -102,7 +102,7 @@ def test_lstm_is_refused_with_its_node(tmp_path: Path) -> None:
 
 def test_other_shape_than_the_task_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one example of task 'made up' is"):
-        TARGETS.resolve("x86_64").compile(residual((3, 4)), metadata((3, 9, 9), "x86_64"), tmp_path / "out")
+        TARGETS.resolve("x86_64").compile(tiny(), metadata((3, 9, 9), "x86_64"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,7 +121,7 @@ def test_gnu_compiler_does_where_ziglang_is_missing(tmp_path: Path, monkeypatch:
         TARGETS.resolve("x86_64").check()
     except UserError:
         pytest.skip("needs gcc")
-    onnx, inputs = residual((5, 12)), examples(SHAPE)
+    onnx, inputs = tiny(), examples(SHAPE)
     TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), tmp_path / "out")
     assert any("gcc" in engine for engine in DeliveryMetadata.read(tmp_path / "out").engines)
     np.testing.assert_allclose(
@@ -140,7 +140,7 @@ TARGETS.resolve("x86_64").compile(onnx.read_bytes(), DeliveryMetadata.model_vali
 
 
 def test_killed_compile_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
-    onnx, folder = residual((5, 12)), tmp_path / "work" / "out"
+    onnx, folder = tiny(), tmp_path / "work" / "out"
     (tmp_path / "onnx").write_bytes(onnx)
     (tmp_path / "metadata").write_text(metadata(SHAPE, "x86_64").model_dump_json())
     arguments = [sys.executable, "-c", COMPILE, str(tmp_path / "onnx"), str(tmp_path / "metadata"), str(folder)]

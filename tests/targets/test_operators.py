@@ -21,7 +21,7 @@ def close(onnx: bytes, input_shape: tuple[int, ...], folder: Path, target: str =
     return float(np.abs(got - expected).max() / max(1.0, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5, 8, 13, 16, 17, 31, 33, 67])
+@pytest.mark.parametrize("channels", [1, 5, 13, 16, 33, 67])
 def test_channel_counts(tmp_path: Path, channels: int) -> None:
     graph = Graph((2, 9, 9))
     wide = graph.op("Relu", graph.conv("input", 2, channels))
@@ -126,7 +126,7 @@ def test_other_operators(tmp_path: Path, name: str) -> None:
     assert close(graph.finish(build(graph)), shape, tmp_path / "out") < 1e-5
 
 
-@pytest.mark.parametrize("channels", [(5, 12), (16, 32), (13, 29)])
+@pytest.mark.parametrize("channels", [(16, 32), (13, 29)])
 def test_residual_blocks(tmp_path: Path, channels: tuple[int, int]) -> None:
     assert close(residual(channels), (3, 8, 8), tmp_path / "out") < 1e-5
 

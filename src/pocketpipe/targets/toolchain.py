@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -86,8 +85,9 @@ def _object(source: str) -> str:
 
 def find_toolchain(machine: str) -> Toolchain:
     """The toolchain for `machine` (x86_64, aarch64). Quick. Raises UserError if there is none."""
-    if importlib.util.find_spec("ziglang") is not None:
-        zig = (sys.executable, "-m", "ziglang", "cc", "-target")
+    package = importlib.util.find_spec("ziglang")
+    if package is not None and package.origin is not None:
+        zig = (str(Path(package.origin).with_name("zig")), "cc", "-target")
         shared, static = (*zig, f"{machine}-linux-gnu.{OLDEST_GLIBC}"), (*zig, f"{machine}-linux-musl")
         return Toolchain(machine, f"ziglang {version('ziglang')}", shared, static)
     for compiler in (f"{machine}-linux-gnu-gcc", *(("gcc",) if machine == os.uname().machine else ())):
