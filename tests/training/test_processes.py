@@ -26,6 +26,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     one = train(tmp_path / "one", network=plain, recipe=RECIPE_OF_TWO)
     two = train(tmp_path / "two", network=plain, recipe=RECIPE_OF_TWO, settings=TWO)
     assert two.facts["processes"] == 2
+    assert not (tmp_path / "two" / "inputs").exists()  # the copies of the data
     for name, weights in one.network.state.items():
         assert (weights - two.network.state[name]).abs().max() < 1e-5, name
     assert two.curves["train_loss"] == pytest.approx(one.curves["train_loss"], abs=1e-5)

@@ -66,6 +66,7 @@ def fit(
         finished = place.result()
     if finished is None:
         raise UserError(f"{title}: the training ended without a result; its logs are in {place.ranks}")
+    place.discard_inputs()
     trained, curves, facts = finished
     return Fitted(trained, {_curve_name(name, metric): tuple(v) for name, v in curves.values.items()}, facts)
 

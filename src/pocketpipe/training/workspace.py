@@ -71,6 +71,10 @@ class Workspace:
             partial.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
         self.checkpoint.unlink(missing_ok=True)
 
+    def discard_inputs(self) -> None:
+        """Remove the copies of data and networks that other processes read; their logs stay."""
+        shutil.rmtree(self.inputs, ignore_errors=True)
+
     def result(self) -> tuple[StoredNetwork, Curves, dict[str, Any]] | None:
         """(network, curves, facts) of a finished training; None if it is not finished."""
         facts = self.folder / "facts.json"
