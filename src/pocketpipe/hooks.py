@@ -25,7 +25,6 @@ from pocketpipe.lineage.provenance import provenance_now, read_provenance
 from pocketpipe.preflight import check_feasible, check_names
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.terminal import print_verdicts
-from pocketpipe.tracking.gates import Promotion
 from pocketpipe.tracking.registry import Registered
 from pocketpipe.tracking.runs import RunTracker
 
@@ -133,8 +132,7 @@ class RunHooks:
             tracker.end()
             return
         evaluation: Evaluation = catalog.load("evaluation")
-        tracker.log_evaluation(evaluation)
-        tracker.end(tags=_promotion_tags(pipeline, catalog))
+        tracker.end(evaluation=evaluation, promotion=catalog.load("promotion") if "promotion" in outputs else None)
         report = _fresh(catalog, "report").latest / "report.html"
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
         if not evaluation.budget_kept:
@@ -233,13 +231,6 @@ def _warnings(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
     """All warnings of the pipeline's stages, each once."""
     names = sorted(name for name in pipeline.all_outputs() if name.endswith("_record") and catalog.exists(name))
     return list(dict.fromkeys(line for name in names for line in catalog.load(name).warnings))
-
-
-def _promotion_tags(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, str]:
-    if "promotion" not in pipeline.all_outputs():
-        return {}
-    promotion: Promotion = catalog.load("promotion")
-    return {"promotion": str(promotion), "promotion_reasons": "\n".join(promotion.reasons)}
 
 
 def _said(error: Exception) -> str:
