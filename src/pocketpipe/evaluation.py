@@ -12,7 +12,7 @@ from pocketpipe.verdict import Verdict, budget_kept
 class Subject(Value):
     """One thing that was evaluated: a network in PyTorch, the ONNX file, or a delivered library.
 
-    >>> Subject(name="student", file="student.onnx", examples=360, metric=0.97, metric_by_class={"0": 1.0, "8": 0.9}).worst
+    >>> Subject(name="onnx", file="student.onnx", metric=0.97, metric_by_class={"0": 1.0, "8": 0.9}).worst
     ('8', 0.9)
     """
 

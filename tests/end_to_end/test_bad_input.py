@@ -89,9 +89,8 @@ def a_lonely_class(data: Path) -> None:
     photos(data, cat=20, dog=1)
 
 
-def no_image(data: Path) -> None:
-    (data / "photos" / "cat").mkdir(parents=True)
-    (data / "photos" / "dog").mkdir()
+def an_empty_class(data: Path) -> None:
+    photos(data, cat=20, dog=0)
 
 
 def a_file_as_output(data: Path) -> None:
@@ -121,7 +120,7 @@ CASES = {
     "zero epochs": Case("teacher.epochs=0", "teacher.epochs: 0"),
     "warm-up longer than training": Case("finetune.warmup_epochs=99", "finetune", "warmup_epochs 99"),
     "unknown schedule": Case("teacher.schedule=linear", "teacher.schedule: 'linear'", "one_cycle"),
-    "unknown holdout": Case("task.holdout=test_half", "task.holdout", "'test_half'", "digits"),
+    "unknown holdout": Case("task.holdout=test_third", "task.holdout", "'test_third'", "test_half"),
     "unknown task option": Case("task.options.size=9", "task.options.size: 9 is not an option"),
     "own module missing": Case("network.name=no_such_package.nets:build", "cannot import 'no_such_package.nets'"),
     "own attribute missing": Case("network.name=pocketpipe.errors:build", "has no 'build'"),
@@ -131,12 +130,12 @@ CASES = {
     "truncated weights": Case("network.weights=w.safetensors", "w.safetensors", prepare=torn_weights),
     "no data set": Case("task.name=cifar10,network.name=resnet20", "cifar-10", "POCKETPIPE_DATA"),
     "truncated archive": Case("task.name=cifar10", "cifar-10-python.tar.gz", prepare=torn_archive),
-    "wrong checksum": Case("task.name=cifar10", "cifar-10-python.tar.gz", "md5", prepare=foreign_archive),
+    "wrong checksum": Case("task.name=cifar10", "cifar-10-python.tar.gz", "MD5", prepare=foreign_archive),
     "archive that climbs out": Case("task.name=cifar10", "../escaped", prepare=climbing_archive),
     "no such folder": Case(FOLDER, "photos"),
     "one unreadable image": Case(FOLDER, "7.png", prepare=one_unreadable),
     "a class with one image": Case(FOLDER, "dog", prepare=a_lonely_class),
-    "no image at all": Case(FOLDER, "photos", prepare=no_image),
+    "an empty class": Case(FOLDER, "dog", "0 readable images", prepare=an_empty_class),
     "output folder is a file": Case(
         "", "output folder", "POCKETPIPE_OUTPUT", prepare=a_file_as_output, POCKETPIPE_OUTPUT="{data}/occupied"
     ),
@@ -167,7 +166,7 @@ def test_each_mistake_is_one_clear_line_before_any_work(
     assert "Traceback" not in said
     assert len(said.strip().splitlines()) == 1, said
     assert sorted(data.rglob("*")) == before
-    assert not [path for path in output.rglob("*") if path.is_file()], "something was left behind"
+    assert not [path for path in output.rglob("*") if path.is_file() and not told(path, output)], "left behind"
 
 
 def test_all_mistakes_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +181,11 @@ def test_all_unknown_names_are_listed_together(tmp_path: Path, monkeypatch: pyte
     code, said = run("network.name=resnet9,task.name=digit,targets=[x86],methods=[chanels]")
     assert code == 2
     assert len(said.strip().splitlines()) == 4, said
+
+
+def told(path: Path, output: Path) -> bool:
+    """What only the data itself can show is met in the first stage: MLflow's record of it, and its lock, may stay."""
+    return str(path.relative_to(output)).startswith(("mlflow", "work/locks"))
 
 
 def run(parameters: str) -> tuple[int, str]:

@@ -76,7 +76,17 @@ def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget)
         return found
     problems = "; ".join(f"budget.{entry}" for entry in found.ranges if not entry.feasible)
     nearest = ", ".join(f"{term}: {value:g}" for term, value in found.nearest.items())
-    raise UserError(f"{problems} with methods [{', '.join(found.methods)}]; nearest feasible budget: {{{nearest}}}")
+    raise UserError(
+        f"{problems} with methods [{', '.join(found.methods)}]; nearest feasible budget: {{{nearest}}}"
+        f"{_left_whole(profile)}"
+    )
+
+
+def _left_whole(profile: NetworkProfile) -> str:
+    """What stands in the way: groups that cannot be thinned, with their nodes; empty if there are none."""
+    rigid = [f"{group.members[0]} ({group.reason})" for group in profile.groups if not group.slimmable and group.reason]
+    more = f" and {len(rigid) - 3} more" if len(rigid) > 3 else ""
+    return f"; left whole: {'; '.join(rigid[:3])}{more}" if rigid else ""
 
 
 def _relative(term: str, cost: str, budget: Budget, dense: Cost, smallest: Cost) -> Range:
