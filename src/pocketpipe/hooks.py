@@ -95,7 +95,7 @@ class RunHooks:
         lock.acquire()
         self.stage = Stage(name, perf_counter(), lock, set(node.outputs))
         log.info("%s ...", name)
-        self._tracker().start_stage(name)
+        self._tracker().start_stage(name, self.ingredients[node.name].parameters)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
@@ -240,6 +240,6 @@ def _said(error: Exception) -> str:
 def _tell(record: StageRecord, seconds: float) -> None:
     """One line a stage, and its warnings."""
     figures = ", ".join(f"{name} {value:.4g}" for name, value in list(record.metrics.items())[:4])
-    log.info("%s done in %.1f s: %s", record.stage, seconds, figures)
+    log.info("%s done in %.1f s: %s", record.stage, seconds, record.headline or figures)
     for line in record.warnings:
         log.warning("warning: %s", line)

@@ -13,6 +13,8 @@ class StageRecord(Value):
     """
 
     stage: str
+    headline: str = ""
+    """What a person at the terminal wants to know first; empty: the first figures."""
     metrics: dict[str, float] = {}
     """Final figures."""
     curves: dict[str, tuple[float, ...]] = {}

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,24 @@ def test_each_mistake_is_one_clear_line_before_any_work(
     assert len(said.strip().splitlines()) == 1, said
     assert sorted(data.rglob("*")) == before
     assert not [path for path in output.rglob("*") if path.is_file() and not told(path, output)], "left behind"
+
+
+def test_no_space_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    try:
+        monkeypatch.setenv("POCKETPIPE_OUTPUT", str(small / "output"))
+        code, said = run("")
+        left = [path for path in small.rglob("*") if path.is_file()]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert code == 2, said
+    assert said.startswith(f"output folder {small / 'output'}: ")
+    assert "MB free, 200 MB needed; set POCKETPIPE_OUTPUT" in said
+    assert not left
 
 
 def test_all_mistakes_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """What is fresh is not made again, what is not is: budget A, then B, then A; one parameter; one stage."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,13 @@ ALL = ["data", "teacher", "profile", "search", "finetune", "export", "compile", 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> House:
     """A house in which the quick recipe ran once."""
     house = House(tmp_path_factory.mktemp("fresh") / "output")
     run = house.run()
     assert run.code == 0, run.out
     assert run.stages() == ALL
-    yield house
+    return house
 
 
 def test_the_same_again_makes_nothing(made: House) -> None:

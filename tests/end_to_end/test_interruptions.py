@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,11 @@ SLOWER = "finetune.epochs=8,search.trials=6"
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     house = House(tmp_path_factory.mktemp("uninterrupted") / "output")
     run = house.run("compress", SLOWER)
     assert run.code == 0, run.out
-    yield digests(house)
+    return digests(house)
 
 
 def searching(work: Path) -> bool:
@@ -35,7 +35,7 @@ def finetuning(work: Path) -> bool:
 
 
 def curves(work: Path) -> list[Path]:
-    return [file for file in work.glob("finetune/*/curves.json")]
+    return list(work.glob("finetune/*/curves.json"))
 
 
 def compiling(work: Path) -> bool:

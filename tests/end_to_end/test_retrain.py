@@ -2,8 +2,8 @@
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,12 @@ MODEL = "own.tasks.from_folder-own.networks.build"
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def house(tmp_path: Path) -> House:
     """A house whose data lies in a folder that tests write to."""
     data = tmp_path / "data"
     data.mkdir()
     write(data, count=400)
-    yield House(tmp_path / "output", {"POCKETPIPE_DATA": str(data)})
+    return House(tmp_path / "output", {"POCKETPIPE_DATA": str(data)})
 
 
 def write(data: Path, *, count: int, shuffled: bool = False) -> None:
@@ -68,10 +68,11 @@ def test_a_champion_from_first_to_last(house: House) -> None:
     assert "version 1 is the champion again" in house.pocketpipe("rollback", MODEL).out
 
 
-def wait_for(house: House, stage: str, process: "object") -> None:
+def wait_for(house: House, stage: str, process: "subprocess.Popen[str]") -> None:
     """Until `stage` has its workspace for this run: everything before it is made."""
     before = set(house.output.glob(f"work/{stage}/*"))
     deadline = time.monotonic() + 300
     while set(house.output.glob(f"work/{stage}/*")) == before:
-        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run never came so far"
         time.sleep(0.02)

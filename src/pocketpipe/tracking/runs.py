@@ -83,10 +83,11 @@ class RunTracker:
         entries.log(self.store.client, self.run_id, parameters=entries.flatten(parameters))
         return self.run_id
 
-    def start_stage(self, name: str) -> str:
+    def start_stage(self, name: str, parameters: Mapping[str, Any] | None = None) -> str:
         """Open the child run of a stage; its id. A stage that is still open ends here."""
         self.end_stage()
         run_id = self._create(name, {**self._child_tags(self.run_id), "stage": name})
+        entries.log(self.store.client, run_id, parameters=entries.flatten(parameters or {}))
         self._stage = _OpenStage(name, run_id, time.monotonic())
         return run_id
 

@@ -133,8 +133,10 @@ def _record(
 ) -> StageRecord:
     scores = [trial.score for trial in trials]
     best = accumulate(scores, max if task.higher_is_better else min)
+    kept = f"{metrics.get('tuned_score', metrics['score']):.4f} {task.metric_name} (teacher {dense_score:.4f})"
     return StageRecord(
         stage="search",
+        headline=f"{len(trials)} trials; plan: {facts['plan']}, {kept}",
         metrics={"trials": len(trials), f"dense_{task.metric_name}": dense_score, **metrics},
         curves={"trial_score": tuple(scores), "best_score": tuple(best)},
         facts=facts,

@@ -38,7 +38,12 @@ def make_teacher(
     metrics = _metrics(fitted.network, task, splits)
     facts = {"start": "champion's teacher" if champion is not None else "random weights", **fitted.facts}
     return fitted.network, StageRecord(
-        stage="teacher", metrics=metrics, curves=fitted.curves, facts=facts, data=splits.selection.name
+        stage="teacher",
+        headline=_in_words(metrics),
+        metrics=metrics,
+        curves=fitted.curves,
+        facts=facts,
+        data=splits.selection.name,
     )
 
 
@@ -56,6 +61,7 @@ def _given_teacher(
     )
     return teacher, StageRecord(
         stage="teacher",
+        headline=f"training skipped, weights given: {_in_words(metrics)}",
         metrics=metrics,
         facts={"start": f"given weights {weights.name}; training skipped", "val_looks_memorized": seen.suspicious},
         warnings=seen.warnings,
@@ -67,6 +73,10 @@ def _metrics(network: StoredNetwork, task: Task, splits: Splits) -> dict[str, fl
     module = network.build(task)
     measured = dict(zip(("train", "val", "holdout"), _measured_splits(splits), strict=False))
     return {f"{role}_{task.metric_name}": metric_of(module, task, split) for role, split in measured.items()}
+
+
+def _in_words(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
 
 
 TRAIN_SAMPLE = 5000

@@ -1,0 +1,84 @@
+"""Fresh datasets: there and fresh, whole or not at all, no pickle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kedro.io import DatasetError
+
+from pocketpipe.datasets.fresh import BytesDataset, FolderDataset, JsonDataset, TextDataset
+from pocketpipe.datasets.values import PlanDataset, SplitDataset, SplitsDataset
+from pocketpipe.plan import CompressionPlan
+from pocketpipe.record import StageRecord
+from pocketpipe.task import Split, Splits
+
+
+def split(name: str, count: int = 4) -> Split:
+    generator = np.random.default_rng(0)
+    return Split(name, generator.integers(0, 9, (count, 1, 2, 2), np.uint8), np.arange(count))
+
+
+def test_each_fingerprint_has_its_own_value(tmp_path: Path) -> None:
+    dataset = TextDataset(str(tmp_path / "report"), file="report.html")
+    dataset.fingerprint = "aaaa"
+    dataset.save("first")
+    dataset.fingerprint = "bbbb"
+    assert not dataset.exists()
+    dataset.save("second")
+    dataset.fingerprint = "aaaa"
+    assert dataset.exists()
+    assert dataset.load() == "first"
+    assert (tmp_path / "report" / "latest" / "report.html").read_text() == "second"
+
+
+def test_the_first_value_of_a_fingerprint_stays(tmp_path: Path) -> None:
+    dataset = BytesDataset(str(tmp_path / "onnx"), file="student.onnx")
+    dataset.fingerprint = "aaaa"
+    dataset.save(b"one run")
+    dataset.save(b"another run, slower")
+    assert dataset.load() == b"one run"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    dataset = FolderDataset(str(tmp_path / "deliveries"))
+    dataset.fingerprint = "aaaa"
+    with pytest.raises(DatasetError):
+        dataset.save(tmp_path / "no such folder")
+    assert not dataset.exists()
+    assert list((tmp_path / "deliveries").iterdir()) == []
+
+
+def test_without_a_fingerprint_nothing_exists(tmp_path: Path) -> None:
+    dataset = TextDataset(str(tmp_path / "report"), file="report.html")
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match="run the stage that makes it first"):
+        dataset.load()
+
+
+def test_values_come_back_equal(tmp_path: Path) -> None:
+    record = StageRecord(stage="data", metrics={"a": 1.0}, curves={"loss": (2.0, 1.0)}, warnings=("mind",))
+    as_json = JsonDataset(str(tmp_path / "record"), value="pocketpipe.record:StageRecord")
+    plan = PlanDataset(str(tmp_path / "plan"))
+    for dataset, value in ((as_json, record), (plan, CompressionPlan())):
+        dataset.fingerprint = "aaaa"
+        dataset.save(value)
+        assert dataset.load() == value
+
+
+@pytest.mark.parametrize("holdout", [None, split("holdout", 3)])
+def test_splits_come_back_with_their_digests(tmp_path: Path, holdout: Split | None) -> None:
+    splits = Splits(split("train"), split("val", 2), holdout)
+    dataset = SplitsDataset(str(tmp_path / "splits"))
+    dataset.fingerprint = "aaaa"
+    dataset.save(splits)
+    found = dataset.load()
+    assert found.train.digest == splits.train.digest
+    assert found.selection.name == splits.selection.name
+    assert found.selection.digest == splits.selection.digest
+
+
+def test_a_split_comes_back(tmp_path: Path) -> None:
+    dataset = SplitDataset(str(tmp_path / "test_split"))
+    dataset.fingerprint = "aaaa"
+    dataset.save(split("test"))
+    assert dataset.load().digest == split("test").digest

@@ -1,0 +1,68 @@
+"""From a budget and measurements to verdicts."""
+
+import pytest
+
+from own.tasks import Shapes
+from pocketpipe.budget import Budget
+from pocketpipe.cost import Cost
+from pocketpipe.evaluation import Subject
+from pocketpipe.pipelines.evaluate.verdicts import judge
+from pocketpipe.verdict import Verdict, budget_kept
+
+DENSE = Cost(macs=1000, parameters=100, file_bytes=4000, source="measured on teacher.onnx")
+SLIM = Cost(macs=400, parameters=50, file_bytes=2100, source="measured on student.onnx")
+ONNX = Subject(name="onnx", file="student.onnx", examples=100, metric=0.95, agreement=1.0, max_difference=0.0)
+LIBRARY = ONNX.model_copy(update={"name": "x86_64", "file": "x86_64/model.so", "agreement": 0.9995})
+ABSENT = Subject(name="aarch64", file="aarch64/model.so", not_measured="no QEMU; install qemu-user")
+
+
+def verdicts(budget: Budget, *subjects: Subject, teacher: float = 0.96) -> dict[tuple[str, str], Verdict]:
+    found = judge(budget, Shapes(10), (DENSE, SLIM), list(subjects), lambda count: teacher)
+    return {(verdict.requirement, verdict.file): verdict for verdict in found}
+
+
+@pytest.mark.parametrize(
+    ("budget", "requirement", "status"),
+    [
+        (Budget(speedup=2.5), "speedup", "passed"),
+        (Budget(speedup=2.51), "speedup", "failed"),
+        (Budget(compression=1.9), "compression", "passed"),
+        (Budget(compression=2.0), "compression", "failed"),
+        (Budget(macs=400), "macs", "passed"),
+        (Budget(macs=399), "macs", "failed"),
+        (Budget(file_bytes=2100), "file_bytes", "passed"),
+        (Budget(file_bytes=2099), "file_bytes", "failed"),
+        (Budget(speedup=1, accuracy_drop=0.011), "accuracy_drop", "passed"),
+        (Budget(speedup=1, accuracy_drop=0.009), "accuracy_drop", "failed"),
+        (Budget(speedup=1, minimum_metric=0.95), "minimum_metric", "passed"),
+        (Budget(speedup=1, minimum_metric=0.951), "minimum_metric", "failed"),
+    ],
+)
+def test_each_requirement_on_its_border(budget: Budget, requirement: str, status: str) -> None:
+    verdict = verdicts(budget, ONNX)[requirement, "student.onnx"]
+    assert verdict.status == status
+    assert verdict.got
+
+
+def test_every_delivered_file_is_judged_for_itself() -> None:
+    worse = LIBRARY.model_copy(update={"metric": 0.90, "agreement": 0.93})
+    found = verdicts(Budget(speedup=2, accuracy_drop=0.02), ONNX, worse)
+    assert found["accuracy_drop", "student.onnx"].status == "passed"
+    assert found["accuracy_drop", "x86_64/model.so"].status == "failed"
+    assert found["same answers", "x86_64/model.so"].status == "failed"
+    assert ("same answers", "student.onnx") not in found
+
+
+def test_what_was_not_measured_says_how_to_get_it_and_fails_nothing() -> None:
+    found = verdicts(Budget(speedup=2, accuracy_drop=0.02), ONNX, LIBRARY, ABSENT)
+    absent = [verdict for (_, file), verdict in found.items() if file == "aarch64/model.so"]
+    assert [verdict.status for verdict in absent] == ["not measured", "not measured"]
+    assert all(verdict.reason == "no QEMU; install qemu-user" for verdict in absent)
+    assert budget_kept(tuple(found.values()))
+
+
+def test_the_teacher_is_measured_on_the_same_examples() -> None:
+    few = LIBRARY.model_copy(update={"examples": 10, "metric": 0.9})
+    asked: list[int] = []
+    judge(Budget(speedup=1, accuracy_drop=0.1), Shapes(10), (DENSE, SLIM), [few], lambda n: asked.append(n) or 0.9)
+    assert asked == [10]

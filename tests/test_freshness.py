@@ -1,0 +1,80 @@
+"""Which stages a change makes stale: computed on the registered pipeline, nothing is run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog
+
+from pocketpipe import settings
+from pocketpipe.config import Config, read_config
+from pocketpipe.freshness import hand_over, ingredients
+from pocketpipe.pipeline_registry import register_pipelines
+
+PROJECT = Path(__file__).parents[1]
+ALL = ["data", "teacher", "profile", "search", "finetune", "export", "compile", "evaluate", "report", "promote"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path))
+
+
+def loader() -> OmegaConfigLoader:
+    return OmegaConfigLoader(str(PROJECT / "conf"), **settings.CONFIG_LOADER_ARGS)
+
+
+def fingerprints(**changes: Any) -> dict[str, str]:
+    """Fingerprint by stage when single parameters (section__key=value) are changed."""
+    parameters = loader()["parameters"]
+    for path, value in changes.items():
+        section, _, key = path.partition("__")
+        if key:
+            parameters[section][key] = value
+        else:
+            parameters[section] = value
+    return by_stage(read_config(parameters))
+
+
+def by_stage(config: Config) -> dict[str, str]:
+    catalog = DataCatalog.from_config(loader()["catalog"])
+    found = ingredients(register_pipelines()["compress"], catalog, config)
+    return {entry.stage: entry.fingerprint for entry in found.values()}
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({}, []),
+        ({"seed": 1}, ALL),
+        ({"teacher__epochs": 41}, ALL[1:]),
+        ({"budget": {"speedup": 2.0}}, ALL[2:]),
+        ({"search__trials": 25}, ALL[3:]),
+        ({"finalists__epochs": 4}, ALL[3:]),
+        ({"finetune__learning_rate": 0.04}, ALL[4:]),
+        ({"targets": ["x86_64"]}, ALL[6:]),
+        ({"evaluate__latency_runs": 50}, ALL[7:]),
+        ({"promote__margin": 0.1}, ALL[9:]),
+    ],
+)
+def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(change: dict[str, Any], stale: list[str]) -> None:
+    before, after = fingerprints(), fingerprints(**change)
+    assert [stage for stage in ALL if before[stage] != after[stage]] == stale
+
+
+def test_all_outputs_and_workspaces_get_the_fingerprint_of_their_node() -> None:
+    pipeline = register_pipelines()["compress"]
+    catalog = DataCatalog.from_config(loader()["catalog"])
+    found = ingredients(pipeline, catalog, read_config(loader()["parameters"]))
+    hand_over(pipeline, catalog, found)
+    for node in pipeline.nodes:
+        for output in node.outputs:
+            assert catalog[output].fingerprint == found[node.name].fingerprint, output
+    assert catalog["finetune_workspace"].fingerprint == found["finetune.finetune_student"].fingerprint
+
+
+def test_every_recipe_reads() -> None:
+    for recipe in ("base", "gru", "cifar10"):
+        parameters = OmegaConfigLoader(str(PROJECT / "conf"), env=recipe, **settings.CONFIG_LOADER_ARGS)["parameters"]
+        assert read_config(parameters).budget.speedup
