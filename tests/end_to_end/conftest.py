@@ -12,8 +12,8 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 
 QUICK = (
-    "teacher.epochs=4,teacher.batch_size=128,search.trials=3,search.controls=1,search.finalists=2,"
-    "finalists.epochs=2,finetune.epochs=4,finetune.batch_size=128,evaluate.latency_runs=20,"
+    "teacher.epochs=4,teacher.warmup_epochs=1,teacher.batch_size=128,search.trials=3,search.controls=1,search.finalists=2,"
+    "finalists.epochs=2,finalists.warmup_epochs=1,finetune.epochs=4,finetune.warmup_epochs=1,finetune.batch_size=128,evaluate.latency_runs=20,"
     "trainer.compile=never,budget.accuracy_drop=0.5"
 )
 """A recipe for tests: seconds, and an accuracy that is not asked much of."""
