@@ -114,7 +114,7 @@ def schedule(cron: str, config: str, env: str | None) -> None:
     from pocketpipe.scheduling.foreground import run_schedule
 
     command = [sys.executable, "-m", "kedro", "run", "--config", config, *(["--env", env] if env else [])]
-    lock = machine.output_root() / "work" / "schedule.lock"
+    lock = machine.output_root() / "workspaces" / "schedule.lock"
     _for_people(lambda: sys.exit(run_schedule(cron, command, lock=lock)))
 
 

@@ -89,7 +89,9 @@ class RunHooks:
     def before_node_run(self, node: Node) -> None:
         """Open the stage: only one process makes the same stage at a time, the others wait and then reuse."""
         name = str(node.namespace)
-        lock_file = machine.output_root() / "work" / "locks" / f"{name}-{self.ingredients[node.name].fingerprint}.lock"
+        lock_file = (
+            machine.output_root() / "workspaces" / "locks" / f"{name}-{self.ingredients[node.name].fingerprint}.lock"
+        )
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(lock_file)
         lock.acquire()

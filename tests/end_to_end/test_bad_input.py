@@ -204,7 +204,7 @@ def test_all_unknown_names_are_listed_together(tmp_path: Path, monkeypatch: pyte
 
 def told(path: Path, output: Path) -> bool:
     """What only the data itself can show is met in the first stage: MLflow's record of it, and its lock, may stay."""
-    return str(path.relative_to(output)).startswith(("mlflow", "work/locks"))
+    return str(path.relative_to(output)).startswith(("mlflow", "workspaces/locks"))
 
 
 def run(parameters: str) -> tuple[int, str]:

@@ -47,7 +47,7 @@ def compiling(work: Path) -> bool:
     ("stage", "reached"), [("search", searching), ("finetune", finetuning), ("compile", compiling)]
 )
 def test_killed_in(stage: str, reached: Callable[[Path], bool], house: House, uninterrupted: dict[str, str]) -> None:
-    kill_when(house, lambda: reached(house.output / "work"))
+    kill_when(house, lambda: reached(house.output / "workspaces"))
     assert stage not in {folder.name for folder in house.output.glob("*/*_record/latest")}
 
     again = house.run("compress", SLOWER)

@@ -70,9 +70,9 @@ def test_a_champion_from_first_to_last(house: House) -> None:
 
 def wait_for(house: House, stage: str, process: "subprocess.Popen[str]") -> None:
     """Until `stage` has its workspace for this run: everything before it is made."""
-    before = set(house.output.glob(f"work/{stage}/*"))
+    before = set(house.output.glob(f"workspaces/{stage}/*"))
     deadline = time.monotonic() + 300
-    while set(house.output.glob(f"work/{stage}/*")) == before:
+    while set(house.output.glob(f"workspaces/{stage}/*")) == before:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the run never came so far"
         time.sleep(0.02)

@@ -18,7 +18,7 @@ EXPERIMENT = "pocketpipe"
 def open_registry() -> Registry:
     """The registry of this machine's MLflow store."""
     store = open_store(machine.tracking_uri(), machine.artifact_root(), EXPERIMENT)
-    return Registry(store, machine.output_root() / "work" / "downloads")
+    return Registry(store, machine.output_root() / "workspaces" / "downloads")
 
 
 @dataclass(frozen=True)

@@ -50,4 +50,9 @@ def _die_with_parent() -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(f"usage: python -m pocketpipe.workers package.module:function SPEC RESULT, got {sys.argv[1:]}")
-    sys.exit(main(*sys.argv[1:]))
+    code = main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The outcome is on disk. A process group that is torn down while its peers are still leaving can abort the
+    # interpreter's own exit, and turn a finished rank into a dead one.
+    os._exit(code)

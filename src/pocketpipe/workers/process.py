@@ -138,8 +138,9 @@ def _order_of_failing(rank: _Rank) -> float:
 
 def _error(rank: _Rank, processes: int) -> WorkerError:
     who = f"rank {rank.number}" if processes > 1 else "worker"
-    if rank.result.exists():
-        return WorkerError(f"{who}: {json.loads(rank.result.read_text())['error']} (log: {rank.log})")
+    said = json.loads(rank.result.read_text()).get("error") if rank.result.exists() else None
+    if said is not None:
+        return WorkerError(f"{who}: {said} (log: {rank.log})")
     code = rank.process.returncode
     ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = [line for line in rank.log.read_text(errors="replace").splitlines() if line.strip()]

@@ -1,0 +1,69 @@
+"""How runs end: budget missed, weights given, a stage that fails, two processes; and what MLflow says of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from end_to_end.conftest import House
+from pocketpipe.tracking.store import open_store
+
+EASY = "task.name=own.tasks:build,network.name=own.networks:build,targets=[x86_64],budget.speedup=2.0"
+"""A task that is learned in seconds."""
+
+
+def runs(house: House) -> list[Any]:
+    """MLflow's runs in this house, oldest first."""
+    store = open_store(f"sqlite:///{house.output / 'mlflow.db'}", house.output / "mlflow-artifacts", "pocketpipe")
+    return list(reversed(store.client.search_runs([store.experiment_id])))
+
+
+def test_a_missed_budget_keeps_its_files_and_says_what_would_pass(house: House) -> None:
+    missed = house.run("compress", f"{EASY},budget.minimum_metric=1.01")
+    assert missed.code == 1, missed.out
+    assert missed.stages()[-1] == "promote"
+    assert "no plan that was tried" in missed.out
+    assert (house.latest("report") / "report.html").is_file()
+    assert (house.latest("deliveries") / "content" / "x86_64" / "model.so").is_file()
+    (top,) = [run for run in runs(house) if "mlflow.parentRunId" not in run.data.tags]
+    assert top.data.tags["budget_kept"] == "false"
+    assert "challenger" in top.data.tags["promotion"]
+    again = house.run("compress", f"{EASY},budget.minimum_metric=1.01")
+    assert again.code == 1, "the verdict is the same when nothing is made again"
+    assert again.stages() == []
+
+
+def test_given_weights_skip_the_training_and_are_checked(house: House) -> None:
+    trained = house.run("teacher", f"{EASY},teacher.epochs=8")
+    assert trained.code != 0, "the splits are not made yet"
+    assert house.run("data", EASY).code == 0
+    assert house.run("teacher", f"{EASY},teacher.epochs=8").code == 0
+    weights = house.latest("teacher") / "network" / "weights.safetensors"
+
+    given = house.run("compress", f"{EASY},network.weights={weights},task.holdout=test_half", "--namespaces", "data")
+    assert given.code == 0, given.out
+    teacher = house.run("compress", f"{EASY},network.weights={weights},task.holdout=test_half", "--namespaces", "teacher")
+
+    assert teacher.code == 0, teacher.out
+    assert "training skipped, weights given" in teacher.out
+    record = json.loads((house.latest("teacher_record") / "value.json").read_text())
+    assert {"train_accuracy", "val_accuracy", "holdout_accuracy"} <= set(record["metrics"])
+    assert (house.latest("teacher") / "network" / "weights.safetensors").read_bytes() == weights.read_bytes()
+
+
+def test_a_failing_stage_is_failed_in_mlflow_with_its_error(house: House, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    house.environment["POCKETPIPE_DATA"] = str(tmp_path)
+    failed = house.run("compress", "task.name=image_folder,task.options.path=photos,network.name=lenet")
+    assert failed.code == 2, failed.out
+    assert "Traceback" not in failed.out
+    assert {run.info.status for run in runs(house)} <= {"FAILED"}
+
+
+def test_two_processes_train_on_cpu(house: House) -> None:
+    run = house.run("data", EASY)
+    assert run.code == 0, run.out
+    both = house.run("teacher", f"{EASY},trainer.devices=2,teacher.batch_size=64")
+    assert both.code == 0, both.out
+    record = json.loads((house.latest("teacher_record") / "value.json").read_text())
+    assert record["facts"]["processes"] == 2
+    assert len([run for run in runs(house) if run.data.tags.get("pipeline") == "teacher"]) == 1, "one run, not two"
