@@ -1,12 +1,15 @@
 """Commands: Kedro's `run` with our defaults and errors, and pocketpipe's own."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.startup import bootstrap_project
+from kedro.utils import find_kedro_project
+from yaml import YAMLError
 
 from pocketpipe import machine
 from pocketpipe.errors import UserError
@@ -24,9 +27,27 @@ def _run(**options: Any) -> None:
     """Run the pipeline: only what is missing or no longer fresh."""
     if options["pipeline"] and not options["pipelines"]:  # the same thing; Kedro warns about the old spelling
         options["pipelines"], options["pipeline"] = [options["pipeline"]], None
+    _for_people(lambda: _run_in_project(options))
+
+
+def _run_in_project(options: dict[str, Any]) -> None:
+    project = find_kedro_project(Path.cwd())
+    if project is None:
+        raise UserError(f"{Path.cwd()} is not inside a pocketpipe project (a folder with conf/ and pyproject.toml)")
+    bootstrap_project(project)
+    _refuse_unknown("recipe (--env)", [options["env"]], [folder.name for folder in (project / "conf").glob("*/")])
+    from kedro.framework.project import pipelines
+
+    _refuse_unknown("pipeline", options["pipelines"], list(pipelines))
     callback = kedro_run.callback
     assert callback is not None
-    _for_people(lambda: callback(**options))
+    callback(**options)
+
+
+def _refuse_unknown(kind: str, asked: Iterable[str | None], known: Sequence[str]) -> None:
+    for name in asked:
+        if name and name not in known:
+            raise UserError(f"{kind}: {name!r} is unknown; known: {', '.join(sorted(known))}")
 
 
 def _fresh_by_default(option: click.Parameter) -> click.Parameter:
@@ -90,6 +111,8 @@ def champion(name: str | None) -> None:
 
     def show() -> None:
         registry = open_registry()
+        if not name and not registry.names():
+            raise UserError("no model is registered yet: run the compress pipeline first")
         for known in [name] if name else registry.names():
             click.echo(describe_champion(registry, known))
 
@@ -145,5 +168,7 @@ def _for_people(work: Callable[[], object]) -> None:
 def _user_error(error: BaseException | None) -> UserError | None:
     """The UserError behind an error: Kedro wraps what a dataset raises."""
     while error is not None and not isinstance(error, UserError):
+        if isinstance(error, YAMLError):
+            return UserError(" ".join(str(error).split()))
         error = error.__cause__ or error.__context__
     return error

@@ -8,6 +8,7 @@ from pocketpipe.budget import Budget
 from pocketpipe.doors import Value, describe_validation
 from pocketpipe.errors import Mistakes
 from pocketpipe.evaluation import EvaluateSettings
+from pocketpipe.lineage.fingerprint import fingerprint
 from pocketpipe.network import NetworkChoice
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.task import TaskChoice
@@ -42,8 +43,15 @@ class Config(Value):
 
     @property
     def registered_name(self) -> str:
-        """Name of this job's model in the registry: one for each task and network."""
-        return f"{self.task.name}-{self.network.name}".replace(":", ".").replace("/", ".")
+        """Name of this job's model in the registry: `promote.model`, or one for each task and network.
+
+        Options make another task or network of it (two folders of images), so they are part of the default name.
+        """
+        if self.promote.model is not None:
+            return self.promote.model
+        name = f"{self.task.name}-{self.network.name}".replace(":", ".").replace("/", ".")
+        options = {"task": self.task.options, "network": self.network.options}
+        return f"{name}-{fingerprint(**options)[:6]}" if any(options.values()) else name
 
 
 def read_config(parameters: dict[str, Any]) -> Config:

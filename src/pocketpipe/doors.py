@@ -85,13 +85,19 @@ class Door(Generic[T]):
         module_name, _, attribute = reference.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise UserError(
-                f"{self.kind} {reference!r}: cannot import {module_name!r} ({error}); is its folder on PYTHONPATH?"
-            ) from error
+        except ModuleNotFoundError as error:
+            missing = str(error.name)
+            own = module_name == missing or module_name.startswith(f"{missing}.")
+            hint = "is its folder on PYTHONPATH?" if own else f"it needs {missing!r}, which is not installed"
+            raise UserError(f"{self.kind} {reference!r}: cannot import {module_name!r} ({error}); {hint}") from error
+        except Exception as error:  # a user's module may fail in any way
+            said = f"{type(error).__name__}: {error}"
+            raise UserError(f"{self.kind} {reference!r}: importing {module_name!r} failed with {said}") from error
         if not hasattr(module, attribute):
             raise UserError(f"{self.kind} {reference!r}: module {module_name!r} has no {attribute!r}")
         entry: T = getattr(module, attribute)
+        if isinstance(entry, str | int | float | list | tuple | dict):
+            raise UserError(f"{self.kind} {reference!r}: it is a {type(entry).__name__}, not a {self.kind}")
         return entry
 
     def _unknown(self, reference: str) -> str:
@@ -113,7 +119,7 @@ def option_mistakes(factory: Callable[..., Any], options: dict[str, Any], *, whe
     task.options.size: 'big': Input should be a valid integer, unable to parse string as an integer
     """
     parameters = {
-        name: (p.annotation, ... if p.default is p.empty else p.default)
+        name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
         for name, p in inspect.signature(factory, eval_str=True).parameters.items()
         if p.kind is p.KEYWORD_ONLY
     }
@@ -135,6 +141,8 @@ def describe_validation(error: ValidationError, *, where: str, allowed: tuple[st
             lines.append(f"{path}: {problem['input']!r} is not an option; options: {options}")
         elif problem["type"] == "missing":
             lines.append(f"{path}: missing; it must be given")
+        elif problem["type"] == "tuple_type":
+            lines.append(f"{path}: {problem['input']!r}: it must be a list, as in [{problem['input']}]")
         else:
             lines.append(f"{path}: {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
     return lines

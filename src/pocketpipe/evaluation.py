@@ -60,6 +60,11 @@ class Evaluation(Value):
     """The champion's scores on the same examples, where a champion was evaluated beside."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that the student was measured on; empty if the task has none."""
+        return tuple(next((s.metric_by_class for s in self.subjects if s.name == "onnx"), {}))
+
+    @property
     def budget_kept(self) -> bool:
         """Whether every requirement that could be measured was met."""
         return budget_kept(self.verdicts)

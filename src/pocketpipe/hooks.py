@@ -55,6 +55,7 @@ class RunHooks:
 
     config: Config | None = None
     catalog: DataCatalog | None = None
+    started: float = 0.0
     tracker: RunTracker | None = None
     stage: Stage | None = None
     ingredients: dict[str, Ingredients] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class RunHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Check, compute what is fresh, check again for what will run, open the MLflow run."""
         config = self._config()
+        self.started = perf_counter()
         self.catalog = catalog
         check_names(config)
         names = run_params["pipeline_names"] or ["__default__"]
@@ -137,6 +139,9 @@ class RunHooks:
         tracker.end(evaluation=evaluation, promotion=catalog.load("promotion") if "promotion" in outputs else None)
         report = _fresh(catalog, "report").latest / "report.html"
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
+        if "deliveries" in outputs:
+            log.info("deliveries: %s", _fresh(catalog, "deliveries").latest / "content")
+        log.info("whole run: %.0f s", perf_counter() - self.started)
         if not evaluation.budget_kept:
             raise BudgetMissed("the budget was not kept; all files are kept, see the report")
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -73,6 +74,10 @@ def archive(data: Path, members: dict[str, bytes]) -> None:
             tar.addfile(entry, io.BytesIO(content))
 
 
+def torn_module(data: Path) -> None:
+    (data / "torn_module.py").write_text("def build(:\n")
+
+
 def photos(data: Path, **images: int) -> None:
     for label, count in images.items():
         (data / "photos" / label).mkdir(parents=True)
@@ -124,6 +129,11 @@ CASES = {
     "unknown holdout": Case("task.holdout=test_third", "task.holdout", "'test_third'", "test_half"),
     "unknown task option": Case("task.options.size=9", "task.options.size: 9 is not an option"),
     "own module missing": Case("network.name=no_such_package.nets:build", "cannot import 'no_such_package.nets'"),
+    "own module with a mistake": Case(
+        "network.name=torn_module:build", "importing 'torn_module' failed with SyntaxError", prepare=torn_module
+    ),
+    "own reference is a number": Case("network.name=own.broken_value:build", "it is a int, not a network"),
+    "a name where a list belongs": Case("targets=x86_64", "targets: 'x86_64': it must be a list, as in [x86_64]"),
     "own attribute missing": Case("network.name=pocketpipe.errors:build", "has no 'build'"),
     "weights missing": Case("network.weights=w.pt", "network.weights: no file 'w.pt'", "POCKETPIPE_DATA"),
     "weights of another network": Case("network.weights=w.pt", "do not fit", "fc.weight", prepare=other_weights),
@@ -157,6 +167,7 @@ def test_each_mistake_is_one_clear_line_before_any_work(
     before = sorted(data.rglob("*"))
     monkeypatch.setenv("POCKETPIPE_DATA", str(data))
     monkeypatch.setenv("POCKETPIPE_OUTPUT", str(output))
+    monkeypatch.syspath_prepend(str(data))
     for variable, value in case.environment.items():
         monkeypatch.setenv(variable, value.format(data=data))
 
@@ -166,7 +177,7 @@ def test_each_mistake_is_one_clear_line_before_any_work(
     assert all(part in said for part in case.said), said
     assert "Traceback" not in said
     assert len(said.strip().splitlines()) == 1, said
-    assert sorted(data.rglob("*")) == before
+    assert sorted(path for path in data.rglob("*") if "__pycache__" not in path.parts) == before
     assert not [path for path in output.rglob("*") if path.is_file() and not told(path, output)], "left behind"
 
 
@@ -186,6 +197,39 @@ def test_no_space_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert said.startswith(f"output folder {small / 'output'}: ")
     assert "MB free, 200 MB needed; set POCKETPIPE_OUTPUT" in said
     assert not left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pipeline", "compres"], "pipeline: 'compres' is unknown; known: "),
+        (["--pipeline", "compress", "--env", "mien"], "recipe (--env): 'mien' is unknown; known: base, cifar10, gru"),
+    ],
+)
+def test_unknown_pipeline_or_recipe(arguments: list[str], said: str) -> None:
+    bootstrap_project(PROJECT)
+    result = CliRunner().invoke(cli, ["run", *arguments])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_a_recipe_that_is_no_yaml(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "gru" / "parameters.yml").write_text("task: {name: digits\n")
+    bootstrap_project(PROJECT)
+    arguments = ["run", "--pipeline", "compress", "--env", "gru", "--conf-source", str(tmp_path / "conf")]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert "gru/parameters.yml, unable to read line" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["run", "--pipeline", "compress"])
+    assert result.exit_code == 2
+    assert "is not inside a pocketpipe project" in result.output
 
 
 def test_all_mistakes_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

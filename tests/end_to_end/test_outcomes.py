@@ -41,7 +41,9 @@ def test_given_weights_skip_the_training_and_are_checked(house: House) -> None:
 
     given = house.run("compress", f"{EASY},network.weights={weights},task.holdout=test_half", "--namespaces", "data")
     assert given.code == 0, given.out
-    teacher = house.run("compress", f"{EASY},network.weights={weights},task.holdout=test_half", "--namespaces", "teacher")
+    teacher = house.run(
+        "compress", f"{EASY},network.weights={weights},task.holdout=test_half", "--namespaces", "teacher"
+    )
 
     assert teacher.code == 0, teacher.out
     assert "training skipped, weights given" in teacher.out

@@ -11,7 +11,7 @@ from pocketpipe.tracking.gates import GateSettings, Promotion, decide, sign_test
 def test_the_first_version_is_promoted_if_its_verdicts_passed(evaluation):
     decision = decide(evaluation(), None, GateSettings())
     assert decision.promote
-    assert decision.reasons == ("there is no champion yet",)
+    assert decision.reasons == ("it is the first champion",)
 
 
 def test_a_failed_verdict_refuses_even_without_a_champion(evaluation, verdict):

@@ -1,5 +1,6 @@
 """Datasets for the model registry: the champion as an input, and the registry itself for the promote stage."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from pocketpipe.tracking.registry import CONTENT, Registered, Registry
 from pocketpipe.tracking.store import open_store
 
 EXPERIMENT = "pocketpipe"
+
+log = logging.getLogger(__name__)
 
 
 def open_registry() -> Registry:
@@ -58,7 +61,21 @@ class ChampionDataset(SourceDataset):
 
     def digest(self, config: Config) -> str:
         self.registered = open_registry().champion(config.registered_name)
+        if self.registered is not None and not self._serves(config):
+            log.warning(
+                "warning: champion version %s answers with %s, the data has %s: it is no start for this retraining",
+                self.registered.version,
+                ", ".join(self.registered.evaluation.classes),
+                ", ".join(config.task.build(machine.data_root()).labels),
+            )
+            self.registered = None
         return "none" if self.registered is None else self.registered.tags[CONTENT]
+
+    def _serves(self, config: Config) -> bool:
+        """Whether the champion's outputs still mean what the task's do."""
+        assert self.registered is not None
+        classes = self.registered.evaluation.classes
+        return not classes or set(classes) == set(config.task.build(machine.data_root()).labels)
 
     def load(self) -> Champion | None:
         return None if self.registered is None else Champion.load(self.registered.folder)

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from abc import abstractmethod
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -56,7 +57,8 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
         try:
             self._write(data, scratch)
             if self.provenance is not None:
-                write_provenance(scratch, self.provenance)
+                made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})
+                write_provenance(scratch, made_now)
             scratch.chmod(0o755)
             scratch.rename(self.path)
         except OSError as error:

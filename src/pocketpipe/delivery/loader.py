@@ -42,6 +42,12 @@ class Delivered:
         expected = self.metadata.input_shape
         if examples.shape[1:] != expected:
             raise UserError(f"examples have shape {examples.shape}, expected (N, {', '.join(map(str, expected))})")
+        stored = np.dtype(self.metadata.input_dtype)
+        if np.issubdtype(stored, np.integer) and not np.issubdtype(examples.dtype, np.integer):
+            raise UserError(
+                f"examples are {examples.dtype}, expected {stored} as stored: the model scales them itself "
+                "(run_prepared takes what is preprocessed already)"
+            )
         prepared = np.ascontiguousarray(self.metadata.preprocessing(examples), np.float32)
         outputs = np.empty((len(examples), *self.metadata.output_shape), np.float32)
         for example, output in zip(prepared, outputs, strict=True):

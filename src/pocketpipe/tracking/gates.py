@@ -21,6 +21,8 @@ class GateSettings(Value):
 
     margin: float = Field(default=0.005, ge=0)
     """Allowed mean paired loss on the same examples, in the metric's unit."""
+    model: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    """Name in the model registry; null = made from task and network."""
     max_metric_fall: float = Field(default=0.05, ge=0)
     """Allowed loss of the metric against the champion's own record, each on its own test data.
 
@@ -57,7 +59,10 @@ def decide(new: Evaluation, champion: Evaluation | None, gate: GateSettings) -> 
     refusals = [str(verdict) for verdict in new.verdicts if verdict.status == "failed"]
     notes = []
     if champion is None:
-        notes.append("there is no champion yet")
+        notes.append("it is the first champion")
+    elif set(champion.classes) != set(new.classes):
+        others = ", ".join(champion.classes)
+        notes.append(f"the champion before answers with other classes ({others}) and serves the task no more")
     else:
         for compare in (_paired, _fall):
             fine, reason = compare(new, champion, gate)

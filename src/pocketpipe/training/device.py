@@ -68,8 +68,8 @@ def decide(settings: TrainerSettings, example_macs: int, batch_size: int, steps:
         log.info("torch.compile needs a C++ compiler and none is on PATH: training runs uncompiled")
         compiled = False
     threads = max(1, settings.threads // settings.devices) if settings.threads else None
-    if threads is None and accelerator == "cpu" and batch_macs < ONE_THREAD_BATCH_MACS:
-        threads = 1
+    if threads is None and accelerator == "cpu":
+        threads = threads_for(batch_macs)
     return Execution(accelerator, bf16, compiled, threads)
 
 
@@ -84,6 +84,11 @@ def example_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
         network(torch.zeros(1, *input_shape))
     network.train(was_training)
     return int(counter.get_total_flops()) // 2
+
+
+def threads_for(batch_macs: float) -> int | None:
+    """CPU threads worth having for batches of so many forward MACs; None = PyTorch's choice."""
+    return 1 if batch_macs < ONE_THREAD_BATCH_MACS else None
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from kedro.pipeline import Pipeline, node
 
 from pocketpipe.pipelines.report.nodes import write_report
 
-RECORDS = [f"{stage}_record" for stage in ("data", "teacher", "profile", "search", "finetune", "export", "evaluate")]
+RECORDS = [
+    f"{stage}_record" for stage in ("data", "teacher", "profile", "search", "finetune", "export", "compile", "evaluate")
+]
 
 
 def create_pipeline() -> Pipeline:

@@ -22,6 +22,7 @@ from pocketpipe.search.settings import SearchSettings
 from pocketpipe.search.store import TrialStore, Tried
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import Splits, Task, TaskChoice
+from pocketpipe.training.device import cpu_threads, threads_for
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of, prepared_batches
 from pocketpipe.training.recipe import Recipe, TrainerSettings
@@ -50,7 +51,8 @@ def find_plan(
     With a champion its plan is tried first, on its own weights; the search runs only if that fails the budget.
     """
     task = task_choice.build(data_root)
-    limits = budget.limits(profile.cost())
+    dense = profile.cost()
+    limits = budget.limits(dense)
 
     def tune(start: StoredNetwork, name: str) -> float:
         fitted = fit(
@@ -68,16 +70,17 @@ def find_plan(
 
     try_plan, slim = _trial_functions(teacher, task, splits)
     store = TrialStore(workspace)
-    trials = search(
-        profile,
-        limits,
-        [STEPS.resolve(name) for name in methods],
-        try_plan,
-        settings,
-        seed=seed,
-        store=store,
-        higher_is_better=task.higher_is_better,
-    )
+    with cpu_threads(threads_for(dense.macs * short_recipe.batch_size)):
+        trials = search(
+            profile,
+            limits,
+            [STEPS.resolve(name) for name in methods],
+            try_plan,
+            settings,
+            seed=seed,
+            store=store,
+            higher_is_better=task.higher_is_better,
+        )
     choice = choose(
         trials,
         lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),

@@ -1,0 +1,3 @@
+"""A module whose `build` is no factory."""
+
+build = 3
