@@ -33,6 +33,7 @@ def test_one_finetuning_parameter_rebuilds_finetune_and_what_follows(made: House
 
 
 def test_budget_a_then_b_then_a(made: House) -> None:
+    made.run()  # `latest` points at budget A, whatever ran before
     before = digests(made)
     other = made.run("compress", "budget.speedup=2.0")
     assert other.code == 0, other.out
