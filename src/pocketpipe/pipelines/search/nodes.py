@@ -134,7 +134,7 @@ def _record(
     facts: dict[str, Any],
     metrics: dict[str, float],
 ) -> StageRecord:
-    scores = [trial.score for trial in trials]
+    scores = [trial.score for trial in trials if trial.origin != "ladder"]  # the ladder's budgets are easier
     best = accumulate(scores, max if task.higher_is_better else min)
     kept = f"{metrics.get('tuned_score', metrics['score']):.4f} {task.metric_name} (teacher {dense_score:.4f})"
     return StageRecord(
