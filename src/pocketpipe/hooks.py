@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
@@ -73,7 +73,9 @@ class RunHooks:
         self.catalog = catalog
         check_names(config)
         names = run_params["pipeline_names"] or ["__default__"]
-        whole = pipelines["retrain" if "retrain" in names else "compress"]
+        # The whole chain, so that a part of it finds what earlier runs made; and what is registered outside of it.
+        whole = sum((pipelines[name] for name in names), pipelines["retrain" if "retrain" in names else "compress"])
+        _refuse_without_entry(whole, catalog)
         self.ingredients = ingredients(whole, catalog, config)
         hand_over(whole, catalog, self.ingredients)
         stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
@@ -91,15 +93,11 @@ class RunHooks:
     def before_node_run(self, node: Node) -> None:
         """Open the stage: only one process makes the same stage at a time, the others wait and then reuse."""
         name = str(node.namespace)
-        lock_file = (
-            machine.output_root() / "workspaces" / "locks" / f"{name}-{self.ingredients[node.name].fingerprint}.lock"
-        )
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_file)
-        lock.acquire()
+        made_from = self.ingredients[node.name]
+        lock = _stage_lock(f"{name}-{made_from.fingerprint}")
         self.stage = Stage(name, perf_counter(), lock, set(node.outputs))
         log.info("%s ...", name)
-        self._tracker().start_stage(name, self.ingredients[node.name].parameters)
+        self._tracker().start_stage(name, made_from.parameters)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
@@ -216,6 +214,27 @@ def _fresh(catalog: DataCatalog, name: str) -> FreshDataset[Any]:
     if not isinstance(dataset, FreshDataset):
         raise UserError(f"catalog: {name} is a {type(dataset).__name__}; pocketpipe needs a FreshDataset")
     return dataset
+
+
+def _refuse_without_entry(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    missing = sorted(
+        name for name in pipeline.datasets() if name not in catalog and not name.startswith(("params:", "parameters"))
+    )
+    if missing:
+        raise UserError(f"conf/base/catalog.yml: no entry for {', '.join(missing)}; add one as for the other outputs")
+
+
+def _stage_lock(name: str) -> FileLock:
+    """Held while a stage is made; the kernel releases it if the process dies."""
+    folder = machine.output_root() / "workspaces" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: another run makes the same; waiting for it", name.partition("-")[0])
+        lock.acquire()
+    return lock
 
 
 def _champion(catalog: DataCatalog) -> Registered | None:

@@ -61,6 +61,7 @@ def test_two_runs_at_once(house: House, uninterrupted: dict[str, str]) -> None:
     same = [house.start_run("compress", SLOWER) for _ in range(2)]
     outs = [process.communicate(timeout=900)[0] for process in same]
     assert [process.returncode for process in same] == [0, 0], outs
+    assert any("another run makes the same; waiting for it" in out for out in outs), outs
     assert digests(house) == uninterrupted
 
 

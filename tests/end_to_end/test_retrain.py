@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from end_to_end.conftest import House
-from own.tasks import Shapes
+from own.tasks import SHAPES, Shapes
 
 OWN = (
     "task.name=own.tasks:from_folder,network.name=own.networks:build,targets=[x86_64],budget.speedup=2.0,"
@@ -28,11 +28,13 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path / "output", {"POCKETPIPE_DATA": str(data)})
 
 
-def write(data: Path, *, count: int, shuffled: bool = False) -> None:
+def write(data: Path, *, count: int, shuffled: bool = False, classes: tuple[str, ...] | None = None) -> None:
     """New shapes in the data folder; shuffled: with labels that mean nothing."""
     examples, _ = Shapes(count).read()
     targets = np.random.default_rng(0).permutation(examples.targets) if shuffled else examples.targets
-    np.savez(data / "shapes.npz", inputs=examples.inputs, targets=targets)
+    labels = SHAPES if classes is None else classes
+    kept = targets < len(labels)
+    np.savez(data / "shapes.npz", inputs=examples.inputs[kept], targets=targets[kept], labels=np.array(labels))
 
 
 def test_a_champion_from_first_to_last(house: House) -> None:
@@ -66,6 +68,17 @@ def test_a_champion_from_first_to_last(house: House) -> None:
     assert "as with broken data" in promotion
 
     assert "version 1 is the champion again" in house.pocketpipe("rollback", MODEL).out
+
+
+def test_new_classes_start_anew(house: House) -> None:
+    data = Path(house.environment["POCKETPIPE_DATA"])
+    write(data, count=400, classes=SHAPES[:2])
+    assert house.run("compress", OWN).code == 0
+    write(data, count=400)
+    grown = house.run("retrain", OWN)
+    assert grown.code == 0, grown.out
+    assert "answers with bar, cross, the data has bar, cross, square" in grown.out
+    assert "version 2 is the champion" in house.pocketpipe("champion", MODEL).out
 
 
 def wait_for(house: House, stage: str, process: "subprocess.Popen[str]") -> None:

@@ -53,6 +53,8 @@ class StoredShapes(Shapes):
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        with np.load(file) as arrays:
+            self.labels = tuple(str(label) for label in arrays["labels"])
 
     def source_digest(self) -> str:
         return hashlib.sha256(self.file.read_bytes()).hexdigest()

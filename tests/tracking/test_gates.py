@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
+from pocketpipe.evaluation import Subject
 from pocketpipe.tracking.gates import GateSettings, Promotion, decide, sign_test
 
 
@@ -113,3 +114,15 @@ def test_a_promotion_reads_as_a_sentence_and_travels_as_json():
     promotion = Promotion(name="digits-resnet8", version="3", promoted=False, reasons=("worse",))
     assert str(promotion) == "digits-resnet8 version 3: challenger, the champion stays"
     assert Promotion.model_validate_json(promotion.model_dump_json()) == promotion
+
+
+def test_a_champion_of_other_classes_serves_the_task_no_more(evaluation):
+    """Its scores on its own test data say nothing of the new task; with passed verdicts the new one takes its place."""
+
+    def answering(*classes, digest):
+        measured = Subject(name="onnx", file="student.onnx", metric_by_class=dict.fromkeys(classes, 0.5))
+        return evaluation(subjects=(measured,), test_digest=digest)
+
+    decision = decide(answering("cat", "dog", "owl", digest="2"), answering("cat", "dog", digest="1"), GateSettings())
+    assert decision.promote
+    assert "other classes (cat, dog)" in decision.reasons[0]
