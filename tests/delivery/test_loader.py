@@ -107,3 +107,13 @@ def test_broken_metadata_are_listed(tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text('{"task": "digits", "colour": 1}')
     with pytest.raises(UserError, match=r"colour: 1 is not an option"):
         DeliveryMetadata.read(tmp_path)
+
+
+def test_scaled_floats_are_refused_where_integers_are_stored(tmp_path: Path) -> None:
+    as_stored = metadata(SHAPE, "x86_64", RGB).model_copy(update={"input_dtype": "uint8"})
+    TARGETS.resolve("x86_64").compile(ONNX, as_stored, tmp_path / "out")
+    delivered = pocketpipe.load(tmp_path / "out")
+    stored = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), np.uint8)
+    with pytest.raises(UserError, match="examples are float32, expected uint8 as stored"):
+        delivered(stored.astype(np.float32) / 255)
+    np.testing.assert_array_equal(delivered(stored.astype(np.int64)), delivered(stored))
