@@ -15,14 +15,14 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from pocketpipe import machine
-from pocketpipe.config import Config, read_config
+from pocketpipe.config import Config
 from pocketpipe.datasets.champion import ChampionDataset, RegistryDataset, RegistryOfRun, open_registry
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.freshness import Ingredients, hand_over, ingredients, request_fingerprint
 from pocketpipe.lineage.provenance import provenance_now, read_provenance
-from pocketpipe.preflight import check_feasible, check_names
+from pocketpipe.preflight import check_feasible, check_names, checked_config
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.terminal import print_verdicts
 from pocketpipe.tracking.registry import Registered
@@ -63,7 +63,7 @@ class RunHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Type the parameters before Kedro touches them: all mistakes at once, in our words."""
-        self.config = read_config(context.config_loader["parameters"])
+        self.config = checked_config(context.config_loader["parameters"])
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:

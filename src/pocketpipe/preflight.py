@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pocketpipe import machine
-from pocketpipe.config import Config
+from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS
@@ -17,6 +18,26 @@ from pocketpipe.task import TASKS
 
 FREE_MEGABYTES = 200
 """Room that the outputs of a small run take, MLflow's copies included."""
+
+
+def checked_config(parameters: dict[str, Any]) -> Config:
+    """The parameters as typed values. Raises Mistakes with all that is wrong: types, keys, and unknown names too."""
+    try:
+        return read_config(parameters)
+    except Mistakes as mistakes:
+        raise Mistakes((*mistakes.lines, *_unknown_names(parameters))) from mistakes
+
+
+def _unknown_names(parameters: dict[str, Any]) -> Iterator[str]:
+    """Names that no door knows, in parameters that may be wrong in any other way."""
+    for section, door in (("task", TASKS), ("network", NETWORKS)):
+        chosen = parameters.get(section)
+        if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):
+            yield from _said(f"{section}.name", partial(door.resolve, chosen["name"]))
+    for section, several in (("methods", STEPS), ("targets", TARGETS)):
+        listed = parameters.get(section)
+        for name in listed if isinstance(listed, list) else []:
+            yield from _said(section, partial(several.resolve, str(name)))
 
 
 def check_names(config: Config) -> None:

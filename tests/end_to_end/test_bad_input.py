@@ -234,9 +234,10 @@ def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_all_mistakes_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path / "output"))
-    code, said = run("budget.speedup=0.5,budget.speed_up=2,seed=-1,teacher.epochs=0")
+    code, said = run("budget.speedup=0.5,budget.speed_up=2,seed=-1,teacher.epochs=0,network.name=resnet9,targets=[x86]")
     assert code == 2
-    assert len(said.strip().splitlines()) == 4, said
+    assert len(said.strip().splitlines()) == 6, said
+    assert "did you mean 'resnet8'" in said
 
 
 def test_all_unknown_names_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
