@@ -22,7 +22,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.freshness import Ingredients, hand_over, ingredients, request_fingerprint
 from pocketpipe.lineage.provenance import provenance_now, read_provenance
-from pocketpipe.preflight import check_feasible, check_names, checked_config
+from pocketpipe.preflight import check_feasible, checked_config
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.terminal import print_verdicts
 from pocketpipe.tracking.registry import Registered
@@ -71,12 +71,15 @@ class RunHooks:
         config = self._config()
         self.started = perf_counter()
         self.catalog = catalog
-        check_names(config)
         names = run_params["pipeline_names"] or ["__default__"]
         # The whole chain, so that a part of it finds what earlier runs made; and what is registered outside of it.
         whole = sum((pipelines[name] for name in names), pipelines["retrain" if "retrain" in names else "compress"])
         _refuse_without_entry(whole, catalog)
-        self.ingredients = ingredients(whole, catalog, config)
+        try:
+            self.ingredients = ingredients(whole, catalog, config)
+        except UserError:  # the data cannot be read: told together with what else cannot be had here
+            check_feasible(config, {str(node.namespace) for node in pipeline.nodes})
+            raise
         hand_over(whole, catalog, self.ingredients)
         stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
         check_feasible(config, {str(node.namespace) for node in stale})

@@ -2,102 +2,158 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from pocketpipe import machine
+from pocketpipe.budget import Budget
 from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
-from pocketpipe.network import NETWORKS
+from pocketpipe.network import NETWORKS, NetworkChoice
 from pocketpipe.plan import STEPS
+from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS
-from pocketpipe.task import TASKS
+from pocketpipe.task import TASKS, TaskChoice
+
+S = TypeVar("S")
 
 FREE_MEGABYTES = 200
 """Room that the outputs of a small run take, MLflow's copies included."""
 
 
+STAGES_WITH_THE_NETWORK = {"data", "teacher", "profile", "search"}
+
+
 def checked_config(parameters: dict[str, Any]) -> Config:
-    """The parameters as typed values. Raises Mistakes with all that is wrong: types, keys, and unknown names too."""
+    """The parameters as typed values. Raises Mistakes if a type, a key, a name, an option or a file is wrong.
+
+    Then everything else that is wrong is listed with it, as far as it can be told, so that all is mended in one go.
+    """
+    lines: list[str] = []
     try:
-        return read_config(parameters)
+        config = read_config(parameters)
     except Mistakes as mistakes:
-        raise Mistakes((*mistakes.lines, *_unknown_names(parameters))) from mistakes
-
-
-def _unknown_names(parameters: dict[str, Any]) -> Iterator[str]:
-    """Names that no door knows, in parameters that may be wrong in any other way."""
-    for section, door in (("task", TASKS), ("network", NETWORKS)):
-        chosen = parameters.get(section)
-        if isinstance(chosen, dict) and isinstance(chosen.get("name"), str):
-            yield from _said(f"{section}.name", partial(door.resolve, chosen["name"]))
-    for section, several in (("methods", STEPS), ("targets", TARGETS)):
-        listed = parameters.get(section)
-        for name in listed if isinstance(listed, list) else []:
-            yield from _said(section, partial(several.resolve, str(name)))
-
-
-def check_names(config: Config) -> None:
-    """Names, options and files that the configuration mentions. Quick. Raises Mistakes with all that is wrong."""
-    lines = [
-        *_said("task.name", lambda: TASKS.resolve(config.task.name)),
-        *_said("network.name", lambda: NETWORKS.resolve(config.network.name)),
-        *(line for name in config.methods for line in _said("methods", partial(STEPS.resolve, name))),
-        *(line for name in config.targets for line in _said("targets", partial(TARGETS.resolve, name))),
-        *config.search.mistakes(where="search"),
-        *_weights_missing(config),
-    ]
-    if not any(line.startswith("task.name") for line in lines):
-        lines += option_mistakes(TASKS.resolve(config.task.name), config.task.options, where="task.options")
-    if not any(line.startswith("network.name") for line in lines):
-        lines += option_mistakes(NETWORKS.resolve(config.network.name), config.network.options, where="network.options")
+        lines += mistakes.lines
+    request = Request.of(parameters)
+    lines += [*_task_mistakes(request), *_network_mistakes(request), *_other_mistakes(request)]
     if lines:
-        raise Mistakes(lines)
+        raise Mistakes((*lines, *_infeasible(request, {"compile", *STAGES_WITH_THE_NETWORK})))
+    return config
 
 
 def check_feasible(config: Config, stages: set[str]) -> None:
     """Data, weights, budget, compilers, room on disk: what `stages` will need. Raises Mistakes."""
-    lines = _no_room(machine.output_root())
-    if "compile" in stages:
-        for name in config.targets:
-            lines += _said(f"targets: {name}", TARGETS.resolve(name).check)
-    if stages & {"data", "teacher", "profile", "search"}:
-        lines += _said("", lambda: _check_network(config))
+    lines = list(_infeasible(Request.of(config.model_dump()), stages))
     if lines:
         raise Mistakes(lines)
 
 
-def _check_network(config: Config) -> None:
+@dataclass(frozen=True)
+class Request:
+    """What was asked, section by section: one that is wrong in itself is None, the others are judged all the same."""
+
+    task: TaskChoice | None
+    network: NetworkChoice | None
+    budget: Budget | None
+    search: SearchSettings | None
+    methods: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, parameters: dict[str, Any]) -> "Request":
+        """The sections of parameters that may be wrong in any way."""
+        return cls(
+            task=_section(TaskChoice, parameters.get("task")),
+            network=_section(NetworkChoice, parameters.get("network")),
+            budget=_section(Budget, parameters.get("budget")),
+            search=_section(SearchSettings, parameters.get("search")),
+            methods=_section(tuple[str, ...], parameters.get("methods")) or (),
+            targets=_section(tuple[str, ...], parameters.get("targets")) or (),
+        )
+
+
+def _section(kind: type[S], content: Any) -> S | None:
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError:
+        return None
+
+
+def _task_mistakes(request: Request) -> list[str]:
+    if request.task is None:
+        return []
+    name, options = request.task.name, request.task.options
+    unknown = list(_said("task.name", partial(TASKS.resolve, name)))
+    return unknown or option_mistakes(TASKS.resolve(name), options, where="task.options")
+
+
+def _network_mistakes(request: Request) -> list[str]:
+    if request.network is None:
+        return []
+    name, options = request.network.name, request.network.options
+    unknown = list(_said("network.name", partial(NETWORKS.resolve, name)))
+    wrong = unknown or option_mistakes(NETWORKS.resolve(name), options, where="network.options")
+    return [*wrong, *_weights_missing(request.network)]
+
+
+def _other_mistakes(request: Request) -> Iterator[str]:
+    for name in request.methods:
+        yield from _said("methods", partial(STEPS.resolve, name))
+    for name in request.targets:
+        yield from _said("targets", partial(TARGETS.resolve, name))
+    if request.search is not None:
+        yield from request.search.mistakes(where="search")
+
+
+def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
+    """What cannot be had here. Whatever was refused for its name or form already is passed over."""
+    yield from _no_room(machine.output_root())
+    if "compile" in stages:
+        for name in request.targets:
+            if not list(_said("", partial(TARGETS.resolve, name))):
+                yield from _said(f"targets: {name}", TARGETS.resolve(name).check)
+    if stages & STAGES_WITH_THE_NETWORK and request.task is not None and not _task_mistakes(request):
+        no_data = list(_said("", partial(_check_data, request.task)))
+        yield from no_data
+        if not no_data and request.network is not None and not _network_mistakes(request):
+            yield from _said("", partial(_check_network, request.task, request.network, request))
+
+
+def _check_data(choice: TaskChoice) -> None:
+    task = choice.build(machine.data_root())
+    task.source_digest()
+    if choice.holdout is not None and choice.holdout not in task.holdouts:
+        allowed = ", ".join(("null", *task.holdouts))
+        raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}")
+
+
+def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> None:
     """Build the network, load given weights, trace it and hold the budget against what is reachable."""
     from pocketpipe.compression.tracing import profile_of
     from pocketpipe.networks.weights import read_weights
     from pocketpipe.search.feasibility import refuse_impossible
 
-    task = config.task.build(machine.data_root())
-    if config.task.holdout is not None and config.task.holdout not in task.holdouts:
-        allowed = ", ".join(("null", *task.holdouts))
-        raise UserError(
-            f"task.holdout: {config.task.holdout!r} is not known to task {config.task.name!r}; use {allowed}"
-        )
-    network = config.network.fresh()
-    weights = config.network.weights_path(machine.data_root())
+    task = task_choice.build(machine.data_root())
+    network = network_choice.fresh()
+    weights = network_choice.weights_path(machine.data_root())
     if weights is not None:
         network = replace(network, state=read_weights(weights))
-    module = network.build(task)
-    refuse_impossible(
-        profile_of(module, task.input_shape), [STEPS.resolve(name) for name in config.methods], config.budget
-    )
+    profile = profile_of(network.build(task), task.input_shape)
+    if request.budget is not None and request.methods and not list(_other_mistakes(request)):
+        refuse_impossible(profile, [STEPS.resolve(name) for name in request.methods], request.budget)
 
 
-def _weights_missing(config: Config) -> list[str]:
-    weights = config.network.weights_path(machine.data_root())
+def _weights_missing(network: NetworkChoice) -> list[str]:
+    weights = network.weights_path(machine.data_root())
     if weights is None or weights.is_file():
         return []
     return [
-        f"network.weights: no file {str(config.network.weights)!r} under the data root {machine.data_root()} "
+        f"network.weights: no file {str(network.weights)!r} under the data root {machine.data_root()} "
         "(set POCKETPIPE_DATA, or give an absolute path)"
     ]
 

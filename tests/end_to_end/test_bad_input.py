@@ -240,6 +240,30 @@ def test_all_mistakes_are_listed_together(tmp_path: Path, monkeypatch: pytest.Mo
     assert "did you mean 'resnet8'" in said
 
 
+def test_everything_that_is_wrong_comes_in_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A type, a name, an option, a missing file, a compiler, the output folder: none hides another."""
+    occupied = tmp_path / "occupied"
+    occupied.write_text("a file")
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(occupied))
+    code, said = run(
+        "seed=-1,search.tuner=tpee,task.options.size=9,network.weights=w.pt,targets=[own.targets:unreachable]"
+    )
+    starts = ["seed", "task.options.size", "network.weights", "search.tuner", "output folder", "targets"]
+    assert code == 2
+    assert [line.split(":")[0].split(" /")[0] for line in said.strip().splitlines()] == starts, said
+
+
+def test_an_impossible_budget_does_not_hide_behind_a_wrong_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path / "output"))
+    code, said = run("seed=-1,budget.speedup=400")
+    assert code == 2
+    first, second = said.strip().splitlines()
+    assert first.startswith("seed: -1")
+    assert "400x asked" in second
+
+
 def test_all_unknown_names_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path / "output"))
     code, said = run("network.name=resnet9,task.name=digit,targets=[x86],methods=[chanels]")

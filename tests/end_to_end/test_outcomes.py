@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from end_to_end.conftest import House
 from pocketpipe.tracking.store import open_store
 
@@ -53,12 +56,21 @@ def test_given_weights_skip_the_training_and_are_checked(house: House) -> None:
 
 
 def test_a_failing_stage_is_failed_in_mlflow_with_its_error(house: House, tmp_path: Path) -> None:
-    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for index in range(9):
+            noise = np.random.default_rng(index).integers(0, 255, (8, 8, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / "photos" / label / f"{index}.png")
+    (tmp_path / "photos" / "dog" / "7.png").write_bytes(b"not an image")
     house.environment["POCKETPIPE_DATA"] = str(tmp_path)
     failed = house.run("compress", "task.name=image_folder,task.options.path=photos,network.name=lenet")
     assert failed.code == 2, failed.out
     assert "Traceback" not in failed.out
-    assert {run.info.status for run in runs(house)} <= {"FAILED"}
+    assert {run.data.tags.get("stage", "the run"): run.info.status for run in runs(house)} == {
+        "the run": "FAILED",
+        "data": "FAILED",
+    }
+    assert all("7.png" in run.data.tags["error"] for run in runs(house))
 
 
 def test_two_processes_train_on_cpu(house: House) -> None:

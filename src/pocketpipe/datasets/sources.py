@@ -1,6 +1,7 @@
 """Datasets for what comes from outside a run. Each says by `digest` what it would bring, before it is loaded."""
 
 import hashlib
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ class SourceDataset(AbstractDataset[Any, Any]):
     def __init__(self, metadata: dict[str, Any] | None = None) -> None:
         self.metadata = metadata
 
+    @abstractmethod
     def digest(self, config: Config) -> str:
         """What is to be loaded under this configuration, as a digest."""
-        raise NotImplementedError
 
     def save(self, data: Any) -> None:
         """Refused: sources are not written by a run."""
