@@ -21,7 +21,6 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.exporting.onnx import export_onnx, run_onnx
 from pocketpipe.network import NETWORKS
 from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
-from pocketpipe.plan import CompressionPlan
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import Preprocessing, Split, Task, TaskChoice
 
@@ -86,8 +85,7 @@ def thinned(network: torch.nn.Module, task: Task, speedup: float) -> torch.nn.Mo
     limits = Budget(speedup=speedup).limits(profile.cost())
     halves = ChannelsStep(widths={group.name: max(1, group.channels // 2) for group in profile.slimmable})
     nothing = Split("none", np.zeros((0, *task.input_shape), np.float32), np.zeros(0, np.int64))
-    slim, _ = CompressionPlan((halves.project(profile, limits),)).carry_out(network, task, nothing)
-    return slim.eval()
+    return halves.project(profile, limits).pin(network, task, nothing).apply(network, task).eval()
 
 
 if __name__ == "__main__":

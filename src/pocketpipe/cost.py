@@ -15,9 +15,9 @@ class Cost(Value):
     macs: int
     parameters: int
     file_bytes: int
-    """Bytes in transport: the delivered ONNX file."""
+    """Bytes in transport: the delivered file, packed if that is smaller."""
     resident_bytes: int | None = None
-    """Bytes that lie on the device (flash); None = not measured."""
+    """Bytes of the same unpacked, as it lies in memory; None = not measured."""
     peak_ram_bytes: int | None = None
     latency_ms: dict[str, float] = {}
     """Median latency at batch 1 by target; only what was measured."""

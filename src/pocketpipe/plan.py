@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,10 +26,13 @@ class Step(Value):
 
     A step may leave choices open (which channels, by a criterion). `pin` settles them by looking at the
     weights, after which `apply` depends on nothing but the step itself and can be replayed on a fresh network.
+    What data tells the new network (statistics, scales, least-squares weights) `calibrate` sets: weights hold it.
     """
 
     kind: ClassVar[str]
     """The tag in a plan's JSON: the name it is registered under, or `package.module:Class`."""
+    refused_after: ClassVar[Mapping[str, str]] = {}
+    """Kinds of steps that must not come earlier in a plan, each with the reason."""
 
     @classmethod
     @abstractmethod
@@ -60,6 +63,20 @@ class Step(Value):
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
         """A new network with this (pinned) step carried out; `network` is not changed."""
 
+    def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
+        """Set what `data` tells `network`, which `apply` just made of `before`; it is changed in place.
+
+        Not called where weights are loaded, so it must leave the structure as it is. Default: nothing to set.
+        """
+
+    def in_portions(self, profile: NetworkProfile, count: int) -> tuple[Step, ...]:
+        """Steps that lead to this one in `count` portions, to be trained in between. Default: all at once."""
+        return (self,)
+
+    def by_layers(self, profile: NetworkProfile, every: int) -> tuple[Step, ...]:
+        """Steps that together do what this one does, each to the next `every` layers. Default: all at once."""
+        return (self,)
+
 
 STEPS: Door[type[Step]] = Door("method", room="pocketpipe.compression")
 
@@ -76,6 +93,11 @@ class CompressionPlan:
     """
 
     steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise Mistakes for an order that makes no sense."""
+        if mistakes := order_mistakes([type(step) for step in self.steps], where="plan"):
+            raise Mistakes(mistakes)
 
     def to_json(self) -> str:
         """Canonical JSON: equal plans give equal text."""
@@ -98,8 +120,19 @@ class CompressionPlan:
         pinned: list[Step] = []
         for step in self.steps:
             pinned.append(step.pin(network, task, data))
-            network = pinned[-1].apply(network, task)
+            before, network = network, pinned[-1].apply(network, task)
+            pinned[-1].calibrate(network, before, task, data)
         return network, CompressionPlan(tuple(pinned))
+
+
+def order_mistakes(steps: Sequence[type[Step]], *, where: str) -> list[str]:
+    """A line for each step that comes after one that it must not follow (empty if the order makes sense)."""
+    return [
+        f"{where}: {step.kind} after {earlier.kind}: {step.refused_after[earlier.kind]}"
+        for position, step in enumerate(steps)
+        for earlier in steps[:position]
+        if earlier.kind in step.refused_after
+    ]
 
 
 def _read_step(index: int, entry: dict[str, Any]) -> Step:

@@ -15,7 +15,7 @@ from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS, NetworkChoice
-from pocketpipe.plan import STEPS
+from pocketpipe.plan import STEPS, order_mistakes
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import TASKS, TaskChoice
@@ -104,6 +104,8 @@ def _network_mistakes(request: Request) -> list[str]:
 def _other_mistakes(request: Request) -> Iterator[str]:
     for name in request.methods:
         yield from _said("methods", partial(STEPS.resolve, name))
+    known = [STEPS.resolve(name) for name in request.methods if not list(_said("", partial(STEPS.resolve, name)))]
+    yield from order_mistakes(known, where="methods")
     for name in request.targets:
         yield from _said("targets", partial(TARGETS.resolve, name))
     if request.search is not None:

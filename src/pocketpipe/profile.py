@@ -1,10 +1,13 @@
 """NetworkProfile: what a network is. Traced once; everything that plans is a pure function of it."""
 
 from collections.abc import Mapping
-from math import prod
+from math import ceil, prod
 
 from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
+
+BIAS_BYTES = 4
+"""A bias element is float32, or int32 beside integer weights."""
 
 Widths = Mapping[str, int]
 """Channels kept in each group, by the group's name; a group that is not named keeps all."""
@@ -49,6 +52,14 @@ class Layer(Value):
     positions: int
     """Output positions of one example at which the weight is applied, summed over calls."""
     output_shape: tuple[int, ...]
+    stored_bits: float = 32
+    """Bits that one element of the weight takes in transport: an upper bound where they are Huffman-coded."""
+    resident_bits: int = 32
+    """Bits of the same unpacked, as it lies in memory."""
+    density: float = 1.0
+    """Largest share of the weight's elements that are not zero."""
+    side_bytes: int = 0
+    """Bytes that belong to the weight beside its elements: scales, centroids, their nodes in the graph."""
 
     def parameters(self, widths: Widths) -> int:
         """Elements of weight and bias as exported."""
@@ -58,8 +69,31 @@ class Layer(Value):
         """Multiply-accumulates of one example."""
         return self.positions * self._weight_elements(widths)
 
+    def stored_bytes(self, widths: Widths) -> int:
+        """Bytes in transport: the elements, or a bit for each and those that are not zero, whichever is less."""
+        elements = self._weight_elements(widths)
+        dense = ceil(elements * self.stored_bits / 8)
+        sparse = ceil(elements / 8) + ceil(ceil(elements * self.density) * self.stored_bits / 8)
+        return min(dense, sparse) + self._bytes_beside(widths)
+
+    def resident_bytes(self, widths: Widths) -> int:
+        """Bytes in memory: all elements, zeros too."""
+        return ceil(self._weight_elements(widths) * self.resident_bits / 8) + self._bytes_beside(widths)
+
+    def _bytes_beside(self, widths: Widths) -> int:
+        return BIAS_BYTES * (self.bias.size(widths) if self.bias else 0) + self.side_bytes
+
     def _weight_elements(self, widths: Widths) -> int:
         return prod(axis.size(widths) for axis in self.weight)
+
+
+class Block(Value):
+    """A module that can be taken out whole: its input is added to what it computes."""
+
+    name: str
+    """The module's path."""
+    layers: tuple[str, ...]
+    """The layers that go with it."""
 
 
 class NetworkProfile(Value):
@@ -78,7 +112,7 @@ class NetworkProfile(Value):
     groups: tuple[ChannelGroup, ...]
     file_overhead: int = 0
     """Bytes of the exported file beside its parameters: graph, names, shapes (measured on the dense export)."""
-    bytes_per_parameter: int = 4
+    blocks: tuple[Block, ...] = ()
 
     @property
     def slimmable(self) -> tuple[ChannelGroup, ...]:
@@ -97,7 +131,8 @@ class NetworkProfile(Value):
         return Cost(
             macs=sum(by_layer.values()),
             parameters=parameters,
-            file_bytes=self.file_overhead + self.bytes_per_parameter * parameters,
+            file_bytes=self.file_overhead + sum(layer.stored_bytes(widths) for layer in self.layers),
+            resident_bytes=self.file_overhead + sum(layer.resident_bytes(widths) for layer in self.layers),
             macs_by_layer=by_layer,
         )
 
@@ -107,3 +142,15 @@ class NetworkProfile(Value):
             group.model_copy(update={"channels": chosen.get(group.name, group.channels)}) for group in self.groups
         )
         return self.model_copy(update={"groups": groups})
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name. Raises KeyError."""
+        return {layer.name: layer for layer in self.layers}[name]
+
+    def with_layers(self, changed: "Mapping[str, Mapping[str, object]]") -> "NetworkProfile":
+        """The profile with some fields of some layers changed: `{"conv1": {"density": 0.1}}`."""
+        layers = tuple(
+            layer.model_copy(update=dict(changed[layer.name])) if layer.name in changed else layer
+            for layer in self.layers
+        )
+        return self.model_copy(update={"layers": layers})

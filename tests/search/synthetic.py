@@ -95,7 +95,7 @@ class Bits(Unpinned):
         raise UserError("bits: out of reach")
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
-        return profile.model_copy(update={"bytes_per_parameter": self.size})
+        return profile.with_layers({layer.name: {"stored_bits": 8 * self.size} for layer in profile.layers})
 
 
 def _widths(profile: NetworkProfile, ratios: Mapping[str, float], factor: float) -> dict[str, int]:

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pocketpipe.samples import prepared, to_tensor
 from pocketpipe.task import Split
-from pocketpipe.training.batches import Batches, Shard, epoch_seed, prepared, to_tensor
+from pocketpipe.training.batches import Batches, Shard, epoch_seed
 from training.samples import Blobs, blobs
 
 CPU = torch.device("cpu")

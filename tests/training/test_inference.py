@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from pocketpipe.training.inference import metric_of, predict, prepared_batches
+from pocketpipe.samples import prepared_batches
+from pocketpipe.training.inference import metric_of, predict
 from training.samples import Blobs, blobs, normalized
 
 SPLIT = blobs("val", 50, 0)

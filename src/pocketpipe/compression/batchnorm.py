@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from pocketpipe.samples import prepared_batches
+
+if TYPE_CHECKING:
+    from pocketpipe.task import Split, Task
+
+EXAMPLES = 2048
+"""Training examples from which statistics are re-estimated after a cut."""
+
+
+def reestimate_on(network: nn.Module, task: Task, data: Split) -> None:
+    """`reestimate` on the first `EXAMPLES` of `data`."""
+    reestimate(network, prepared_batches(task, data, 256, limit=EXAMPLES))
 
 
 def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import Field
 
 from pocketpipe.budget import Limits
+from pocketpipe.compression.batchnorm import reestimate_on
 from pocketpipe.compression.importance import Criterion, importance, most_important
 from pocketpipe.compression.projection import Grid, projected
 from pocketpipe.compression.slimming import refuse_broken, slim
@@ -37,6 +38,10 @@ class ChannelsStep(Step):
     """
 
     kind: ClassVar[str] = "channels"
+    refused_after: ClassVar[Mapping[str, str]] = {
+        "quantization": "its scales belong to the channels that there were; put channels first",
+        "codebook": "its tables belong to the channels that there were; put channels first",
+    }
 
     widths: dict[str, Count]
     """Channels to keep by the group's name."""
@@ -104,6 +109,10 @@ class ChannelsStep(Step):
         slimmed = slim(network, traced, self.channels)
         refuse_broken(slimmed, task.input_shape)
         return slimmed
+
+    def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
+        """Re-estimate BatchNorm: the statistics of the large network no longer hold."""
+        reestimate_on(network, task, data)
 
     def _refuse_misfits(self, groups: tuple[ChannelGroup, ...]) -> None:
         """Raise Mistakes for what does not fit a network's groups, a line each."""

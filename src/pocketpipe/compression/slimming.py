@@ -30,6 +30,7 @@ def slim(network: nn.Module, trace: Trace, kept: Kept) -> nn.Module:
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             full_name = f"{path}.{name}" if path else name
             setattr(module, name, sliced.setdefault(id(tensor), _sliced(tensor, full_name, removed)))
+    for module in slimmed.modules():  # once all are cut: a weight with masks on it is computed from several tensors
         _update_sizes(module)
     gone = torch.cat(
         [g.roots[_dropped(g.channels, kept[g.name])] for g in trace.groups if g.name in kept] or [torch.empty(0)]

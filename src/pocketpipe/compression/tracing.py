@@ -16,6 +16,7 @@ from pocketpipe.compression.labels import Atom, Place
 from pocketpipe.compression.probing import with_probed
 from pocketpipe.compression.slimming import first_line
 from pocketpipe.compression.walking import LayerCall, Walk, module_paths
+from pocketpipe.compression.weights import layer_name
 from pocketpipe.errors import UserError
 from pocketpipe.profile import Axis, ChannelGroup, Layer, NetworkProfile
 
@@ -121,7 +122,7 @@ def _first_names(network: nn.Module) -> dict[str, str]:
 
 def _groups(walk: Walk) -> tuple[TracedGroup, ...]:
     """Atoms with the same members form a group; those that must stay because of input or output are no one's choice."""
-    makers = {(call.weight, call.out_axis): _layer_name(call.weight) for call in walk.calls}
+    makers = {(call.weight, call.out_axis): layer_name(call.weight) for call in walk.calls}
     gathered: dict[object, list[Atom]] = {}
     for atom in walk.labels.atoms():
         axes = frozenset((place, len(indices)) for place, indices in atom.places.items())
@@ -150,10 +151,6 @@ def _group(name: str, members: tuple[str, ...], atoms: list[Atom]) -> TracedGrou
     )
 
 
-def _layer_name(parameter: str) -> str:
-    return parameter.removesuffix(".weight")
-
-
 def _layers(walk: Walk, groups: tuple[TracedGroup, ...]) -> tuple[Layer, ...]:
     """One entry a weight, in graph order; then what else the exported file holds, without MACs."""
     by_weight: dict[str, list[LayerCall]] = {}
@@ -166,7 +163,7 @@ def _layers(walk: Walk, groups: tuple[TracedGroup, ...]) -> tuple[Layer, ...]:
         folded = walk.folded_into.get(weight)
         layers.append(
             Layer(
-                name=_layer_name(weight),
+                name=layer_name(weight),
                 operator=call.operator,
                 weight=axes,
                 bias=axes[call.out_axis] if call.bias or folded is not None else None,

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketpipe.task import Preprocessing, Split, Task
+from pocketpipe.samples import prepared, to_tensor
+from pocketpipe.task import Split, Task
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,6 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.batches.cut(self.number)
-
-
-def to_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor; the memory is shared where NumPy allows writing to it."""
-    return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
-
-
-def prepared(preprocessing: Preprocessing, inputs: Tensor) -> Tensor:
-    """`preprocessing(inputs)` on the inputs' device, float32; images (N, C, H, W) lie channels last."""
-    shape = (-1,) + (1,) * (inputs.ndim - 2)
-    mean, std = (torch.tensor(v, device=inputs.device).reshape(shape) for v in (preprocessing.mean, preprocessing.std))
-    result = inputs.to(torch.float32, copy=True).mul_(preprocessing.scale).sub_(mean).div_(std)
-    return result.contiguous(memory_format=torch.channels_last) if result.ndim == 4 else result
 
 
 def epoch_seed(seed: int, epoch: int, stream: int = 0) -> int:

@@ -10,6 +10,7 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
+from pocketpipe.compression.during import scheduled
 from pocketpipe.errors import UserError
 from pocketpipe.training.average import WeightAverage
 from pocketpipe.training.batches import Batches, EpochBatches, Shard, epoch_seed
@@ -54,6 +55,7 @@ class Training(lightning.LightningModule):
         self._seed = seed
         self._compiled = compiled
         self._losses: list[Tensor] = []
+        self._scheduled = scheduled(network)
 
     @property
     def result(self) -> nn.Module:
@@ -84,6 +86,11 @@ class Training(lightning.LightningModule):
             self._objective.teacher.to(self.device)
         self._forward = self._compiled_forward() if self._compiled else self._plain_forward
 
+    def on_train_end(self) -> None:
+        """What follows the training is as delivered."""
+        for module in scheduled(self.result):
+            module.at(1.0)
+
     def train_dataloader(self) -> EpochBatches:
         """Asked for anew each epoch."""
         return self._batches.epoch(self.current_epoch)
@@ -95,7 +102,9 @@ class Training(lightning.LightningModule):
         self.curves.start_epoch()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate of this step."""
+        """Set the learning rate of this step, and tell what follows the training where it is."""
+        for module in self._scheduled:
+            module.at(self.global_step / (self._recipe.epochs * self._batches.steps))
         rate = learning_rate(self._recipe, self.global_step, self._batches.steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate

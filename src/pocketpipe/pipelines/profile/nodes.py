@@ -21,7 +21,7 @@ def profile_network(
     module = teacher.build(task)
     onnx = export_onnx(module, task.input_shape)
     traced = profile_of(module, task.input_shape)
-    overhead = len(onnx) - traced.bytes_per_parameter * traced.cost().parameters
+    overhead = len(onnx) - traced.cost().file_bytes
     profile = traced.model_copy(update={"file_overhead": max(overhead, 0)})
     reach = refuse_impossible(profile, [STEPS.resolve(name) for name in methods], budget)
     cost = profile.cost()

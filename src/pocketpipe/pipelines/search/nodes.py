@@ -6,12 +6,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from pocketpipe.budget import Budget
 from pocketpipe.champion import Champion
-from pocketpipe.compression.batchnorm import reestimate
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import STEPS, CompressionPlan
 from pocketpipe.profile import NetworkProfile
@@ -24,11 +22,8 @@ from pocketpipe.search.trial import Trial
 from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.device import cpu_threads, threads_for
 from pocketpipe.training.fit import fit
-from pocketpipe.training.inference import metric_of, prepared_batches
+from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import Recipe, TrainerSettings
-
-REESTIMATION_EXAMPLES = 2048
-"""Training examples from which BatchNorm statistics are re-estimated after a cut."""
 
 
 def find_plan(
@@ -98,13 +93,11 @@ def find_plan(
 def _trial_functions(
     teacher: StoredNetwork, task: Task, splits: Splits
 ) -> tuple[Callable[[CompressionPlan], Tried], Callable[[CompressionPlan], StoredNetwork]]:
-    """(plan -> pinned plan and score, plan -> the slim network with BatchNorm re-estimated)."""
+    """(plan -> pinned plan and score, plan -> the network that it makes of the teacher)."""
     dense = teacher.build(task)
-    some = splits.train.take(np.arange(min(REESTIMATION_EXAMPLES, len(splits.train))))
 
     def carry_out(plan: CompressionPlan) -> tuple[nn.Module, CompressionPlan]:
         network, pinned = plan.carry_out(dense, task, splits.train)
-        reestimate(network, prepared_batches(task, some, 256))
         return network.eval(), pinned
 
     def try_plan(plan: CompressionPlan) -> Tried:
