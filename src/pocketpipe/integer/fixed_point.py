@@ -1,0 +1,96 @@
+"""The one rounding rule, and real factors as integers.
+
+A product with a real factor is `floor(x * multiplier / 2^shift + 1/2)`: exact in 64 bits, rounded once, halves up.
+Why halves up: it is one addition and one arithmetic shift on every target (`srshl` of ARM, `add; sra` of a plain C
+compiler, an adder in an FPGA), and it has no case distinction on the sign, as rounding half away from zero or half to
+even have. Why once: rounding twice (a high half-product, then a shift) is off by one in places where nobody looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import frexp
+
+import numpy as np
+
+from pocketpipe.errors import UserError
+
+MULTIPLIER_BITS = 31
+LARGEST_SHIFT = 62
+"""|accumulator| < 2^31 times a multiplier < 2^31 stays below 2^62: the rounding term fits beside it in 64 bits."""
+
+LARGEST_SHARED_SHIFT = 30
+"""The rounding term of a sum in 32 bits must fit beside the sum."""
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """From an int32 accumulator to int8: `clip(round(acc * multiplier / 2^shift) + zero_point, low, high)`."""
+
+    multiplier: np.ndarray
+    """int32 (channels,) or (1,), each in [2^30, 2^31), or 0."""
+    shift: np.ndarray
+    """int32, like `multiplier`; each in 1..62."""
+    zero_point: int
+    low: int
+    high: int
+    """Range of the result: that of its bits, narrowed by an activation fused into it."""
+
+    def __call__(self, accumulator: np.ndarray, axis: int) -> np.ndarray:
+        """int8 of an integer accumulator whose channels lie along `axis`."""
+        shape = [1] * accumulator.ndim
+        shape[axis] = -1
+        multiplier = self.multiplier.astype(np.int64).reshape(shape)
+        rounded = scaled(accumulator.astype(np.int64) * multiplier, self.shift.astype(np.int64).reshape(shape))
+        result: np.ndarray = np.clip(rounded + self.zero_point, self.low, self.high).astype(np.int8)
+        return result
+
+
+def scaled(product: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
+    """`product / 2^shift`, rounded by the rule.
+
+    >>> scaled(np.array([5, 6, 7, -5, -6, -7]), 2).tolist()  # 1.25, 1.5, 1.75, and their negatives
+    [1, 2, 2, -1, -1, -2]
+    """
+    one = np.int64(1)
+    result: np.ndarray = (product + (one << (np.int64(shift) - one))) >> np.int64(shift)
+    return result
+
+
+def fixed_point(factor: float) -> tuple[int, int]:
+    """(multiplier, shift) nearest to a real `factor` >= 0: multiplier / 2^shift, the multiplier of 31 bits.
+
+    Raises UserError for a factor that is no finite number, or 2^30 and more.
+
+    >>> fixed_point(0.75), fixed_point(1.0), fixed_point(0.0)
+    ((1610612736, 31), (1073741824, 30), (0, 1))
+    """
+    if not 0.0 <= factor < 2.0 ** (MULTIPLIER_BITS - 1):
+        raise UserError(f"a scale of {factor:g} cannot be written as multiplier and shift; is the network calibrated?")
+    mantissa, exponent = frexp(factor)
+    multiplier = round(mantissa * 2**MULTIPLIER_BITS)
+    if multiplier == 2**MULTIPLIER_BITS:
+        multiplier, exponent = multiplier // 2, exponent + 1
+    shift = MULTIPLIER_BITS - exponent
+    if shift > LARGEST_SHIFT:  # far below a half: the result is 0 for every accumulator
+        return 0, 1
+    return (multiplier, shift) if multiplier else (0, 1)
+
+
+def requantization(factors: np.ndarray, zero_point: int, low: int, high: int) -> Requantization:
+    """One factor a channel (or one for all) as integers."""
+    pairs = [fixed_point(float(factor)) for factor in np.atleast_1d(factors)]
+    multiplier, shift = (np.array(column, np.int32) for column in zip(*pairs, strict=True))
+    return Requantization(multiplier, shift, zero_point, low, high)
+
+
+def shared_shift(factors: tuple[float, ...], bits: int) -> tuple[tuple[int, ...], int]:
+    """Signed multipliers of several factors over one shift, the largest of `bits` bits: sums are rounded once.
+
+    >>> shared_shift((0.5, -0.25), 4)
+    ((8, -4), 4)
+    """
+    largest = max(abs(factor) for factor in factors)
+    exponent = frexp(largest)[1]
+    shift = min(max(bits - exponent, 1), LARGEST_SHARED_SHIFT)
+    return tuple(round(factor * 2**shift) for factor in factors), shift

@@ -1,0 +1,183 @@
+"""IntegerGraph: what is computed on the device. int8 between operators, int32 inside, nothing real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pocketpipe.integer.fixed_point import Requantization
+
+Shape = tuple[int, ...]
+"""Without the batch."""
+
+
+@dataclass(frozen=True)
+class IntegerTensor:
+    """An int8 tensor that stands for `scale * (q - zero_point)`; every q lies in low..high."""
+
+    shape: Shape
+    scale: float
+    zero_point: int
+    low: int = -128
+    high: int = 127
+
+    @property
+    def elements(self) -> int:
+        """Bytes that it takes."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator; `name` is that of the node that it was made from."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Convolution(Operator):
+    """Sum over window and input channels of `weight * q`, plus bias; then requantized. Two-dimensional, NCHW."""
+
+    weight: np.ndarray
+    """int8 (out, in / groups, height, width)."""
+    bias: np.ndarray
+    """int32 (out,), with the input's zero point taken out: `bias - zero_point * sum(weight)`."""
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    """Top, left, bottom, right; what is added is the input's zero point."""
+    dilations: tuple[int, int]
+    groups: int
+    padding_value: int
+    requantization: Requantization
+
+
+@dataclass(frozen=True)
+class Linear(Operator):
+    """Along the last axis: `weight @ q + bias`, then requantized."""
+
+    weight: np.ndarray
+    """int8 (out, in)."""
+    bias: np.ndarray
+    """int32 (out,), with the input's zero point taken out."""
+    requantization: Requantization
+
+
+@dataclass(frozen=True)
+class MatMul(Operator):
+    """Product of two activations: `(q - zero_point) @ (q' - zero_point')`, then requantized."""
+
+    zero_points: tuple[int, int]
+    requantization: Requantization
+
+
+@dataclass(frozen=True)
+class Add(Operator):
+    """`round(sum of (q_i - zero_point_i) * multiplier_i / 2^shift) + zero_point`, clipped: any number of inputs.
+
+    With one input it changes the scale. The sum fits 32 bits (`lowering.ADD_BITS`).
+    """
+
+    multipliers: tuple[int, ...]
+    shift: int
+    zero_points: tuple[int, ...]
+    zero_point: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Multiply(Operator):
+    """`(q - zero_point) * (q' - zero_point')`, broadcast, then requantized."""
+
+    zero_points: tuple[int, int]
+    requantization: Requantization
+
+
+@dataclass(frozen=True)
+class SumPool(Operator):
+    """Sum of `q - zero_point` over windows, then requantized; 1 / size of the window is in the multiplier."""
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    input_zero_point: int
+    requantization: Requantization
+
+
+@dataclass(frozen=True)
+class MaxPool(Operator):
+    """Largest q of each window; what is added around is never the largest."""
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Table(Operator):
+    """`entries[q + 128]`: any function of one tensor (sigmoid, tanh, hard-swish, 1 - x ...)."""
+
+    entries: np.ndarray
+    """int8 (256,)."""
+
+
+@dataclass(frozen=True)
+class Concatenation(Operator):
+    """One after the other along an axis (the batch is axis 0); all have the same scale."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class Pad(Operator):
+    """`value` around the input; (before, after) for each axis but the batch."""
+
+    amounts: tuple[tuple[int, int], ...]
+    value: int
+
+
+@dataclass(frozen=True)
+class Slice(Operator):
+    """(start, stop, step) for each axis but the batch."""
+
+    ranges: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Transpose(Operator):
+    """Axes (the batch is 0) in their new order."""
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reshape(Operator):
+    """The same elements in another shape."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class IntegerGraph:
+    """Operators in the order of execution; every tensor by its name."""
+
+    tensors: Mapping[str, IntegerTensor]
+    operators: tuple[Operator, ...]
+    input: str
+    output: str
+
+    def quantized(self, inputs: np.ndarray) -> np.ndarray:
+        """Prepared float inputs (N, ...) as int8: what the device's front end does, by the one rounding rule."""
+        tensor = self.tensors[self.input]
+        scaled = np.floor(np.asarray(inputs, np.float64) / tensor.scale + 0.5) + tensor.zero_point
+        result: np.ndarray = np.clip(scaled, tensor.low, tensor.high).astype(np.int8)
+        return result
+
+    def real(self, outputs: np.ndarray) -> np.ndarray:
+        """int8 outputs (N, ...) as the real numbers that they stand for, float32."""
+        tensor = self.tensors[self.output]
+        return ((outputs.astype(np.float64) - tensor.zero_point) * tensor.scale).astype(np.float32)

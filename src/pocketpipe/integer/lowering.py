@@ -1,0 +1,183 @@
+"""From a QDQ ONNX file to the integer graph. Works on any file, ours or another exporter's.
+
+Every tensor between operators must be quantized (QuantizeLinear, DequantizeLinear, int8, per tensor); weights int8,
+symmetric, per tensor or per output channel. What an operator computes waits as a `Sum` until a QuantizeLinear says on
+which grid it ends; activations on the way are cut into its range, other functions of one tensor become tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pocketpipe.errors import UserError
+from pocketpipe.integer.fixed_point import requantization, shared_shift
+from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Shape, Table
+from pocketpipe.integer.real import Constant, Real, Sum, Target
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+ADD_BITS = 21
+"""Of the largest multiplier of a sum of tensors: two differences of 9 bits times it fit int32 beside the rounding."""
+
+Known = Constant | Real | Sum
+
+
+def lower(onnx_file: bytes) -> IntegerGraph:
+    """The integer graph of a QDQ ONNX file with one input and one output, batch 1.
+
+    Raises UserError that names node and operator for what has no integer form.
+    """
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+    lowering = Lowering(_shapes(model), _constants(model))
+    (entry,) = [value.name for value in model.graph.input]
+    lowering.input_name = entry
+    for node in model.graph.node:
+        lowering.lower(node)
+    (end,) = [value.name for value in model.graph.output]
+    return lowering.graph(end)
+
+
+@dataclass
+class Lowering:
+    """State of one lowering: what is known of each value of the ONNX graph, and the operators so far."""
+
+    shapes: Mapping[str, Shape]
+    known: dict[str, Known]
+    input_name: str = ""
+    tensors: dict[str, IntegerTensor] = field(default_factory=dict)
+    operators: list[Operator] = field(default_factory=list)
+    quantized: dict[str, str | np.ndarray] = field(default_factory=dict)
+    """For each output of a QuantizeLinear the integer tensor, or the numbers, that it is."""
+    entry: str = ""
+
+    def lower(self, node: NodeProto) -> None:
+        """Take one node in. Raises UserError."""
+        from pocketpipe.integer.rules import RULES
+
+        rule = RULES.get(node.op_type)
+        if rule is None:
+            raise self.refusal(node, "has no integer form")
+        rule(self, node)
+
+    def graph(self, end: str) -> IntegerGraph:
+        """The finished graph; `end` names the ONNX output."""
+        value = self.known.get(end)
+        if end in self.quantized and isinstance(self.quantized[end], str):
+            tensor = str(self.quantized[end])
+        elif isinstance(value, Real) and not value.functions:
+            tensor = value.tensor
+        else:
+            raise UserError("the network's output is not quantized; quantize it (output: quantized), then lower")
+        used = {self.entry, *(operator.output for operator in self.operators)}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
+        return IntegerGraph(tensors, tuple(self.operators), self.entry, tensor)
+
+    def refusal(self, node: NodeProto, why: str) -> UserError:
+        """One line that names node and operator."""
+        return UserError(f"node {node.name or node.output[0]!r} ({node.op_type}): {why}")
+
+    def constant(self, node: NodeProto, position: int) -> Constant | None:
+        """The constant at an input of a node; None if there is none."""
+        if position >= len(node.input) or not node.input[position]:
+            return None
+        value = self.known.get(node.input[position])
+        return value if isinstance(value, Constant) else None
+
+    def plain(self, node: NodeProto, position: int = 0) -> str:
+        """The integer tensor at an input of a node, Raises UserError if it is not on a grid."""
+        value = self.known.get(node.input[position])
+        if not isinstance(value, Real):
+            raise self.refusal(node, f"its input {node.input[position]!r} is not quantized")
+        if not value.functions:
+            return value.tensor
+        raise self.refusal(node, f"its input {node.input[position]!r} is not quantized after the function before it")
+
+    def add(self, operator: Operator, tensor: IntegerTensor) -> None:
+        """Append an operator and the tensor that it makes."""
+        self.tensors[operator.output] = tensor
+        self.operators.append(operator)
+
+    def moved(self, node: NodeProto, operator: Operator, shape: Shape) -> None:
+        """Append an operator that moves numbers without changing them."""
+        source = self.tensors[operator.inputs[0]]
+        tensor = IntegerTensor(shape, source.scale, source.zero_point, source.low, source.high)
+        self.add(operator, tensor)
+        self.known[node.output[0]] = Real(operator.output)
+
+    def quantize(
+        self, node: NodeProto, value: Real | Sum, scale: float, zero_point: int, bits_range: tuple[int, int]
+    ) -> None:
+        """What a QuantizeLinear ends: an operator is finished, a table made, or the scale changed."""
+        name = node.output[0]
+        target = Target(name, scale, zero_point, *bits_range)
+        if isinstance(value, Sum):
+            low, high = target.within(value.low, value.high)
+            value.finish(target, low, high)
+            self.tensors[name] = IntegerTensor(value.shape, scale, zero_point, low, high)
+            self.quantized[name] = name
+            return
+        source = self.tensors[value.tensor]
+        if value.functions:
+            entries = _table(source, value, target)
+            reached = entries[source.low + 128 : source.high + 129]
+            made = IntegerTensor(source.shape, scale, zero_point, int(reached.min()), int(reached.max()))
+            self.add(Table(_name(node), (value.tensor,), name, entries), made)
+            self.quantized[name] = name
+        elif (
+            (source.scale, source.zero_point) == (scale, zero_point)
+            and target.low <= source.low
+            and source.high <= target.high
+        ):
+            self.quantized[name] = value.tensor
+        else:
+            self.add(*self.rescaled(_name(node), value.tensor, target))
+            self.quantized[name] = name
+
+    def rescaled(self, name: str, tensor: str, target: Target) -> tuple[Add, IntegerTensor]:
+        """The operator that brings a tensor onto another grid, and what it makes."""
+        source = self.tensors[tensor]
+        multipliers, shift = shared_shift((source.scale / target.scale,), ADD_BITS)
+        made = IntegerTensor(source.shape, target.scale, target.zero_point, target.low, target.high)
+        operator = Add(name, (tensor,), target.name, multipliers, shift, (source.zero_point,), target.zero_point,
+                       target.low, target.high)  # fmt: skip
+        return operator, made
+
+    def factor(self, target: Target, *scales: float | np.ndarray, high_low: tuple[int, int]) -> Any:
+        """The requantization to `target` of a sum whose unit is the product of `scales`."""
+        unit = np.asarray(1.0, np.float64)
+        for scale in scales:
+            unit = unit * np.asarray(scale, np.float64)
+        return requantization(unit / target.scale, target.zero_point, *high_low)
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or node.output[0]
+
+
+def _table(source: IntegerTensor, value: Real, target: Target) -> np.ndarray:
+    """The function's value for each of the 256 integers, on the target's grid, by the one rounding rule."""
+    real = (np.arange(-128, 128, dtype=np.float64) - source.zero_point) * source.scale
+    for function in value.functions:
+        real = function(real)
+    on_grid = np.floor(real / target.scale + 0.5) + target.zero_point
+    entries: np.ndarray = np.clip(on_grid, target.low, target.high).astype(np.int8)
+    return entries
+
+
+def _shapes(model: ModelProto) -> dict[str, Shape]:
+    """Shape of every value without its batch axis."""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:] for value in values}
+
+
+def _constants(model: ModelProto) -> dict[str, Known]:
+    from onnx import numpy_helper
+
+    return {tensor.name: Constant(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}

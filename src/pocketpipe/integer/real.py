@@ -1,0 +1,74 @@
+"""What lowering knows of a value before it is quantized again: real numbers, and how they come about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pocketpipe.integer.graph import Shape
+
+Function = Callable[[np.ndarray], np.ndarray]
+"""Real numbers to real numbers, element by element, in float64."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Numbers that are known: a weight, a bias, an argument."""
+
+    values: np.ndarray
+    quantized: np.ndarray | None = None
+    """The int8 or int32 numbers that they were dequantized from."""
+    scale: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Real:
+    """An integer tensor as real numbers, with functions applied to each of them, first one first."""
+
+    tensor: str
+    functions: tuple[Function, ...] = ()
+
+    def then(self, function: Function) -> Real:
+        """With one more function applied."""
+        return replace(self, functions=(*self.functions, function))
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a sum goes: scale, zero point and range of the tensor that it is quantized to."""
+
+    name: str
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+    def within(self, low: float, high: float) -> tuple[int, int]:
+        """The integers of this target that stand for real numbers from `low` to `high`."""
+
+        def clipped(real: float) -> int:
+            if np.isinf(real):
+                return self.low if real < 0 else self.high
+            return int(np.clip(np.floor(real / self.scale + 0.5) + self.zero_point, self.low, self.high))
+
+        return clipped(low), clipped(high)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum of products that waits for the scale of its result, and the range that an activation cuts it to."""
+
+    shape: Shape
+    finish: Callable[[Target, int, int], None]
+    """(target, low, high) -> appends the operator to the graph."""
+    node: str
+    low: float = -np.inf
+    high: float = np.inf
+    with_bias: Callable[[np.ndarray], Sum] | None = None
+    """The same sum with real numbers (channels,) added; None where nothing can be added any more."""
+
+    def clipped(self, low: float, high: float) -> Sum:
+        """Cut to low..high as well."""
+        return replace(self, low=max(self.low, low), high=min(self.high, high), with_bias=None)

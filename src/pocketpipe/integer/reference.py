@@ -1,0 +1,157 @@
+"""What an integer graph computes: the definition. Every target gives these very integers.
+
+NumPy, batches along axis 0. Sums are taken in float64 by matrix products, which is exact: they stay below 2^53
+(`proof` shows them below 2^31).
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from pocketpipe.integer.fixed_point import scaled
+from pocketpipe.integer.graph import (
+    Add,
+    Concatenation,
+    Convolution,
+    IntegerGraph,
+    Linear,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Operator,
+    Pad,
+    Reshape,
+    Slice,
+    SumPool,
+    Table,
+    Transpose,
+)
+
+LOWEST = -128
+
+
+def run(graph: IntegerGraph, inputs: np.ndarray) -> np.ndarray:
+    """int8 outputs (N, ...) for int8 inputs (N, *shape of the input)."""
+    return run_all(graph, inputs)[graph.output]
+
+
+def run_all(graph: IntegerGraph, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Every tensor by its name: to find the first operator that a target computes otherwise."""
+    values = {graph.input: inputs}
+    for operator in graph.operators:
+        values[operator.output] = compute(operator, *(values[name] for name in operator.inputs))
+    return values
+
+
+@singledispatch
+def compute(operator: Operator, *inputs: np.ndarray) -> np.ndarray:
+    """The operator's int8 output."""
+    raise NotImplementedError(type(operator).__name__)
+
+
+@compute.register
+def _(operator: Convolution, x: np.ndarray) -> np.ndarray:
+    windows = _windows(x, operator.weight.shape[2:], operator.strides, operator.pads, operator.padding_value,
+                       operator.dilations)  # fmt: skip
+    batch, _, height, width = windows.shape[:4]
+    by_group = windows.reshape(batch, operator.groups, -1, height, width, *windows.shape[4:])
+    columns = by_group.transpose(0, 1, 3, 4, 2, 5, 6).reshape(batch, operator.groups, height * width, -1)
+    kernels = operator.weight.reshape(operator.groups, -1, columns.shape[-1]).transpose(0, 2, 1)
+    sums = _product(columns, kernels).transpose(0, 1, 3, 2).reshape(batch, -1, height, width)
+    return operator.requantization(sums + operator.bias.reshape(1, -1, 1, 1), axis=1)
+
+
+@compute.register
+def _(operator: Linear, x: np.ndarray) -> np.ndarray:
+    return operator.requantization(_product(x, operator.weight.T) + operator.bias, axis=-1)
+
+
+@compute.register
+def _(operator: MatMul, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    zero_left, zero_right = operator.zero_points
+    product = _product(left.astype(np.int64) - zero_left, right.astype(np.int64) - zero_right)
+    return operator.requantization(product, axis=-1)
+
+
+@compute.register
+def _(operator: Add, *inputs: np.ndarray) -> np.ndarray:
+    parts = zip(inputs, operator.zero_points, operator.multipliers, strict=True)
+    total = sum((x.astype(np.int64) - zero_point) * multiplier for x, zero_point, multiplier in parts)
+    rounded = scaled(np.asarray(total), operator.shift) + operator.zero_point
+    clipped: np.ndarray = np.clip(rounded, operator.low, operator.high).astype(np.int8)
+    return clipped
+
+
+@compute.register
+def _(operator: Multiply, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    zero_left, zero_right = operator.zero_points
+    product = (left.astype(np.int64) - zero_left) * (right.astype(np.int64) - zero_right)
+    return operator.requantization(product, axis=-1)
+
+
+@compute.register
+def _(operator: SumPool, x: np.ndarray) -> np.ndarray:
+    windows = _windows(x, operator.window, operator.strides, operator.pads, operator.input_zero_point)
+    sums = (windows.astype(np.int64) - operator.input_zero_point).sum((-2, -1))
+    return operator.requantization(sums, axis=1)
+
+
+@compute.register
+def _(operator: MaxPool, x: np.ndarray) -> np.ndarray:
+    largest: np.ndarray = _windows(x, operator.window, operator.strides, operator.pads, LOWEST).max((-2, -1))
+    return largest
+
+
+@compute.register
+def _(operator: Table, x: np.ndarray) -> np.ndarray:
+    found: np.ndarray = operator.entries[x.astype(np.int64) - LOWEST]
+    return found
+
+
+@compute.register
+def _(operator: Concatenation, *inputs: np.ndarray) -> np.ndarray:
+    return np.concatenate(inputs, operator.axis)
+
+
+@compute.register
+def _(operator: Pad, x: np.ndarray) -> np.ndarray:
+    return np.pad(x, ((0, 0), *operator.amounts), constant_values=operator.value)
+
+
+@compute.register
+def _(operator: Slice, x: np.ndarray) -> np.ndarray:
+    return x[(slice(None), *(slice(start, stop, step) for start, stop, step in operator.ranges))]
+
+
+@compute.register
+def _(operator: Transpose, x: np.ndarray) -> np.ndarray:
+    return x.transpose(operator.order)
+
+
+@compute.register
+def _(operator: Reshape, x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), *operator.shape)
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    product: np.ndarray = (left.astype(np.float64) @ right.astype(np.float64)).astype(np.int64)
+    return product
+
+
+def _windows(
+    x: np.ndarray,
+    window: tuple[int, ...],
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    value: int,
+    dilations: tuple[int, int] = (1, 1),
+) -> np.ndarray:
+    """(N, C, H, W) -> (N, C, rows, columns, *window) of the padded input."""
+    top, left, bottom, right = pads
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+    spans = tuple((size - 1) * dilation + 1 for size, dilation in zip(window, dilations, strict=True))
+    windows = sliding_window_view(padded, spans, axis=(2, 3))
+    return windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]

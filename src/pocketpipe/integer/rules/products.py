@@ -1,0 +1,136 @@
+"""Sums of products: convolutions, layers, products of tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketpipe.integer.graph import Convolution, IntegerTensor, Linear, MatMul, Reshape
+from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.real import Constant, Sum, Target
+from pocketpipe.integer.rules.registry import attributes, label, rule
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+
+@rule("Conv")
+def convolution(lowering: Lowering, node: NodeProto) -> None:
+    """One- or two-dimensional; one-dimensional as of height 1."""
+    tensor, weight, bias = lowering.plain(node), _weight(lowering, node, 1), lowering.constant(node, 2)
+    given = attributes(node)
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or weight.values.ndim not in (3, 4):
+        raise lowering.refusal(node, "only one and two dimensions with explicit pads")
+    flat = weight.values.ndim == 3
+    quantized = _int8(lowering, node, weight)
+    kernel = quantized[:, :, None] if flat else quantized
+    strides, dilations = (_pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
+    pads = tuple(given.get("pads", [0] * 2 * (1 if flat else 2)))
+    padding = (0, pads[0], 0, pads[1]) if flat else pads
+    shape = lowering.shapes[node.output[0]]
+    source = _as_image(lowering, node, tensor) if flat else tensor
+
+    def finish(target: Target, low: int, high: int) -> None:
+        x = lowering.tensors[source]
+        name = f"{target.name}/image" if flat else target.name
+        operator = Convolution(
+            label(node), (source,), name, kernel, _bias(lowering, node, quantized, weight, bias, x),
+            strides, padding, dilations, int(given.get("group", 1)), x.zero_point,
+            lowering.factor(target, x.scale, _scale(weight), high_low=(low, high)),
+        )  # fmt: skip
+        made = IntegerTensor((shape[0], 1, *shape[1:]) if flat else shape, target.scale, target.zero_point, low, high)
+        lowering.add(operator, made)
+        if flat:
+            lowering.operators.append(Reshape(f"{label(node)}/row", (name,), target.name, shape))
+
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+
+
+def _pair(values: list[int], flat: bool) -> tuple[int, int]:
+    return (1, int(values[0])) if flat else (int(values[0]), int(values[1]))
+
+
+def _as_image(lowering: Lowering, node: NodeProto, tensor: str) -> str:
+    channels, width = lowering.tensors[tensor].shape
+    name = f"{node.output[0]}/input"
+    before = lowering.tensors[tensor]
+    made = IntegerTensor((channels, 1, width), before.scale, before.zero_point, before.low, before.high)
+    lowering.add(Reshape(f"{label(node)}/image", (tensor,), name, made.shape), made)
+    return name
+
+
+@rule("Gemm", "MatMul")
+def linear(lowering: Lowering, node: NodeProto) -> None:
+    """With a constant matrix a layer; between two tensors a product of them."""
+    given = attributes(node)
+    if any(given.get(name, default) != default for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))):
+        raise lowering.refusal(node, "only alpha = beta = 1 and transA = 0")
+    if lowering.constant(node, 1) is None:
+        _product_of_tensors(lowering, node)
+        return
+    tensor, weight = lowering.plain(node), _weight(lowering, node, 1)
+    quantized = _int8(lowering, node, weight)
+    matrix = quantized if given.get("transB", 0) else np.ascontiguousarray(quantized.T)
+    if matrix.ndim != 2:
+        raise lowering.refusal(node, "its constant must be a matrix")
+    shape = lowering.shapes[node.output[0]]
+
+    def waiting(bias: Constant | None) -> Sum:
+        def finish(target: Target, low: int, high: int) -> None:
+            x = lowering.tensors[tensor]
+            operator = Linear(
+                label(node), (tensor,), target.name, matrix, _bias(lowering, node, matrix, weight, bias, x),
+                lowering.factor(target, x.scale, _scale(weight), high_low=(low, high)),
+            )  # fmt: skip
+            lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+
+        return Sum(shape, finish, label(node), with_bias=None if bias else lambda numbers: waiting(Constant(numbers)))
+
+    lowering.known[node.output[0]] = waiting(lowering.constant(node, 2))
+
+
+def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:
+    left, right = lowering.plain(node, 0), lowering.plain(node, 1)
+    shape = lowering.shapes[node.output[0]]
+
+    def finish(target: Target, low: int, high: int) -> None:
+        one, other = lowering.tensors[left], lowering.tensors[right]
+        factor = lowering.factor(target, one.scale, other.scale, high_low=(low, high))
+        zero_points = (one.zero_point, other.zero_point)
+        operator = MatMul(label(node), (left, right), target.name, zero_points, factor)
+        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+
+
+def _weight(lowering: Lowering, node: NodeProto, position: int) -> Constant:
+    weight = lowering.constant(node, position)
+    if weight is None or weight.quantized is None:
+        raise lowering.refusal(node, f"its weight {node.input[position]!r} is not quantized")
+    return weight
+
+
+def _scale(weight: Constant) -> np.ndarray:
+    assert weight.scale is not None
+    return weight.scale
+
+
+def _int8(lowering: Lowering, node: NodeProto, weight: Constant) -> np.ndarray:
+    assert weight.quantized is not None
+    if abs(weight.quantized).max(initial=0) > 128:
+        raise lowering.refusal(node, "its weight does not fit int8")
+    return weight.quantized.astype(np.int8)
+
+
+def _bias(
+    lowering: Lowering, node: NodeProto, matrix: np.ndarray, weight: Constant, bias: Constant | None, x: IntegerTensor
+) -> np.ndarray:
+    """int32 (out,), in units of input scale times weight scale, the input's zero point taken out."""
+    unit = x.scale * _scale(weight)
+    real = np.zeros(len(matrix)) if bias is None else bias.values.astype(np.float64)
+    taken_out: np.ndarray = np.floor(real / unit + 0.5) - x.zero_point * matrix.astype(np.int64).reshape(len(matrix), -1).sum(1)
+    if abs(taken_out).max(initial=0) >= 2**31:
+        raise lowering.refusal(node, "its bias does not fit 32 bits; its scale is too small")
+    integers: np.ndarray = taken_out.astype(np.int32)
+    return integers

@@ -1,0 +1,37 @@
+"""Which rule is an ONNX operator's. An operator without one is refused by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pocketpipe.integer.lowering import Lowering
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+Rule = Callable[[Lowering, "NodeProto"], None]
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """Makes a function the rule of these ONNX operators."""
+
+    def keep(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operators, function))
+        return function
+
+    return keep
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The node's attributes by name."""
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def label(node: NodeProto) -> str:
+    """What the operator made from this node is called."""
+    return node.name or str(node.output[0])

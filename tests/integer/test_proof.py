@@ -1,0 +1,49 @@
+"""The accumulator proof against brute force: inputs that reach the bound, and none that passes it."""
+
+import numpy as np
+import pytest
+
+from integer.qdq import File
+from pocketpipe.errors import Mistakes
+from pocketpipe.integer.graph import Convolution, IntegerGraph, Linear
+from pocketpipe.integer.lowering import lower
+from pocketpipe.integer.proof import UNSIGNED_OFFSET, bounds, prove
+
+
+def small_linear(bias: float = 0.0) -> IntegerGraph:
+    file = File((3,))
+    weight = file.weight(np.array([[100, -50, 7], [1, 2, 3]]).T, np.full(2, 0.01), axis=1)
+    y = file.node("Gemm", file.on_grid("input", 0.02, -10), weight, file.constant(np.full(2, bias, np.float32)))
+    return lower(file.bytes(file.on_grid(y, 0.1)))
+
+
+def test_no_input_passes_the_bound() -> None:
+    graph = small_linear(bias=0.5)
+    (operator,) = graph.operators
+    assert isinstance(operator, Linear)
+    (bound,) = bounds(graph)
+    corners = np.array(np.meshgrid(*[[-128, 0, 127]] * 3)).reshape(3, -1)
+    signed = operator.weight.astype(int) @ corners + operator.bias[:, None]
+    taken_out = operator.bias[:, None] - UNSIGNED_OFFSET * operator.weight.astype(int).sum(1)[:, None]
+    unsigned = operator.weight.astype(int) @ (corners + UNSIGNED_OFFSET) + taken_out
+    assert np.array_equal(signed, unsigned)
+    assert abs(signed).max() <= bound.largest
+    assert bound.largest <= 157 * 255 + abs(taken_out).max()
+
+
+def test_too_few_bits_are_an_error_that_names_the_layer() -> None:
+    graph = small_linear()
+    (bound,) = prove(graph)
+    prove(graph, bits=bound.bits)
+    with pytest.raises(Mistakes, match=rf"layer 'n\d+': a sum can reach [\d,]+, which takes {bound.bits} bits"):
+        prove(graph, bits=bound.bits - 1)
+
+
+def test_a_convolutions_bound_is_that_of_its_worst_channel() -> None:
+    file = File((2, 4, 4))
+    integers = np.zeros((3, 2, 3, 3), int)
+    integers[1] = 127
+    y = file.node("Conv", file.on_grid("input", 0.02), file.weight(integers, np.full(3, 0.01)))
+    graph = lower(file.bytes(file.on_grid(y, 0.1)))
+    assert isinstance(graph.operators[0], Convolution)
+    assert bounds(graph)[0].largest == 18 * 127 * 255 + 18 * 127 * 128
