@@ -42,7 +42,7 @@ def test_a_factor_that_has_no_form_is_refused(factor: float) -> None:
 @given(st.lists(st.floats(1e-6, 100.0), min_size=1, max_size=4), INT32, st.integers(-128, 127))
 def test_requantization_rounds_each_channel_by_its_own_factor(factors: list[float], acc: int, zero: int) -> None:
     requantize = requantization(np.array(factors), zero, -128, 127)
-    found = requantize(np.full((1, len(factors)), acc), axis=1)[0]
+    found = requantize(np.full((1, len(factors)), acc))[0]
     for value, factor in zip(found, factors, strict=True):
         multiplier, shift = fixed_point(factor)
         exact = floor(Fraction(acc * multiplier, 2**shift) + Fraction(1, 2)) + zero

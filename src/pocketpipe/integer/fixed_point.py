@@ -36,12 +36,10 @@ class Requantization:
     high: int
     """Range of the result: that of its bits, narrowed by an activation fused into it."""
 
-    def __call__(self, accumulator: np.ndarray, axis: int) -> np.ndarray:
-        """int8 of an integer accumulator whose channels lie along `axis`."""
-        shape = [1] * accumulator.ndim
-        shape[axis] = -1
-        multiplier = self.multiplier.astype(np.int64).reshape(shape)
-        rounded = scaled(accumulator.astype(np.int64) * multiplier, self.shift.astype(np.int64).reshape(shape))
+    def __call__(self, accumulator: np.ndarray) -> np.ndarray:
+        """int8 of an integer accumulator whose channels lie along its last axis."""
+        product = accumulator.astype(np.int64) * self.multiplier.astype(np.int64)
+        rounded = scaled(product, self.shift.astype(np.int64))
         result: np.ndarray = np.clip(rounded + self.zero_point, self.low, self.high).astype(np.int8)
         return result
 

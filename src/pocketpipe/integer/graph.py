@@ -1,4 +1,8 @@
-"""IntegerGraph: what is computed on the device. int8 between operators, int32 inside, nothing real."""
+"""IntegerGraph: what is computed on the device. int8 between operators, int32 inside, nothing real.
+
+Images lie channels last (height, width, channels): the sum of products over channels then reads memory in order, which
+is what every processor's dot product wants. Where a network's own order matters, a Transpose stands in the graph.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +44,10 @@ class Operator:
 
 @dataclass(frozen=True)
 class Convolution(Operator):
-    """Sum over window and input channels of `weight * q`, plus bias; then requantized. Two-dimensional, NCHW."""
+    """Sum over window and input channels of `weight * q`, plus bias; then requantized. Images, channels last."""
 
     weight: np.ndarray
-    """int8 (out, in / groups, height, width)."""
+    """int8 (out, height, width, in / groups)."""
     bias: np.ndarray
     """int32 (out,), with the input's zero point taken out: `bias - zero_point * sum(weight)`."""
     strides: tuple[int, int]
@@ -99,7 +103,7 @@ class Multiply(Operator):
 
 @dataclass(frozen=True)
 class SumPool(Operator):
-    """Sum of `q - zero_point` over windows, then requantized; 1 / size of the window is in the multiplier."""
+    """Sum of `q - zero_point` over windows of images, then requantized; 1 / size of the window is in the multiplier."""
 
     window: tuple[int, int]
     strides: tuple[int, int]

@@ -8,14 +8,14 @@ which grid it ends; activations on the way are cut into its range, other functio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from pocketpipe.errors import UserError
 from pocketpipe.integer.fixed_point import requantization, shared_shift
-from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Shape, Table
+from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ADD_BITS = 21
 """Of the largest multiplier of a sum of tensors: two differences of 9 bits times it fit int32 beside the rounding."""
+
+T = TypeVar("T")
 
 Known = Constant | Real | Sum
 
@@ -56,6 +58,10 @@ class Lowering:
     quantized: dict[str, str | np.ndarray] = field(default_factory=dict)
     """For each output of a QuantizeLinear the integer tensor, or the numbers, that it is."""
     entry: str = ""
+    images: set[str] = field(default_factory=set)
+    """Tensors that are stored channels last; all others in the order of the file."""
+    turned: dict[str, str] = field(default_factory=dict)
+    """The same tensor in the other order, where it was needed."""
 
     def lower(self, node: NodeProto) -> None:
         """Take one node in. Raises UserError."""
@@ -76,8 +82,9 @@ class Lowering:
         else:
             raise UserError("the network's output is not quantized; quantize it (output: quantized), then lower")
         used = {self.entry, *(operator.output for operator in self.operators)}
-        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
-        return IntegerGraph(tensors, tuple(self.operators), self.entry, tensor)
+        end = self.turn(tensor) if tensor in self.images else tensor
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in {*used, end}}
+        return IntegerGraph(tensors, tuple(self.operators), self.entry, end)
 
     def refusal(self, node: NodeProto, why: str) -> UserError:
         """One line that names node and operator."""
@@ -91,7 +98,46 @@ class Lowering:
         return value if isinstance(value, Constant) else None
 
     def plain(self, node: NodeProto, position: int = 0) -> str:
-        """The integer tensor at an input of a node, Raises UserError if it is not on a grid."""
+        """The integer tensor at an input of a node, in the file's order. Raises UserError if it is not on a grid."""
+        tensor = self.stored(node, position)
+        return self.turn(tensor) if tensor in self.images else tensor
+
+    def image(self, node: NodeProto, position: int = 0) -> str:
+        """The integer tensor at an input of a node, channels last. Raises UserError if it is no image on a grid."""
+        tensor = self.stored(node, position)
+        if len(self.tensors[tensor].shape) != 3:
+            raise self.refusal(node, f"its input has the shape {self.tensors[tensor].shape}, not that of images")
+        return tensor if tensor in self.images else self.turn(tensor)
+
+    def together(self, node: NodeProto) -> tuple[list[str], bool]:
+        """(all integer tensors that go into a node, in one order; whether that is channels last)."""
+        stored = [self.stored(node, position) for position in range(len(node.input))]
+        as_images = any(name in self.images for name in stored) and all(
+            len(self.tensors[name].shape) == 3 for name in stored
+        )
+        return [name if (name in self.images) == as_images else self.turn(name) for name in stored], as_images
+
+    def turn(self, tensor: str) -> str:
+        """The same numbers in the other order: channels first and last. One channel, or one pixel, need not move."""
+        if tensor in self.turned:
+            return self.turned[tensor]
+        source, to_last = self.tensors[tensor], tensor not in self.images
+        one, two, three = source.shape
+        shape, order = ((two, three, one), (0, 2, 3, 1)) if to_last else ((three, one, two), (0, 3, 1, 2))
+        name = f"{tensor}/{'last' if to_last else 'first'}"
+        channels, pixels = (one, two * three) if to_last else (three, one * two)
+        made = replace(source, shape=shape)
+        if channels == 1 or pixels == 1:
+            self.add(Reshape(name, (tensor,), name, shape), made)
+        else:
+            self.add(Transpose(name, (tensor,), name, order), made)
+        if to_last:
+            self.images.add(name)
+        self.turned |= {tensor: name, name: tensor}
+        return name
+
+    def stored(self, node: NodeProto, position: int = 0) -> str:
+        """The integer tensor at an input of a node, however it is stored. Raises UserError if it is not on a grid."""
         value = self.known.get(node.input[position])
         if not isinstance(value, Real):
             raise self.refusal(node, f"its input {node.input[position]!r} is not quantized")
@@ -105,10 +151,12 @@ class Lowering:
         self.operators.append(operator)
 
     def moved(self, node: NodeProto, operator: Operator, shape: Shape) -> None:
-        """Append an operator that moves numbers without changing them."""
+        """Append an operator that moves numbers without changing them; the order stays that of its input."""
         source = self.tensors[operator.inputs[0]]
         tensor = IntegerTensor(shape, source.scale, source.zero_point, source.low, source.high)
         self.add(operator, tensor)
+        if operator.inputs[0] in self.images and len(shape) == 3:
+            self.images.add(operator.output)
         self.known[node.output[0]] = Real(operator.output)
 
     def quantize(
@@ -122,8 +170,12 @@ class Lowering:
             value.finish(target, low, high)
             self.tensors[name] = IntegerTensor(value.shape, scale, zero_point, low, high)
             self.quantized[name] = name
+            if value.image:
+                self.images.add(name)
             return
         source = self.tensors[value.tensor]
+        if value.tensor in self.images:
+            self.images.add(name)
         if value.functions:
             entries = _table(source, value, target)
             reached = entries[source.low + 128 : source.high + 129]
@@ -155,6 +207,16 @@ class Lowering:
         for scale in scales:
             unit = unit * np.asarray(scale, np.float64)
         return requantization(unit / target.scale, target.zero_point, *high_low)
+
+
+def last(of_image: tuple[T, ...]) -> tuple[T, T, T]:
+    """What the file says of channels, height, width, in the order in which images are stored.
+
+    >>> last(("channels", "height", "width"))
+    ('height', 'width', 'channels')
+    """
+    channels, height, width = of_image
+    return height, width, channels
 
 
 def _name(node: NodeProto) -> str:

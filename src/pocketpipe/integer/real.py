@@ -61,9 +61,12 @@ class Sum:
     """A sum of products that waits for the scale of its result, and the range that an activation cuts it to."""
 
     shape: Shape
+    """As it is stored: channels last if it is an image."""
     finish: Callable[[Target, int, int], None]
     """(target, low, high) -> appends the operator to the graph."""
     node: str
+    image: bool = False
+    """Whether it is stored channels last."""
     low: float = -np.inf
     high: float = np.inf
     with_bias: Callable[[np.ndarray], Sum] | None = None

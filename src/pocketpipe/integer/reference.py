@@ -6,6 +6,7 @@ NumPy, batches along axis 0. Sums are taken in float64 by matrix products, which
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import singledispatch
 
 import numpy as np
@@ -54,26 +55,26 @@ def compute(operator: Operator, *inputs: np.ndarray) -> np.ndarray:
 
 @compute.register
 def _(operator: Convolution, x: np.ndarray) -> np.ndarray:
-    windows = _windows(x, operator.weight.shape[2:], operator.strides, operator.pads, operator.padding_value,
-                       operator.dilations)  # fmt: skip
-    batch, _, height, width = windows.shape[:4]
-    by_group = windows.reshape(batch, operator.groups, -1, height, width, *windows.shape[4:])
-    columns = by_group.transpose(0, 1, 3, 4, 2, 5, 6).reshape(batch, operator.groups, height * width, -1)
-    kernels = operator.weight.reshape(operator.groups, -1, columns.shape[-1]).transpose(0, 2, 1)
-    sums = _product(columns, kernels).transpose(0, 1, 3, 2).reshape(batch, -1, height, width)
-    return operator.requantization(sums + operator.bias.reshape(1, -1, 1, 1), axis=1)
+    made, *window, read = operator.weight.shape
+    groups = operator.groups
+    windows = _windows(x, window, operator.strides, operator.pads, operator.padding_value, operator.dilations)
+    batch, height, width = windows.shape[:3]
+    by_group = windows.reshape(batch, height * width, groups, read, -1).transpose(0, 2, 1, 4, 3)
+    kernels = operator.weight.reshape(groups, made // groups, -1).transpose(0, 2, 1)
+    sums = _product(by_group.reshape(batch, groups, height * width, -1), kernels)
+    return operator.requantization(sums.transpose(0, 2, 1, 3).reshape(batch, height, width, made) + operator.bias)
 
 
 @compute.register
 def _(operator: Linear, x: np.ndarray) -> np.ndarray:
-    return operator.requantization(_product(x, operator.weight.T) + operator.bias, axis=-1)
+    return operator.requantization(_product(x, operator.weight.T) + operator.bias)
 
 
 @compute.register
 def _(operator: MatMul, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     zero_left, zero_right = operator.zero_points
     product = _product(left.astype(np.int64) - zero_left, right.astype(np.int64) - zero_right)
-    return operator.requantization(product, axis=-1)
+    return operator.requantization(product)
 
 
 @compute.register
@@ -89,14 +90,14 @@ def _(operator: Add, *inputs: np.ndarray) -> np.ndarray:
 def _(operator: Multiply, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     zero_left, zero_right = operator.zero_points
     product = (left.astype(np.int64) - zero_left) * (right.astype(np.int64) - zero_right)
-    return operator.requantization(product, axis=-1)
+    return operator.requantization(product)
 
 
 @compute.register
 def _(operator: SumPool, x: np.ndarray) -> np.ndarray:
     windows = _windows(x, operator.window, operator.strides, operator.pads, operator.input_zero_point)
     sums = (windows.astype(np.int64) - operator.input_zero_point).sum((-2, -1))
-    return operator.requantization(sums, axis=1)
+    return operator.requantization(sums)
 
 
 @compute.register
@@ -143,15 +144,15 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _windows(
     x: np.ndarray,
-    window: tuple[int, ...],
+    window: Sequence[int],
     strides: tuple[int, int],
     pads: tuple[int, int, int, int],
     value: int,
     dilations: tuple[int, int] = (1, 1),
 ) -> np.ndarray:
-    """(N, C, H, W) -> (N, C, rows, columns, *window) of the padded input."""
+    """(N, H, W, C) -> (N, rows, columns, C, *window) of the padded input."""
     top, left, bottom, right = pads
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
     spans = tuple((size - 1) * dilation + 1 for size, dilation in zip(window, dilations, strict=True))
-    windows = sliding_window_view(padded, spans, axis=(2, 3))
-    return windows[:, :, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+    windows = sliding_window_view(padded, spans, axis=(1, 2))
+    return windows[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]

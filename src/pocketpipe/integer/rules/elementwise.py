@@ -9,7 +9,7 @@ import numpy as np
 
 from pocketpipe.integer.fixed_point import shared_shift
 from pocketpipe.integer.graph import Add, IntegerTensor, Multiply
-from pocketpipe.integer.lowering import ADD_BITS, Lowering
+from pocketpipe.integer.lowering import ADD_BITS, Lowering, last
 from pocketpipe.integer.real import Constant, Function, Real, Sum, Target
 from pocketpipe.integer.rules.registry import attributes, label, rule
 
@@ -25,8 +25,8 @@ def add(lowering: Lowering, node: NodeProto) -> None:
     if any(constants):
         _with_constant(lowering, node, constants, lambda x, c: x + sign * c, lambda c, x: c + sign * x)
         return
-    left, right = lowering.plain(node, 0), lowering.plain(node, 1)
-    shape = lowering.shapes[node.output[0]]
+    (left, right), image = lowering.together(node)
+    shape = last(lowering.shapes[node.output[0]]) if image else lowering.shapes[node.output[0]]
 
     def finish(target: Target, low: int, high: int) -> None:
         one, other = lowering.tensors[left], lowering.tensors[right]
@@ -35,7 +35,7 @@ def add(lowering: Lowering, node: NodeProto) -> None:
                        (one.zero_point, other.zero_point), target.zero_point, low, high)  # fmt: skip
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
-    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
 
 
 @rule("Mul", "Div")
@@ -50,8 +50,8 @@ def multiply(lowering: Lowering, node: NodeProto) -> None:
         return
     if node.op_type == "Div":
         raise lowering.refusal(node, "a quotient of two tensors has no integer form")
-    left, right = lowering.plain(node, 0), lowering.plain(node, 1)
-    shape = lowering.shapes[node.output[0]]
+    (left, right), image = lowering.together(node)
+    shape = last(lowering.shapes[node.output[0]]) if image else lowering.shapes[node.output[0]]
 
     def finish(target: Target, low: int, high: int) -> None:
         one, other = lowering.tensors[left], lowering.tensors[right]
@@ -59,7 +59,7 @@ def multiply(lowering: Lowering, node: NodeProto) -> None:
         operator = Multiply(label(node), (left, right), target.name, (one.zero_point, other.zero_point), factor)
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
-    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
 
 
 def _with_constant(

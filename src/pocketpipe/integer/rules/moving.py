@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pocketpipe.integer.graph import Concatenation, IntegerTensor, Pad, Reshape, Shape, Slice, Transpose
-from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.lowering import Lowering, last
 from pocketpipe.integer.real import Constant, Sum, Target
 from pocketpipe.integer.rules.registry import attributes, label, rule
 
@@ -25,7 +26,10 @@ def reshape(lowering: Lowering, node: NodeProto) -> None:
 
         def finish(target: Target, low: int, high: int) -> None:
             name = f"{target.name}/before"
-            inner.finish(Target(name, target.scale, target.zero_point, target.low, target.high), low, high)
+            inner.finish(replace(target, name=name), low, high)
+            if inner.image:
+                lowering.images.add(name)
+                name = lowering.turn(name)
             lowering.operators.append(Reshape(label(node), (name,), target.name, shape))
 
         lowering.known[node.output[0]] = Sum(shape, finish, label(node), inner.low, inner.high)
@@ -61,7 +65,7 @@ def transpose(lowering: Lowering, node: NodeProto) -> None:
 @rule("Pad")
 def pad(lowering: Lowering, node: NodeProto) -> None:
     """With a constant that is on the grid."""
-    tensor = lowering.plain(node)
+    tensor = lowering.stored(node)
     amounts, value, axes = lowering.constant(node, 1), lowering.constant(node, 2), lowering.constant(node, 3)
     if attributes(node).get("mode", b"constant") != b"constant" or amounts is None or axes is not None:
         raise lowering.refusal(node, "only constant pads, given for all axes")
@@ -72,8 +76,10 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
     if before[0] or after[0] or min(*before, *after) < 0:
         raise lowering.refusal(node, "pads the batch axis, or cuts")
     pairs = tuple((int(b), int(a)) for b, a in zip(before[1:], after[1:], strict=True))
-    operator = Pad(label(node), (tensor,), node.output[0], pairs, integer)
-    lowering.moved(node, operator, lowering.shapes[node.output[0]])
+    shape = lowering.shapes[node.output[0]]
+    if tensor in lowering.images:
+        pairs, shape = last(pairs), last(shape)
+    lowering.moved(node, Pad(label(node), (tensor,), node.output[0], pairs, integer), shape)
     made = lowering.tensors[node.output[0]]
     low, high = min(made.low, integer), max(made.high, integer)
     lowering.tensors[node.output[0]] = IntegerTensor(made.shape, made.scale, made.zero_point, low, high)
@@ -130,9 +136,11 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
     axis = attributes(node)["axis"]
     shape = lowering.shapes[node.output[0]]
     rank = len(shape) + 1
-    tensors = [lowering.plain(node, position) for position in range(len(node.input))]
+    tensors, image = lowering.together(node)
     if axis % rank == 0:
         raise lowering.refusal(node, "along the batch axis")
+    if image:
+        shape, axis = last(shape), (3, 1, 2)[axis % rank - 1]
 
     def finish(target: Target, low: int, high: int) -> None:
         parts = []
@@ -147,4 +155,4 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
         operator = Concatenation(label(node), tuple(parts), target.name, axis % rank)
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
-    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
 @rule("Conv")
 def convolution(lowering: Lowering, node: NodeProto) -> None:
     """One- or two-dimensional; one-dimensional as of height 1."""
-    tensor, weight, bias = lowering.plain(node), _weight(lowering, node, 1), lowering.constant(node, 2)
+    weight, bias = _weight(lowering, node, 1), lowering.constant(node, 2)
     given = attributes(node)
     if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or weight.values.ndim not in (3, 4):
         raise lowering.refusal(node, "only one and two dimensions with explicit pads")
     flat = weight.values.ndim == 3
+    source = _row(lowering, node) if flat else lowering.image(node)
     quantized = _int8(lowering, node, weight)
-    kernel = quantized[:, :, None] if flat else quantized
+    kernel = np.ascontiguousarray(np.moveaxis(quantized[:, :, None] if flat else quantized, 1, -1))
     strides, dilations = (_pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
     pads = tuple(given.get("pads", [0] * 2 * (1 if flat else 2)))
     padding = (0, pads[0], 0, pads[1]) if flat else pads
-    shape = lowering.shapes[node.output[0]]
-    source = _as_image(lowering, node, tensor) if flat else tensor
+    channels, *rows = lowering.shapes[node.output[0]]
+    shape = (1, rows[0], channels) if flat else (rows[0], rows[1], channels)
 
     def finish(target: Target, low: int, high: int) -> None:
         x = lowering.tensors[source]
@@ -39,25 +41,28 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
             strides, padding, dilations, int(given.get("group", 1)), x.zero_point,
             lowering.factor(target, x.scale, _scale(weight), high_low=(low, high)),
         )  # fmt: skip
-        made = IntegerTensor((shape[0], 1, *shape[1:]) if flat else shape, target.scale, target.zero_point, low, high)
-        lowering.add(operator, made)
+        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
         if flat:
-            lowering.operators.append(Reshape(f"{label(node)}/row", (name,), target.name, shape))
+            lowering.images.add(name)
+            row = Reshape(f"{label(node)}/row", (lowering.turn(name),), target.name, (channels, rows[0]))
+            lowering.operators.append(row)
 
-    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+    stored = (channels, rows[0]) if flat else shape
+    lowering.known[node.output[0]] = Sum(stored, finish, label(node), image=not flat)
 
 
 def _pair(values: list[int], flat: bool) -> tuple[int, int]:
     return (1, int(values[0])) if flat else (int(values[0]), int(values[1]))
 
 
-def _as_image(lowering: Lowering, node: NodeProto, tensor: str) -> str:
+def _row(lowering: Lowering, node: NodeProto) -> str:
+    """A sequence (channels, width) as an image of height 1, channels last."""
+    tensor = lowering.plain(node)
     channels, width = lowering.tensors[tensor].shape
-    name = f"{node.output[0]}/input"
-    before = lowering.tensors[tensor]
-    made = IntegerTensor((channels, 1, width), before.scale, before.zero_point, before.low, before.high)
-    lowering.add(Reshape(f"{label(node)}/image", (tensor,), name, made.shape), made)
-    return name
+    name = f"{node.output[0]}/row"
+    made = replace(lowering.tensors[tensor], shape=(channels, 1, width))
+    lowering.add(Reshape(name, (tensor,), name, made.shape), made)
+    return lowering.turn(name)
 
 
 @rule("Gemm", "MatMul")
@@ -129,7 +134,9 @@ def _bias(
     """int32 (out,), in units of input scale times weight scale, the input's zero point taken out."""
     unit = x.scale * _scale(weight)
     real = np.zeros(len(matrix)) if bias is None else bias.values.astype(np.float64)
-    taken_out: np.ndarray = np.floor(real / unit + 0.5) - x.zero_point * matrix.astype(np.int64).reshape(len(matrix), -1).sum(1)
+    taken_out: np.ndarray = np.floor(real / unit + 0.5) - x.zero_point * matrix.astype(np.int64).reshape(
+        len(matrix), -1
+    ).sum(1)
     if abs(taken_out).max(initial=0) >= 2**31:
         raise lowering.refusal(node, "its bias does not fit 32 bits; its scale is too small")
     integers: np.ndarray = taken_out.astype(np.int32)
