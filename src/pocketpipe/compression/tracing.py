@@ -16,7 +16,7 @@ from pocketpipe.compression.labels import Atom, Place
 from pocketpipe.compression.probing import with_probed
 from pocketpipe.compression.slimming import first_line
 from pocketpipe.compression.walking import LayerCall, Walk, module_paths
-from pocketpipe.compression.weights import layer_name
+from pocketpipe.compression.weights import is_part_of_parametrization, layer_name
 from pocketpipe.errors import UserError
 from pocketpipe.profile import Axis, ChannelGroup, Layer, NetworkProfile
 
@@ -174,6 +174,8 @@ def _layers(walk: Walk, groups: tuple[TracedGroup, ...]) -> tuple[Layer, ...]:
         counted |= {weight, call.bias or "", *(folded or ())}
     for node, value in walk.values.items():
         parameter = getattr(value, "parameter", None)
+        if parameter and is_part_of_parametrization(parameter):
+            continue  # a mask or a scale: the exported weight has it in it, or its layer's `side_bytes` count it
         if node.op == "placeholder" and node.users and parameter and parameter not in counted:
             counted.add(parameter)
             axes = _axes(parameter, value.shape, groups)

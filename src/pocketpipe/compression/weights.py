@@ -37,6 +37,16 @@ def layer_name(stored: str) -> str:
     return parameter_name(stored).removesuffix(".weight")
 
 
+def is_part_of_parametrization(stored: str) -> bool:
+    """Whether `stored` (a name in `state_dict`) is a mask, scale or table that lies on a weight, not the weight itself.
+
+    >>> names = ("conv1.parametrizations.weight.0.mask", "conv1.parametrizations.weight.original", "conv1.bias")
+    >>> [is_part_of_parametrization(name) for name in names]
+    [True, False, False]
+    """
+    return "parametrizations" in stored.split(".") and parameter_name(stored) == stored
+
+
 def owner(network: nn.Module, layer: str) -> tuple[nn.Module, str]:
     """(module, attribute) that hold the weight of the layer. Raises UserError if there is no such layer."""
     for path, attribute in ((layer, "weight"), layer.rpartition(".")[::2]):
@@ -73,9 +83,51 @@ def set_weight(network: nn.Module, layer: str, values: Tensor) -> None:
 
 
 def lay_on(network: nn.Module, layer: str, parametrization: nn.Module) -> None:
-    """Put one more parametrization on the layer's weight: it sees what those before it make."""
-    module, attribute = owner(network, layer)
-    parametrize.register_parametrization(module, attribute, parametrization)
+    """Put one more parametrization on the layer's weight: it sees what those before it make.
+
+    A weight that several modules share gets it in all of them, and stays shared.
+    """
+    for module, attribute in _holders(network, original_of(network, layer)):
+        if parametrize.is_parametrized(module) and not parametrize.is_parametrized(module, attribute):
+            _give_own_class(module)
+        parametrize.register_parametrization(module, attribute, parametrization)
+
+
+def _holders(network: nn.Module, original: Tensor) -> list[tuple[nn.Module, str]]:
+    """Every (module, attribute) that computes with this very parameter, plain or with something on it."""
+    plain = [
+        (module, name)
+        for module in network.modules()
+        if not isinstance(module, parametrize.ParametrizationList)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter is original
+    ]
+    return plain + [(module, name) for module, name in _parametrized(network) if _trained(module, name) is original]
+
+
+def _parametrized(network: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Every (module, attribute) with something on it."""
+    modules = [module for module in network.modules() if parametrize.is_parametrized(module)]
+    return [(module, name) for module in modules for name in _lists(module)]
+
+
+def _lists(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
+    return dict(getattr(module, "parametrizations", {}))
+
+
+def _trained(module: nn.Module, attribute: str) -> Tensor:
+    """The parameter beneath; the first one where torch's own parametrizations (weight norm) keep several."""
+    beneath = _lists(module)[attribute]
+    tensor: Tensor = getattr(beneath, "original" if beneath.is_tensor else "original0")
+    return tensor
+
+
+def _give_own_class(module: nn.Module) -> None:
+    """torch keeps each parametrized attribute as a property of a class that it makes for the module. Copies of the
+    module share that class, and a further property would appear in them too."""
+    shared = type(module)
+    members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
 def laid_on(network: nn.Module, layer: str) -> tuple[nn.Module, ...]:
@@ -89,13 +141,28 @@ def laid_on(network: nn.Module, layer: str) -> tuple[nn.Module, ...]:
 def bare(network: nn.Module) -> nn.Module:
     """A copy with plain weights, as computed with, and without modules that only round (`rounds_only = True`).
 
-    It is what tracing, costs and the float export look at.
+    It is what costs and the export look at. A zero in its weights is +0, whatever its sign was: equal zeros pack well.
     """
     plain = copy.deepcopy(network)
+    _make_plain(plain)
     for module in list(plain.modules()):
-        for attribute in list(getattr(module, "parametrizations", {})):
-            parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
         for name, child in list(module.named_children()):
             if getattr(child, "rounds_only", False):
                 setattr(module, name, nn.Identity())
     return plain
+
+
+@torch.no_grad()
+def _make_plain(network: nn.Module) -> None:
+    """As `parametrize.remove_parametrizations` everywhere; that one breaks copies of `network` (they share classes)."""
+    weights: dict[int, nn.Parameter] = {}
+    places = []
+    for module, name in _parametrized(network):
+        beneath = _trained(module, name)
+        computed = nn.Parameter(getattr(module, name) + 0.0, requires_grad=beneath.requires_grad)
+        places.append((module, name, weights.setdefault(id(beneath), computed)))  # what is shared stays shared
+    for module in {module for module, _, _ in places}:
+        module.__class__ = type(module).__bases__[0]
+        del module.parametrizations
+    for module, name, weight in places:
+        module.register_parameter(name, weight)
