@@ -65,7 +65,8 @@ def test_any_convolution(c: dict[str, int], relu: bool) -> None:
     shape = (c["made"], c["channels"] // c["groups"], c["kernel"], c["kernel"])
     scales = random.uniform(0.001, 0.02, c["made"])
     weight = file.weight(random.integers(-127, 128, shape), scales)
-    bias = file.constant(random.normal(0, 0.2, c["made"]).astype(np.float32))
+    in_units = np.round(random.normal(0, 0.2, c["made"]) / (0.0503 * scales)) * 0.0503 * scales
+    bias = file.constant(in_units.astype(np.float32))
     y = file.node("Conv", x, weight, bias, strides=[c["stride"]] * 2, pads=[c["pad"]] * 4,
                   dilations=[c["dilation"]] * 2, group=c["groups"])  # fmt: skip
     y = file.node("Relu", y) if relu else y

@@ -32,7 +32,7 @@ def reshape(lowering: Lowering, node: NodeProto) -> None:
                 name = lowering.turn(name)
             lowering.operators.append(Reshape(label(node), (name,), target.name, shape))
 
-        lowering.known[node.output[0]] = Sum(shape, finish, label(node), inner.low, inner.high)
+        lowering.known[node.output[0]] = Sum(shape, finish, label(node), low=inner.low, high=inner.high)
         return
     lowering.moved(node, Reshape(label(node), (lowering.plain(node),), node.output[0], shape), shape)
 
@@ -88,17 +88,23 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
 @rule("Slice", "Gather")
 def slice_(lowering: Lowering, node: NodeProto) -> None:
     """Constant ranges; Gather with one index is a slice of length one whose axis goes."""
-    tensor = lowering.plain(node)
-    shape = lowering.tensors[tensor].shape
-    ranges = [(0, length, 1) for length in shape]
+    after = lowering.shapes[node.output[0]]
+    tensor = lowering.stored(node)
+    if tensor in lowering.images and len(after) != 3:
+        tensor = lowering.turn(tensor)
+    image = tensor in lowering.images
+    stored = lowering.tensors[tensor].shape
+    shape = (stored[2], stored[0], stored[1]) if image else stored
+    ranges = tuple((0, length, 1) for length in shape)
     for axis, bounds in _ranges(lowering, node, shape):
         if axis == 0:
             raise lowering.refusal(node, "takes from the batch axis")
-        ranges[axis - 1] = bounds
+        ranges = (*ranges[: axis - 1], bounds, *ranges[axis:])
+    if image:
+        ranges, after = last(ranges), last(after)
     sliced = tuple(len(range(*bounds)) for bounds in ranges)
-    after = lowering.shapes[node.output[0]]
     name = node.output[0] if sliced == after else f"{node.output[0]}/sliced"
-    lowering.moved(node, Slice(label(node), (tensor,), name, tuple(ranges)), sliced)
+    lowering.moved(node, Slice(label(node), (tensor,), name, ranges), sliced)
     if sliced != after:
         lowering.moved(node, Reshape(f"{label(node)}/shape", (name,), node.output[0], after), after)
 

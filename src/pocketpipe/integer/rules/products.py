@@ -134,9 +134,8 @@ def _bias(
     """int32 (out,), in units of input scale times weight scale, the input's zero point taken out."""
     unit = x.scale * _scale(weight)
     real = np.zeros(len(matrix)) if bias is None else bias.values.astype(np.float64)
-    taken_out: np.ndarray = np.floor(real / unit + 0.5) - x.zero_point * matrix.astype(np.int64).reshape(
-        len(matrix), -1
-    ).sum(1)
+    sums = matrix.astype(np.int64).reshape(len(matrix), -1).sum(1)
+    taken_out: np.ndarray = np.floor(real / unit + 0.5) - x.zero_point * sums
     if abs(taken_out).max(initial=0) >= 2**31:
         raise lowering.refusal(node, "its bias does not fit 32 bits; its scale is too small")
     integers: np.ndarray = taken_out.astype(np.int32)
