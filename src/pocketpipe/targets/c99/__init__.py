@@ -1,0 +1,1 @@
+"""The integer graph as self-contained C99, for microcontrollers and synthesis tools."""

@@ -1,0 +1,357 @@
+"""The C source of an integer graph: weights in one header, a sequence of kernel calls on statically planned memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from importlib.resources import files
+
+import numpy as np
+
+from pocketpipe.errors import UserError
+from pocketpipe.integer.fixed_point import Requantization
+from pocketpipe.integer.graph import (
+    Add,
+    Concatenation,
+    Convolution,
+    IntegerGraph,
+    Linear,
+    MatMul,
+    MaxPool,
+    Multiply,
+    Operator,
+    Pad,
+    Reshape,
+    Slice,
+    SumPool,
+    Table,
+    Transpose,
+)
+from pocketpipe.targets.lowering.memory import Interval, plan
+
+KERNELS, WEIGHTS, HEADER, MODEL = "kernels.h", "weights.h", "model.h", "model.c"
+AXES = 3
+"""Of the tensors that these kernels move; sequences and vectors are read as boxes of length one along the others."""
+NUMBERS_A_LINE = 24
+C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t"}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files by their names, and what they take."""
+
+    files: dict[str, str]
+    arena: int
+    """Bytes of working memory, input and output included."""
+    constants: int
+    """Bytes of weights, biases, factors and tables."""
+
+
+def sources(graph: IntegerGraph, entry: np.ndarray | None = None) -> Sources:
+    """The C files of `graph`.
+
+    `entry`: int8 (channels, 256), the network's integer for each stored byte of each channel; the model's input is then
+    an image of bytes. Without it, its input are the network's integers. Raises UserError for more than three axes.
+    """
+    emitter = _Emitter(graph, *_memory(graph))
+    emitter.enter(entry)
+    for operator in graph.operators:
+        emitter.emit(operator)
+    emitter.leave()
+    return Sources(emitter.files(entry is not None), emitter.arena, emitter.constant_bytes)
+
+
+def _memory(graph: IntegerGraph) -> tuple[dict[str, int], int]:
+    """(offset of each tensor, bytes): a reshape takes no memory of its own."""
+    same: dict[str, str] = {}
+    for operator in graph.operators:
+        if isinstance(operator, Reshape):
+            same[operator.output] = same.get(operator.inputs[0], operator.inputs[0])
+    first, last = {graph.input: 0}, {}
+    for step, operator in enumerate(graph.operators):
+        first.setdefault(same.get(operator.output, operator.output), step)
+        for name in (*operator.inputs, operator.output):
+            last[same.get(name, name)] = step
+    last[same.get(graph.output, graph.output)] = len(graph.operators)
+    intervals = [
+        Interval(name, graph.tensors[name].elements, start, last.get(name, start)) for name, start in first.items()
+    ]
+    offsets, arena = plan(intervals)
+    return {name: offsets[same.get(name, name)] for name in graph.tensors if same.get(name, name) in offsets}, arena
+
+
+@dataclass
+class _Emitter:
+    graph: IntegerGraph
+    offsets: dict[str, int]
+    arena: int
+    calls: list[str] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
+    names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    constant_bytes: int = 0
+
+    def files(self, of_bytes: bool) -> dict[str, str]:
+        return {
+            KERNELS: (files("pocketpipe.targets.c99") / KERNELS).read_text(),
+            WEIGHTS: _WEIGHTS.format(constants="\n".join(self.constants)),
+            HEADER: _HEADER.format(
+                input_type="uint8_t" if of_bytes else "int8_t",
+                inputs=self.graph.tensors[self.graph.input].elements,
+                outputs=self.graph.tensors[self.graph.output].elements,
+                arena=self.arena,
+            ),
+            MODEL: _MODEL.format(
+                input_type="uint8_t" if of_bytes else "int8_t", calls="\n".join(f"    {call}" for call in self.calls)
+            ),
+        }
+
+    def enter(self, entry: np.ndarray | None) -> None:
+        elements, place = self.graph.tensors[self.graph.input].elements, self.at(self.graph.input)
+        if entry is None:
+            self.calls.append(self.move("input", (elements,), (1,), place, (1,)))
+        else:
+            channels = len(entry)
+            tables = self.constant("entry", entry)
+            self.call("enter", "input", tables, channels, elements // channels, place)
+
+    def leave(self) -> None:
+        elements = self.graph.tensors[self.graph.output].elements
+        self.calls.append(self.move(self.at(self.graph.output), (elements,), (1,), "output", (1,)))
+
+    @singledispatchmethod
+    def emit(self, operator: Operator) -> None:
+        raise UserError(f"operator {operator.name!r} ({type(operator).__name__}): there is no C kernel for it")
+
+    @emit.register
+    def _(self, operator: Convolution) -> None:
+        (x,) = operator.inputs
+        self.call(
+            "convolution", self.at(x), self.image(x), self.constant("weight", operator.weight),
+            self.constant("bias", operator.bias),
+            _window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations),
+            operator.groups, operator.padding_value, self.scale(operator.requantization),
+            self.at(operator.output), self.image(operator.output),
+        )  # fmt: skip
+
+    @emit.register
+    def _(self, operator: Linear) -> None:
+        (x,) = operator.inputs
+        made, read = operator.weight.shape
+        self.call(
+            "linear", self.at(x), self.graph.tensors[x].elements // read, read,
+            self.constant("weight", operator.weight), self.constant("bias", operator.bias),
+            self.scale(operator.requantization), self.at(operator.output), made,
+        )  # fmt: skip
+
+    @emit.register
+    def _(self, operator: MatMul) -> None:
+        left, right = (self.graph.tensors[name].shape for name in operator.inputs)
+        if left[:-2] != right[:-2]:
+            raise UserError(f"operator {operator.name!r} (MatMul): its inputs have different batches")
+        batches = int(np.prod(left[:-2], dtype=np.int64))
+        zero_left, zero_right = operator.zero_points
+        self.call(
+            "matmul", self.at(operator.inputs[0]), zero_left, self.at(operator.inputs[1]), zero_right, batches,
+            left[-2], left[-1], right[-1], self.scale(operator.requantization), self.at(operator.output),
+        )  # fmt: skip
+
+    @emit.register
+    def _(self, operator: Add) -> None:
+        end = (operator.shift, operator.zero_point, operator.low, operator.high, self.at(operator.output))
+        if len(operator.inputs) == 1:
+            count = self.graph.tensors[operator.output].elements
+            x, zero, multiplier = self.at(operator.inputs[0]), operator.zero_points[0], operator.multipliers[0]
+            self.call("rescale", x, zero, multiplier, *end, count)
+            return
+        both = zip(self.broadcast(operator), operator.zero_points, operator.multipliers, strict=True)
+        self.call("add", *(part for place, zero, multiplier in both for part in (*place, zero, multiplier)), *end,
+                  _integers(self.box(operator.output)))  # fmt: skip
+
+    @emit.register
+    def _(self, operator: Multiply) -> None:
+        both = zip(self.broadcast(operator), operator.zero_points, strict=True)
+        self.call("multiply", *(part for place, zero in both for part in (*place, zero)),
+                  self.scale(operator.requantization), self.at(operator.output),
+                  _integers(self.box(operator.output)))  # fmt: skip
+
+    @emit.register
+    def _(self, operator: SumPool) -> None:
+        (x,) = operator.inputs
+        window = _window(operator.window, operator.strides, operator.pads, (1, 1))
+        scale, to = self.scale(operator.requantization), self.at(operator.output)
+        zero_point, made = operator.input_zero_point, self.image(operator.output)
+        self.call("sum_pool", self.at(x), self.image(x), window, zero_point, scale, to, made)
+
+    @emit.register
+    def _(self, operator: MaxPool) -> None:
+        (x,) = operator.inputs
+        window = _window(operator.window, operator.strides, operator.pads, (1, 1))
+        self.call("max_pool", self.at(x), self.image(x), window, self.at(operator.output), self.image(operator.output))
+
+    @emit.register
+    def _(self, operator: Table) -> None:
+        (x,) = operator.inputs
+        entries = self.constant("table", operator.entries)
+        self.call("table", self.at(x), entries, self.at(operator.output), self.graph.tensors[x].elements)
+
+    @emit.register
+    def _(self, operator: Concatenation) -> None:
+        steps, offset = self.steps(operator.output), 0
+        axis = operator.axis - 1 + AXES - len(self.graph.tensors[operator.output].shape)
+        for name in operator.inputs:
+            to = f"{self.at(operator.output)} + {offset * steps[axis]}"
+            self.calls.append(self.move(self.at(name), self.box(name), self.steps(name), to, steps))
+            offset += self.box(name)[axis]
+
+    @emit.register
+    def _(self, operator: Pad) -> None:
+        (x,) = operator.inputs
+        steps = self.steps(operator.output)
+        before = (0,) * (AXES - len(operator.amounts)) + tuple(amount[0] for amount in operator.amounts)
+        offset = sum(start * step for start, step in zip(before, steps, strict=True))
+        self.call("fill", operator.value, self.at(operator.output), self.graph.tensors[operator.output].elements)
+        to = f"{self.at(operator.output)} + {offset}"
+        self.calls.append(self.move(self.at(x), self.box(x), self.steps(x), to, steps))
+
+    @emit.register
+    def _(self, operator: Slice) -> None:
+        (x,) = operator.inputs
+        ranges = ((0, 1, 1),) * (AXES - len(operator.ranges)) + operator.ranges
+        steps = self.steps(x)
+        offset = sum(start * step for (start, _, _), step in zip(ranges, steps, strict=True))
+        strides = tuple(step * stride for step, (_, _, stride) in zip(steps, ranges, strict=True))
+        box, to = self.box(operator.output), self.at(operator.output)
+        self.calls.append(self.move(f"{self.at(x)} + {offset}", box, strides, to, self.steps(operator.output)))
+
+    @emit.register
+    def _(self, operator: Transpose) -> None:
+        (x,) = operator.inputs
+        added = AXES + 1 - len(operator.order)
+        order = (*range(added), *(axis - 1 + added for axis in operator.order[1:]))
+        steps = tuple(self.steps(x)[axis] for axis in order)
+        box, to = self.box(operator.output), self.at(operator.output)
+        self.calls.append(self.move(self.at(x), box, steps, to, self.steps(operator.output)))
+
+    @emit.register
+    def _(self, operator: Reshape) -> None:
+        """The same memory."""
+
+    def call(self, kernel: str, *arguments: object) -> None:
+        self.calls.append(f"pocketpipe_{kernel}({', '.join(map(str, arguments))});")
+
+    def move(self, source: str, box: Sequence[int], steps: Sequence[int], sink: str, sink_steps: Sequence[int]) -> str:
+        source_steps, sizes = _integers(_padded(steps, 0)), _integers(_padded(box, 1))
+        kind = "const int8_t *" if source == "input" else ""
+        pointer = f"({kind}){source}" if kind else source
+        return f"pocketpipe_move({pointer}, {source_steps}, {sink}, {_integers(_padded(sink_steps, 0))}, {sizes});"
+
+    def at(self, tensor: str) -> str:
+        return f"arena + {self.offsets[tensor]}"
+
+    def box(self, tensor: str) -> tuple[int, ...]:
+        """The tensor's shape over three axes."""
+        shape = self.graph.tensors[tensor].shape
+        if len(shape) > AXES:
+            raise UserError(f"tensor {tensor!r} has {len(shape)} axes besides the batch; the C kernels know {AXES}")
+        return _padded(shape, 1)
+
+    def steps(self, tensor: str) -> tuple[int, ...]:
+        """How far apart neighbours along each of the three axes lie."""
+        box = self.box(tensor)
+        return (box[1] * box[2], box[2], 1)
+
+    def broadcast(self, operator: Operator) -> Iterable[tuple[str, str]]:
+        """For each input its place and steps: 0 along axes where it is repeated."""
+        for name in operator.inputs:
+            box = self.box(name)
+            steps = tuple(0 if length == 1 else step for length, step in zip(box, self.steps(name), strict=True))
+            yield self.at(name), _integers(steps)
+
+    def image(self, tensor: str) -> str:
+        height, width, channels = self.box(tensor)
+        return f"(pocketpipe_shape){{{height}, {width}, {channels}}}"
+
+    def scale(self, requantization: Requantization) -> str:
+        multiplier = self.constant("multiplier", requantization.multiplier)
+        shift = self.constant("shift", requantization.shift.astype(np.uint8))
+        each = int(len(requantization.multiplier) > 1)
+        limits = f"{requantization.zero_point}, {requantization.low}, {requantization.high}"
+        return f"&(pocketpipe_scale){{{multiplier}, {shift}, {each}, {limits}}}"
+
+    def constant(self, role: str, values: np.ndarray) -> str:
+        """The name of an array in the weights header; equal arrays are stored once."""
+        key = (values.dtype.name, np.ascontiguousarray(values).tobytes())
+        if key not in self.names:
+            name = f"{role}_{len(self.names)}"
+            self.names[key] = name
+            self.constants.append(_array(name, values))
+            self.constant_bytes += values.nbytes
+        return self.names[key]
+
+
+def _padded(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    return (fill,) * (AXES - len(values)) + tuple(values)
+
+
+def _integers(values: Sequence[int]) -> str:
+    return f"(const int32_t[]){{{', '.join(map(str, values))}}}"
+
+
+def _window(size: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> str:
+    return f"(pocketpipe_window){{{', '.join(map(str, (*size, *strides, *pads[:2], *dilations)))}}}"
+
+
+def _array(name: str, values: np.ndarray) -> str:
+    numbers = [_literal(int(value)) for value in values.reshape(-1)]
+    lines = [", ".join(numbers[i : i + NUMBERS_A_LINE]) for i in range(0, len(numbers), NUMBERS_A_LINE)]
+    return f"static const {C_TYPES[values.dtype.name]} {name}[{len(numbers)}] = {{\n    " + ",\n    ".join(lines) + "};"
+
+
+def _literal(value: int) -> str:
+    """C has no negative literals: -2147483648 is an expression of a wider type."""
+    return "(-2147483647 - 1)" if value == -(2**31) else str(value)
+
+
+_WEIGHTS = """\
+/* Weights, biases, factors and tables of the network. */
+#ifndef POCKETPIPE_WEIGHTS_H
+#define POCKETPIPE_WEIGHTS_H
+
+#include <stdint.h>
+
+{constants}
+
+#endif
+"""
+
+_HEADER = """\
+/* The network as one function. */
+#ifndef POCKETPIPE_MODEL_H
+#define POCKETPIPE_MODEL_H
+
+#include <stdint.h>
+
+#define POCKETPIPE_INPUTS {inputs}
+#define POCKETPIPE_OUTPUTS {outputs}
+#define POCKETPIPE_ARENA {arena} /* bytes of static working memory */
+
+typedef {input_type} pocketpipe_input;
+
+void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]);
+
+#endif
+"""
+
+_MODEL = """\
+#include "model.h"
+
+#include "kernels.h"
+#include "weights.h"
+
+static int8_t arena[POCKETPIPE_ARENA];
+
+void pocketpipe_run(const {input_type} input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]) {{
+{calls}
+}}
+"""
