@@ -7,7 +7,6 @@ ONNX Runtime on the file is the reference that everything delivered is compared 
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import warnings
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pocketpipe.compression.weights import bare
 from pocketpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,16 +39,18 @@ _CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx
 def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     """`network` (in eval mode, on CPU, in float32) as an ONNX file: input (1, *input_shape), one output.
 
-    BatchNorm after a convolution or a linear layer is folded into it. `network` is not changed.
+    BatchNorm after a convolution or a linear layer is folded into it; masks are zeros in the weights. `network` is not
+    changed.
     Raises UserError for an operator that ONNX does not have, and for more than one output.
     """
     import torch
 
     example = torch.zeros(1, *input_shape)
-    model = _export(copy.deepcopy(network).cpu().float().eval(), example)
+    model = _export(bare(network).cpu().float().eval(), example)
     if len(model.graph.output) != 1:
         raise UserError(f"network returns {len(model.graph.output)} outputs; export needs exactly one tensor")
     _strip(model)
+    _make_zeros_positive(model)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
@@ -148,6 +150,17 @@ def _strip(model: onnx.ModelProto) -> None:
     opsets = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(opsets)
+
+
+def _make_zeros_positive(model: onnx.ModelProto) -> None:
+    """Folding a negative scale of BatchNorm turns the zeros of a mask into -0, which is not stored as a zero."""
+    from onnx import TensorProto, numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor)
+            if (np.signbit(values) & (values == 0)).any():
+                tensor.CopyFrom(numpy_helper.from_array(values + np.float32(0), tensor.name))
 
 
 @contextmanager
