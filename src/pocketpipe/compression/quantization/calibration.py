@@ -1,0 +1,77 @@
+"""Steps and zero points from data: what a quantized network must know of the numbers that it will round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pocketpipe.compression.quantization.insertion import quantized_layers, quantizers_of, weight_quantizer
+from pocketpipe.compression.quantization.quantizers import WeightQuantizer, lsq_step
+from pocketpipe.compression.quantization.ranges import Observer, weight_limit, weight_scales
+from pocketpipe.compression.weights import laid_on, original_of
+
+Ranges = Literal["minmax", "percentile", "mse", "entropy"]
+WeightRanges = Literal["minmax", "mse", "lsq"]
+
+
+@torch.no_grad()
+def set_weight_steps(network: nn.Module, ranges: WeightRanges) -> None:
+    """Set the steps of all weights from the weights: `minmax` and `mse` by `ranges`, `lsq` as LSQ starts."""
+    for layer in quantized_layers(network):
+        quantizer = weight_quantizer(network, layer)
+        quantizer.set_step(weight_steps(_before(network, layer, quantizer), quantizer.bits, quantizer.axis, ranges))
+
+
+def weight_steps(weight: Tensor, bits: int, axis: int | None, ranges: WeightRanges) -> Tensor:
+    """(channels,) steps along `axis` of a weight; (1,) if it is None."""
+    rows = weight.flatten()[None] if axis is None else weight.movedim(axis, 0).flatten(1)
+    if ranges == "lsq":
+        return torch.stack([lsq_step(row, weight_limit(bits)) for row in rows])
+    return weight_scales(rows, bits, ranges)
+
+
+@torch.no_grad()
+def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: Ranges) -> None:
+    """Set step and zero point of every tensor from what `batches` of prepared inputs (N, ...) make of it.
+
+    Weights are rounded meanwhile, tensors are not. Modes are as before afterwards.
+    """
+    quantizers = quantizers_of(network)
+    observers = {name: Observer() for name in quantizers}
+    handles = [quantizer.register_forward_hook(_observing(observers[name])) for name, quantizer in quantizers.items()]
+    device = next(network.parameters()).device
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        for batch in batches:
+            network(batch.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    for name, quantizer in quantizers.items():
+        quantizer.set_range(*observers[name].range(quantizer.bits, ranges))
+
+
+def _observing(observer: Observer) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    """A hook that looks at what comes in and lets it through unrounded."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor], rounded: Tensor) -> Tensor:
+        observer.see(inputs[0])
+        return inputs[0]
+
+    return hook
+
+
+def _before(network: nn.Module, layer: str, quantizer: WeightQuantizer) -> Tensor:
+    """The layer's weight with masks and codebooks on it, as the quantizer gets it."""
+    weight = original_of(network, layer)
+    for each in laid_on(network, layer):
+        if each is quantizer:
+            break
+        weight = each(weight)
+    return weight

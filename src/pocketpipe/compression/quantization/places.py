@@ -1,0 +1,257 @@
+"""Where the quantizers of a traced network go: a pure function of its graph.
+
+Every tensor that a layer reads lies on a grid of integers. A layer, the BatchNorm behind it and a clipping activation
+behind that are one place: integer hardware computes them at once. What only moves numbers keeps their grid.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from pocketpipe.compression.quantization.operators import (
+    clips,
+    module_of,
+    moves,
+    multiplies,
+    operator_of,
+    takes_norm,
+)
+from pocketpipe.compression.quantization.symbolic import EXAMPLE
+from pocketpipe.compression.weights import layer_name
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A call that multiplies by a weight of the network."""
+
+    node: fx.Node
+    layer: str
+    axis: int | None
+    """The weight's axis of output channels; None where a position along it does not stand for one channel."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where in the code something is computed."""
+
+    name: str
+    """`input`, `layer1.0.conv1`, `layer1.0.add`."""
+    scope: str
+    """Path of the module in whose forward it is."""
+    index: int
+    """1 for the first of that name in one call of the forward, and so on."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Quantize what `node` makes, for all its readers or for some."""
+
+    location: Location
+    node: fx.Node
+    readers: tuple[fx.Node, ...] | None = None
+    """None = all that read it."""
+    multiplied_by: tuple[str, ...] = ()
+    """Layers that read it, directly or moved."""
+    multiplied: bool = False
+    """Whether it is a factor in products; else it is added, pooled or put out."""
+    is_output: bool = False
+    """Whether nothing but the output reads it."""
+
+
+@dataclass
+class Places:
+    """What an insertion has to do."""
+
+    tensors: list[Place] = field(default_factory=list)
+    layers: list[LayerCall] = field(default_factory=list)
+    norms: dict[str, str] = field(default_factory=dict)
+    """Path of a layer -> path of the BatchNorm that is folded into it."""
+
+
+def find_places(graph: fx.Graph, network: nn.Module, *, separate_factors: bool) -> Places:
+    """All places of a graph from `symbolic.traced`.
+
+    `separate_factors`: a tensor that is a factor and is added, too, gets a second place in front of the products.
+    """
+    found = Places()
+    constant = _constants(graph, network)
+    found.layers = [call for node in graph.nodes for call in _layer_calls(node, network)]
+    layers_of: dict[fx.Node, tuple[str, ...]] = {}
+    for call in found.layers:
+        layers_of[call.node] = (*layers_of.get(call.node, ()), call.layer)
+    locations = _locations(graph)
+    for node in graph.nodes:
+        if node in constant or not _is_floating(node) or _moves(node, network) or _is_absorbed(node, network):
+            continue
+        end = _end_of_fusion(node, network, found.norms)
+        readers, _ = _readers(end, network)
+        factors = [reader for reader in readers if multiplies(reader, network)]
+        split = separate_factors and 0 < len(factors) < len(readers)
+        if readers:
+            place = Place(locations[node], end, is_output=all(reader.op == "output" for reader in readers))
+            if factors and not split:
+                place = replace(place, multiplied=True, multiplied_by=_layers(factors, layers_of))
+            found.tensors.append(place)
+        if split:
+            found.tensors += _in_front_of_products(locations[node], end, network, layers_of)
+    return found
+
+
+def _in_front_of_products(
+    location: Location, node: fx.Node, network: nn.Module, layers_of: dict[fx.Node, tuple[str, ...]]
+) -> Iterable[Place]:
+    """A place for each form (as it is, moved) in which products read what `node` makes."""
+    _, forms = _readers(node, network)
+    for form in forms:
+        factors = tuple(user for user in form.users if multiplies(user, network))
+        if factors:
+            yield Place(location, form, factors, _layers(factors, layers_of), multiplied=True)
+
+
+def _layers(factors: Iterable[fx.Node], layers_of: dict[fx.Node, tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(layer for reader in factors for layer in layers_of.get(reader, ())))
+
+
+def _locations(graph: fx.Graph) -> dict[fx.Node, Location]:
+    """Where in the code each node is computed: the same for every call of a module of the network's own."""
+    found: dict[fx.Node, Location] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for node in graph.nodes:
+        stack = list(node.meta.get("nn_module_stack", {}).items())
+        if node.op == "call_module" and stack:
+            stack.pop()  # torch's own module: what counts is who calls it
+        call, (scope, _) = stack[-1] if stack else ("", ("", None))
+        inside = "input" if node.op == "placeholder" else operator_of(node)
+        name = inside if node.op in ("call_module", "placeholder") or not scope else f"{scope}.{inside}"
+        counts[call, name] += 1
+        found[node] = Location(name, scope, counts[call, name])
+    return found
+
+
+def _is_floating(node: fx.Node) -> bool:
+    example = node.meta.get(EXAMPLE)
+    return isinstance(example, Tensor) and example.is_floating_point()
+
+
+def _constants(graph: fx.Graph, network: nn.Module) -> set[fx.Node]:
+    """Nodes that are made of the network's own tensors alone."""
+    constant: set[fx.Node] = set()
+    for node in graph.nodes:
+        weight = node.op == "get_attr" or isinstance(
+            module_of(node, network), torch.nn.utils.parametrize.ParametrizationList
+        )
+        sources = node.all_input_nodes
+        if weight or (sources and all(source in constant for source in sources)):
+            constant.add(node)
+    return constant
+
+
+def _end_of_fusion(node: fx.Node, network: nn.Module, norms: dict[str, str]) -> fx.Node:
+    """The last of the nodes that are computed at once, `node` first. Notes a BatchNorm on the way in `norms`."""
+    end = node
+    follower = _only_user(end)
+    if follower is not None and _folds(end, follower, network):
+        norms[str(end.target)] = str(follower.target)
+        end, follower = follower, _only_user(follower)
+    if follower is not None and node.op != "placeholder" and not clips(end, network) and clips(follower, network):
+        end = follower
+    return end
+
+
+def _is_absorbed(node: fx.Node, network: nn.Module) -> bool:
+    """Whether `node` belongs to the place of the node before it."""
+    sources = node.all_input_nodes
+    if not sources or _only_user(sources[0]) is not node or not _is_floating(sources[0]):
+        return False
+    source = sources[0]
+    if _folds(source, node, network):
+        return True
+    can_end = source.op not in ("placeholder", "get_attr") and not _moves(source, network)
+    return can_end and clips(node, network) and not clips(source, network)
+
+
+def _folds(layer: fx.Node, norm: fx.Node, network: nn.Module) -> bool:
+    """Whether `norm` is folded into `layer`: both are called once."""
+    once = all(
+        sum(node.op == "call_module" and node.target == each.target for node in layer.graph.nodes) == 1
+        for each in (layer, norm)
+    )
+    return once and norm.args[:1] == (layer,) and takes_norm(layer, norm, network)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _readers(node: fx.Node, network: nn.Module) -> tuple[list[fx.Node], list[fx.Node]]:
+    """(what computes with the numbers of `node`, in order; the forms in which they are there: `node`, and moved)."""
+    readers: dict[fx.Node, None] = {}
+    forms = {node: None}
+    waiting = [node]
+    while waiting:
+        form = waiting.pop(0)
+        for user in form.users:
+            if user.op == "output" or (_makes_tensors(user) and not _moves(user, network)):
+                readers[user] = None
+            elif _makes_tensors(user) and user not in forms:
+                forms[user] = None
+                waiting.append(user)
+    return list(readers), list(forms)
+
+
+def _makes_tensors(node: fx.Node) -> bool:
+    made = node.meta.get(EXAMPLE)
+    return isinstance(made, Tensor) or (isinstance(made, tuple | list) and any(isinstance(m, Tensor) for m in made))
+
+
+def _moves(node: fx.Node, network: nn.Module) -> bool:
+    """Whether the numbers come from a tensor that was quantized; one of several results of an operator was not."""
+    if operator_of(node) != "getitem" or isinstance(_source(node).meta.get(EXAMPLE), Tensor):
+        return moves(node, network)
+    return moves(_source(node), network)
+
+
+def _source(node: fx.Node) -> fx.Node:
+    return node.all_input_nodes[0]
+
+
+_WEIGHT_ARGUMENT = {"linear": (1, 0), "conv1d": (1, 0), "conv2d": (1, 0), "conv3d": (1, 0), "matmul": (1, 1),
+                    "mm": (1, 1), "addmm": (2, 1)}  # fmt: skip
+"""For each function: (position of the weight among its arguments, the weight's axis of output channels)."""
+
+
+def _layer_calls(node: fx.Node, network: nn.Module) -> Iterable[LayerCall]:
+    """The weights that `node` multiplies by."""
+    module = module_of(node, network)
+    path = str(node.target)
+    if isinstance(module, nn.MultiheadAttention):
+        own = [name for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+               if getattr(module, name) is not None]  # fmt: skip
+        yield from (LayerCall(node, f"{path}.{name}", 0) for name in own)
+        yield LayerCall(node, f"{path}.out_proj", 0)
+    elif isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
+        yield LayerCall(node, path, 1 if module.groups == 1 else None)
+    elif isinstance(module, torch.nn.modules.conv._ConvNd | nn.Linear):
+        yield LayerCall(node, path, 0)
+    elif module is None and operator_of(node) in _WEIGHT_ARGUMENT:
+        position, axis = _WEIGHT_ARGUMENT[operator_of(node)]
+        weight = node.args[position] if position < len(node.args) else node.kwargs.get("weight")
+        parameter = _parameter(weight, network) if isinstance(weight, fx.Node) else None
+        if parameter is not None:
+            yield LayerCall(node, parameter, axis)
+
+
+def _parameter(node: fx.Node, network: nn.Module) -> str | None:
+    """Name of the layer whose weight `node` is: the parameter itself, or with parametrizations on it."""
+    is_list = isinstance(module_of(node, network), torch.nn.utils.parametrize.ParametrizationList)
+    if node.op == "get_attr" or is_list:
+        example = node.meta.get(EXAMPLE)
+        if isinstance(example, Tensor) and example.ndim >= 2:
+            return layer_name(f"{node.target}.original" if is_list else str(node.target))
+    return None

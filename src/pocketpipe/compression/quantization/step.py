@@ -1,0 +1,225 @@
+"""Quantization as a step of a plan: bits for every layer, the network that rounds, and its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pocketpipe.budget import Limits
+from pocketpipe.compression.quantization.calibration import (
+    Ranges,
+    WeightRanges,
+    set_activation_steps,
+    set_weight_steps,
+)
+from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert, layers_with_grids
+from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.plan import STEPS, Step
+from pocketpipe.profile import Layer, NetworkProfile
+from pocketpipe.samples import prepared_batches
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pocketpipe.task import Split, Task
+
+CHOICES = (8, 6, 4, 3, 2)
+"""Bits of a weight that search tries."""
+MOST_CHOICES = 24
+"""A network with more layers gets the same bits for several in a row: tuners lose their way in larger spaces."""
+BATCH = 64
+
+QUANTIZABLE = frozenset(["linear", *(f"conv{transposed}{d}d" for transposed in ("", "_transpose") for d in (1, 2, 3))])
+"""Operators of a profile whose weights are quantized."""
+NODE_BYTES = 150
+"""Upper bound of what a weight's scale adds to the file beside the numbers: names, one node."""
+GRAPH_GROWTH = 2.0
+"""Upper bound of how much larger a graph gets by the nodes that quantize what is between its own."""
+
+
+def _is_bits(bits: int) -> int:
+    if bits != FLOAT and not 2 <= bits <= 8:
+        raise ValueError(f"{bits} bits: 2 to 8 are possible, or {FLOAT} to leave the weight in float")
+    return bits
+
+
+TensorBits = Annotated[int, Field(ge=2, le=8)]
+LayerBits = Annotated[int, AfterValidator(_is_bits)]
+
+
+def storage_bits(bits: int) -> int:
+    """Bits that a weight's element takes in the file: ONNX has integers of 4 and of 8 bits.
+
+    >>> [storage_bits(bits) for bits in (2, 4, 5, 8)]
+    [4, 4, 8, 8]
+    """
+    return 4 if bits <= 4 else 8
+
+
+@STEPS.register("quantization")
+class QuantizationStep(Step):
+    """Weights and the tensors between layers as integers.
+
+    >>> QuantizationStep(weight_bits=4, bits={"conv1": 8}).activation_bits
+    8
+    """
+
+    kind: ClassVar[str] = "quantization"
+    refused_after: ClassVar[Mapping[str, str]] = {"quantization": "the network is quantized already; give one step"}
+
+    weight_bits: TensorBits = 8
+    activation_bits: TensorBits = 8
+    """Of what convolutions and linear layers read; sums and averages always have 8."""
+    first_last: TensorBits = 8
+    """Of the first and the last layer."""
+    bits: dict[str, LayerBits] = {}
+    """Of single layers' weights by name, whatever the others have; 32 leaves one in float."""
+    granularity: Granularity = "per_channel"
+    """One step for each output channel of a weight, or one for the weight."""
+    batchnorm: Literal["late", "folded"] = "late"
+    """Fold BatchNorm into the weights at export (it goes on learning in training) or before anything is rounded."""
+    output: Literal["quantized", "float"] = "quantized"
+    """The network's output: 8-bit integers, or as the last layer's sum comes."""
+    ranges: Ranges = "mse"
+    """How the range of a tensor follows from what was seen of it."""
+    weight_ranges: WeightRanges = "mse"
+    """How a weight's step follows from the weight."""
+    equalization: Literal["none", "cross_layer"] = "none"
+    """Scale channels of neighbouring layers alike first (Nagel et al. 2019); needs `batchnorm: folded`."""
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    """Of the weights: to the nearest integer, or learned (Nagel et al. 2020)."""
+    bias_correction: Literal["none", "empirical"] = "none"
+    """Take the mean error that rounding makes out of the biases (Nagel et al. 2019)."""
+    examples: Annotated[int, Field(ge=1)] = 512
+    """Training examples from which ranges are measured."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.equalization != "none" and self.batchnorm != "folded":
+            raise ValueError("equalization: cross_layer needs batchnorm: folded")
+        return self
+
+    @classmethod
+    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        """Bits of each layer's weight, of several in a row in deep networks; the first and the last keep theirs."""
+        return {key: {"_type": "choice", "_value": list(CHOICES)} for key in _runs(profile)}
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
+        """The bits as proposed."""
+        runs = _runs(profile)
+        return cls(bits={layer: int(value) for key, value in parameters.items() for layer in runs[key]})
+
+    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
+        """With fewer bits for the largest layers until the file is small enough."""
+        self._refuse_misfits(profile)
+        macs = profile.cost().macs
+        if limits.macs is not None and macs > limits.macs:
+            raise UserError(
+                f"quantization: {macs:,} MACs are over the limit ({limits.macs:,}) and quantization removes none; "
+                "add channels or blocks before it"
+            )
+        step = self
+        while not limits.keeps(step.predict(profile).cost()):
+            step = step._smaller(profile, limits)
+        return step
+
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        """The profile with fewer bits for each element, and more graph."""
+        self._refuse_misfits(profile)
+        bits = self._bits_by_layer(profile)
+        changed = {
+            layer.name: _stored(layer, bits[layer.name], profile)
+            for layer in profile.layers
+            if bits.get(layer.name, FLOAT) != FLOAT
+        }
+        overhead = ceil(profile.file_overhead * GRAPH_GROWTH)
+        return profile.with_layers(changed).model_copy(update={"file_overhead": overhead})
+
+    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
+        """As it is. Raises UserError for layers whose weights cannot be quantized, by name."""
+        from pocketpipe.compression.tracing import profile_of
+
+        profile = profile_of(network, task.input_shape)
+        self._refuse_misfits(profile)
+        wanted = {layer for layer, bits in self._bits_by_layer(profile).items() if bits != FLOAT}
+        missing = sorted(wanted - set(layers_with_grids(self.apply(network, task))))
+        if missing:
+            raise UserError(
+                f"quantization: the weights of {', '.join(missing)} are not read directly by a convolution or linear "
+                f"layer; leave them in float (bits: {{{missing[0]}: {FLOAT}}})"
+            )
+        return self
+
+    def apply(self, network: nn.Module, task: Task) -> nn.Module:
+        """A copy of `network` with quantizers, not calibrated."""
+        bits = Bits(self.weight_bits, self.activation_bits, self.first_last, self.bits)
+        return insert(
+            self._folded(network, task), task.input_shape, bits, granularity=self.granularity, output=self.output
+        )
+
+    def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
+        """Set all steps from the weights and the first `examples` of `data`, then carry out the options."""
+        set_weight_steps(network, self.weight_ranges)
+        set_activation_steps(network, prepared_batches(task, data, BATCH, limit=self.examples), self.ranges)
+
+    def _folded(self, network: nn.Module, task: Task) -> nn.Module:
+        return network
+
+    def _bits_by_layer(self, profile: NetworkProfile) -> dict[str, int]:
+        order = tuple(layer.name for layer in profile.layers if layer.operator in QUANTIZABLE)
+        bits = Bits(self.weight_bits, self.activation_bits, self.first_last, self.bits)
+        return {layer: bits.of_weight(layer, order) for layer in order}
+
+    def _smaller(self, profile: NetworkProfile, limits: Limits) -> Self:
+        """With fewer bits for the layer that takes most bytes of those that can have fewer. Raises UserError."""
+        bits = self._bits_by_layer(profile)
+        after = self.predict(profile)
+        widths = after.widths()
+        fewer = {
+            layer: next(iter(choice for choice in CHOICES if storage_bits(choice) < storage_bits(bits[layer])), None)
+            for run in _runs(profile).values()
+            for layer in run
+            if bits[layer] != FLOAT
+        }
+        largest = max(
+            (layer for layer in after.layers if fewer.get(layer.name) is not None),
+            key=lambda layer: layer.stored_bytes(widths),
+            default=None,
+        )
+        if largest is None:
+            raise UserError(
+                f"quantization: the fewest bits leave {after.cost().file_bytes:,} bytes, over the limit "
+                f"({limits.file_bytes:,}); reachable: compression "
+                f"{profile.cost().ratio_to(after.cost())['compression']:.4g}"
+            )
+        return self.model_copy(update={"bits": {**self.bits, largest.name: fewer[largest.name]}})
+
+    def _refuse_misfits(self, profile: NetworkProfile) -> None:
+        """Raise Mistakes for layers that the network does not have, a line each."""
+        known = [layer.name for layer in profile.layers if layer.operator in QUANTIZABLE]
+        unknown = sorted(set(self.bits) - set(known))
+        if unknown:
+            raise Mistakes([f"quantization.bits.{name}: no such layer; layers: {', '.join(known)}" for name in unknown])
+
+
+def _runs(profile: NetworkProfile) -> dict[str, tuple[str, ...]]:
+    """Layers that get their bits together, by the key of the search space; without the first and the last layer."""
+    inner = [layer.name for layer in profile.layers if layer.operator in QUANTIZABLE][1:-1]
+    length = max(1, ceil(len(inner) / MOST_CHOICES))
+    runs = [tuple(inner[start : start + length]) for start in range(0, len(inner), length)]
+    return {run[0] if len(run) == 1 else f"{run[0]}..{run[-1]}": run for run in runs}
+
+
+def _stored(layer: Layer, bits: int, profile: NetworkProfile) -> dict[str, object]:
+    """What changes of a layer; one with a codebook keeps the bits of its indices."""
+    widths = profile.widths()
+    steps = layer.bias.size(widths) if layer.bias else max(axis.size(widths) for axis in layer.weight[:2])
+    return {
+        "stored_bits": min(layer.stored_bits, storage_bits(bits)),
+        "resident_bits": storage_bits(bits),
+        "side_bytes": layer.side_bytes + 4 * steps + NODE_BYTES,
+    }
