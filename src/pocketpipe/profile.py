@@ -80,6 +80,16 @@ class Layer(Value):
         """Bytes in memory: all elements, zeros too."""
         return ceil(self._weight_elements(widths) * self.resident_bits / 8) + self._bytes_beside(widths)
 
+    def narrowed(self, before: Widths, after: Widths) -> "Layer":
+        """The layer when groups that are as wide as `before` become as wide as `after`.
+
+        All that is not zero may lie in the channels that stay, so a sparse layer can only become denser.
+        """
+        if self.density == 1:
+            return self
+        nonzero = ceil(self._weight_elements(before) * self.density)
+        return self.model_copy(update={"density": min(1.0, nonzero / max(1, self._weight_elements(after)))})
+
     def _bytes_beside(self, widths: Widths) -> int:
         return BIAS_BYTES * (self.bias.size(widths) if self.bias else 0) + self.side_bytes
 
@@ -141,7 +151,9 @@ class NetworkProfile(Value):
         groups = tuple(
             group.model_copy(update={"channels": chosen.get(group.name, group.channels)}) for group in self.groups
         )
-        return self.model_copy(update={"groups": groups})
+        slim = self.model_copy(update={"groups": groups})
+        before, after = self.widths(), slim.widths()
+        return slim.model_copy(update={"layers": tuple(layer.narrowed(before, after) for layer in self.layers)})
 
     def layer(self, name: str) -> Layer:
         """The layer of that name. Raises KeyError."""
