@@ -1,6 +1,6 @@
 """NetworkProfile: what a network is. Traced once; everything that plans is a pure function of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import ceil, prod
 
 from pocketpipe.cost import Cost
@@ -41,7 +41,10 @@ class ChannelGroup(Value):
 
 
 class Layer(Value):
-    """A layer with a weight: its MACs are `positions` times the elements of the weight."""
+    """A layer with a weight: its MACs are `positions` times the elements of the weight, and times `over`.
+
+    A product of two activations is a layer without a weight (`weight=()`): it costs MACs and stores nothing.
+    """
 
     name: str
     operator: str
@@ -52,6 +55,8 @@ class Layer(Value):
     positions: int
     """Output positions of one example at which the weight is applied, summed over calls."""
     output_shape: tuple[int, ...]
+    over: tuple[Axis, ...] = ()
+    """Lengths that multiply its MACs and change with the widths of groups, so that `positions` leaves them out."""
     stored_bits: float = 32
     """Bits that one element of the weight takes in transport: an upper bound where they are Huffman-coded."""
     resident_bits: int = 32
@@ -67,7 +72,8 @@ class Layer(Value):
 
     def macs(self, widths: Widths) -> int:
         """Multiply-accumulates of one example."""
-        return self.positions * self._weight_elements(widths)
+        lengths = prod(axis.size(widths) for axis in (*self.weight, *self.over))
+        return self.positions * lengths
 
     def stored_bytes(self, widths: Widths) -> int:
         """Bytes in transport: the elements, or a bit for each and those that are not zero, whichever is less."""
@@ -94,7 +100,7 @@ class Layer(Value):
         return BIAS_BYTES * (self.bias.size(widths) if self.bias else 0) + self.side_bytes
 
     def _weight_elements(self, widths: Widths) -> int:
-        return prod(axis.size(widths) for axis in self.weight)
+        return prod(axis.size(widths) for axis in self.weight) if self.weight else 0
 
 
 class Block(Value):
@@ -104,6 +110,8 @@ class Block(Value):
     """The module's path."""
     layers: tuple[str, ...]
     """The layers that go with it."""
+    follows: str | None = None
+    """The block whose output is this one's input and is read by nothing else."""
 
 
 class NetworkProfile(Value):
@@ -155,6 +163,62 @@ class NetworkProfile(Value):
         before, after = self.widths(), slim.widths()
         return slim.model_copy(update={"layers": tuple(layer.narrowed(before, after) for layer in self.layers)})
 
+    @property
+    def runs(self) -> tuple[tuple[str, ...], ...]:
+        """The blocks, by name, that follow each other directly and are built alike: which of a run go makes no
+        difference to the cost."""
+        runs: list[list[str]] = []
+        forms = {block.name: self._form(block) for block in self.blocks}
+        for block in self.blocks:
+            run = next((run for run in runs if run[-1] == block.follows), None)
+            if run is not None and forms[run[-1]] == forms[block.name]:
+                run.append(block.name)
+            else:
+                runs.append([block.name])
+        return tuple(tuple(run) for run in runs)
+
+    def _form(self, block: Block) -> tuple[object, ...]:
+        """All that the profile knows of a block, by names that begin with the block's own path."""
+        inside = set(block.layers)
+
+        def local(name: str) -> str:
+            return name.removeprefix(f"{block.name}.")
+
+        def local_axis(axis: Axis) -> Axis:
+            return axis.model_copy(update={"groups": {local(group): count for group, count in axis.groups.items()}})
+
+        layers = [_with_axes(layer, local_axis, local(layer.name)) for layer in self.layers if layer.name in inside]
+        groups = [
+            (local(group.name), group.channels, tuple(map(local, group.members)), group.slimmable)
+            for group in self.groups
+            if inside.issuperset(group.members)
+        ]
+        return (*layers, *groups)
+
+    def without(self, names: Collection[str]) -> "NetworkProfile":
+        """The profile of the network without the blocks of these names: as tracing that network finds it.
+
+        Where a channel stays because of a node in one of these blocks, it stays here, though it would not have to.
+        Raises KeyError for a name that is no block.
+        """
+        known = {block.name: block for block in self.blocks}
+        gone = {layer for name in names for layer in known[name].layers}
+        groups, renamed = _groups_without(self.groups, gone)
+        channels = {group.name: group.channels for group in self.groups}
+
+        def renamed_axis(axis: Axis) -> Axis:
+            made = {renamed[group]: count for group, count in axis.groups.items() if group in renamed}
+            unmade = sum(count * channels[group] for group, count in axis.groups.items() if group not in renamed)
+            return Axis(fixed=axis.fixed + unmade, groups=made)
+
+        layers = (_with_axes(layer, renamed_axis, layer.name) for layer in self.layers if layer.name not in gone)
+        blocks = (
+            block.model_copy(update={"follows": _last_left(block.follows, known, names)})
+            for block in self.blocks
+            if block.name not in names
+        )
+        return self.model_copy(update={"layers": tuple(layers), "groups": groups, "blocks": tuple(blocks)})
+
     def layer(self, name: str) -> Layer:
         """The layer of that name. Raises KeyError."""
         return {layer.name: layer for layer in self.layers}[name]
@@ -166,3 +230,37 @@ class NetworkProfile(Value):
             for layer in self.layers
         )
         return self.model_copy(update={"layers": layers})
+
+
+def _with_axes(layer: Layer, change: Callable[[Axis], Axis], name: str) -> Layer:
+    return layer.model_copy(
+        update={
+            "name": name,
+            "weight": tuple(map(change, layer.weight)),
+            "bias": None if layer.bias is None else change(layer.bias),
+            "over": tuple(map(change, layer.over)),
+        }
+    )
+
+
+def _groups_without(
+    groups: tuple[ChannelGroup, ...], gone: Collection[str]
+) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
+    """(groups that still have a member, their names before -> now): a group is called by its first member."""
+    left: list[ChannelGroup] = []
+    renamed: dict[str, str] = {}
+    for group in groups:
+        members = tuple(member for member in group.members if member not in gone)
+        if not members:
+            continue
+        same_first = 1 + sum(other.members[0] == members[0] for other in left)
+        renamed[group.name] = members[0] if same_first == 1 else f"{members[0]}:{same_first}"
+        left.append(group.model_copy(update={"name": renamed[group.name], "members": members}))
+    return tuple(left), renamed
+
+
+def _last_left(name: str | None, blocks: Mapping[str, Block], gone: Collection[str]) -> str | None:
+    """The block `name`, or what it followed, and so on: the first that is not gone."""
+    while name is not None and name in gone:
+        name = blocks[name].follows
+    return name

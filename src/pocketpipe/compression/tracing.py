@@ -14,11 +14,12 @@ from torch import Tensor, fx, nn
 from pocketpipe.compression.graph import walk_graph
 from pocketpipe.compression.labels import Atom, Place
 from pocketpipe.compression.probing import with_probed
+from pocketpipe.compression.residual import removable_blocks
 from pocketpipe.compression.slimming import first_line
 from pocketpipe.compression.walking import LayerCall, Walk, module_paths
 from pocketpipe.compression.weights import is_part_of_parametrization, layer_name
 from pocketpipe.errors import UserError
-from pocketpipe.profile import Axis, ChannelGroup, Layer, NetworkProfile
+from pocketpipe.profile import Axis, Block, ChannelGroup, Layer, NetworkProfile
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Trace:
     groups: tuple[TracedGroup, ...]
     layers: tuple[Layer, ...]
     adapters: tuple[Adapter, ...]
+    blocks: tuple[Block, ...] = ()
 
     def profile(self) -> NetworkProfile:
         """The network's profile; `file_overhead` is not known here."""
@@ -67,7 +69,7 @@ class Trace:
             )
             for group in self.groups
         )
-        return NetworkProfile(input_shape=self.input_shape, layers=self.layers, groups=groups)
+        return NetworkProfile(input_shape=self.input_shape, layers=self.layers, groups=groups, blocks=self.blocks)
 
 
 _TRACES: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Trace]] = WeakKeyDictionary()
@@ -94,9 +96,12 @@ def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     adaptive = frozenset(
         path for path, module in network.named_modules() if callable(getattr(module, "keep_channels", None))
     )
-    walk = walk_graph(_exported(network, input_shape), first_names, adaptive)
+    program = _exported(network, input_shape)
+    walk = walk_graph(program, first_names, adaptive)
     groups = _groups(walk)
-    found = Trace(input_shape, groups, _layers(walk, groups), _adapters(walk))
+    layers = _layers(walk, groups)
+    blocks = removable_blocks(network, program, first_names, layers, groups)
+    found = Trace(input_shape, groups, layers, _adapters(walk), blocks)
     return with_probed(found, network)
 
 
