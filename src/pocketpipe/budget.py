@@ -44,13 +44,13 @@ class Budget(Value):
     speedup: Ratio | None = None
     """Times fewer MACs."""
     compression: Ratio | None = None
-    """Times fewer bytes of the delivered ONNX file."""
+    """Times fewer bytes in transport: of the ONNX file or its packed form, whichever is smaller, on both sides."""
     accuracy_drop: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Loss of the task's metric against the teacher, both on test (0.01 = one point)."""
     macs: Annotated[int, Field(gt=0)] | None = None
     """At most this many MACs an example."""
     file_bytes: Annotated[int, Field(gt=0)] | None = None
-    """At most this many bytes in the delivered ONNX file."""
+    """At most this many bytes in transport."""
     minimum_metric: float | None = None
     """The task's metric on test must be at least this."""
 

@@ -93,6 +93,45 @@ def trace(folder: Path) -> None:
     _for_people(lambda: click.echo("\n".join(tell(folder, machine.output_root()))))
 
 
+existing_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+output_file = click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write.")
+force = click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+
+
+@cli.command()
+@existing_file
+@output_file
+@force
+def pack(file: Path, output: Path | None, force: bool) -> None:
+    """Make an ONNX FILE smaller for transport; unpack gives it back to the byte."""
+    from pocketpipe.exporting.files import pack_file
+    from pocketpipe.reporting.packed import print_packed
+
+    def show() -> None:
+        made, written = pack_file(file, output, overwrite=force)
+        print_packed(made, file.stat().st_size)
+        click.echo(f"packed: {written}")
+
+    _for_people(show)
+
+
+@cli.command()
+@existing_file
+@output_file
+@force
+def unpack(file: Path, output: Path | None, force: bool) -> None:
+    """Give back the ONNX file that was packed into FILE."""
+    from pocketpipe.exporting.files import unpack_file
+
+    def show() -> None:
+        written = unpack_file(file, output, overwrite=force)
+        click.echo(
+            f"unpacked: {written} ({file.stat().st_size:,} -> {written.stat().st_size:,} bytes, SHA-256 as packed)"
+        )
+
+    _for_people(show)
+
+
 @cli.command()
 @click.argument("name", type=click.Choice(["cifar10"]))
 def download(name: str) -> None:

@@ -16,6 +16,8 @@ class Cost(Value):
     parameters: int
     file_bytes: int
     """Bytes in transport: the delivered file, packed if that is smaller."""
+    transport_file: str | None = None
+    """Name of the file that has `file_bytes`, where it was measured."""
     resident_bytes: int | None = None
     """Bytes of the same unpacked, as it lies in memory; None = not measured."""
     peak_ram_bytes: int | None = None

@@ -21,8 +21,9 @@ Elements = NDArray[np.unsignedinteger]
 
 LARGEST_PALETTE = 1 << 16
 """Distinct values up to which a palette is tried."""
-LARGEST_SQUEEZED = 1 << 16
-"""Bytes up to which general compression is tried: it finds what small tables of shapes have in common."""
+LARGEST_SQUEEZED = 1 << 10
+"""Bytes up to which general compression is tried: for tables of shapes and indices. It takes a few percent off float
+weights too, at a hundred times the time; they are left, so that a dense network has the size that was predicted."""
 GAP_BITS = range(2, 9)
 """Sizes of the gaps between elements that are not zero."""
 WORTHWHILE_ZEROS = 0.02

@@ -138,10 +138,10 @@ def cost_rows(was: Cost, now: Cost) -> list[tuple[str, str, str, str]]:
     rows = [
         ("MACs of one example", f"{was.macs:,}", f"{now.macs:,}", _times(was.macs, now.macs)),
         ("parameters", f"{was.parameters:,}", f"{now.parameters:,}", _times(was.parameters, now.parameters)),
-        ("file (transport)", *_byte_cells(was.file_bytes, now.file_bytes)),
+        ("file in transport, packed if smaller", *_byte_cells(was.file_bytes, now.file_bytes)),
     ]
     if was.resident_bytes and now.resident_bytes:
-        rows.append(("on the device (flash)", *_byte_cells(was.resident_bytes, now.resident_bytes)))
+        rows.append(("the same unpacked (resident)", *_byte_cells(was.resident_bytes, now.resident_bytes)))
     if was.peak_ram_bytes and now.peak_ram_bytes:
         rows.append(("peak RAM", *_byte_cells(was.peak_ram_bytes, now.peak_ram_bytes)))
     return rows

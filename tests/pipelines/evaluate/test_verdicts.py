@@ -44,6 +44,19 @@ def test_each_requirement_on_its_border(budget: Budget, requirement: str, status
     assert verdict.got
 
 
+def test_bytes_are_judged_on_the_file_in_transport_and_told_apart_from_those_unpacked() -> None:
+    packed = {"file_bytes": 500, "resident_bytes": 2100, "transport_file": "student.packed.safetensors"}
+    costs = (DENSE, SLIM.model_copy(update=packed))
+    found = judge(Budget(speedup=2, compression=8, file_bytes=499), Shapes(10), costs, [ONNX], lambda count: 0.96)
+    by_name = {verdict.requirement: verdict for verdict in found}
+    assert by_name["speedup"].file == "student.onnx"
+    assert by_name["speedup"].got == "2.500x"
+    assert by_name["compression"].file == by_name["file_bytes"].file == "student.packed.safetensors"
+    assert by_name["compression"].got == "8.000x (500 bytes in transport, 2,100 unpacked)"
+    assert by_name["compression"].status == "passed"
+    assert by_name["file_bytes"].status == "failed"
+
+
 def test_every_delivered_file_is_judged_for_itself() -> None:
     worse = LIBRARY.model_copy(update={"metric": 0.90, "agreement": 0.93})
     found = verdicts(Budget(speedup=2, accuracy_drop=0.02), ONNX, worse)

@@ -9,8 +9,9 @@ from pocketpipe.budget import Budget
 from pocketpipe.champion import Champion
 from pocketpipe.errors import NotMeasured
 from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
-from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import run_onnx
+from pocketpipe.exporting.packing import pack
+from pocketpipe.exporting.transport import delivered_cost
 from pocketpipe.network import StoredNetwork
 from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
 from pocketpipe.pipelines.evaluate.verdicts import judge
@@ -34,6 +35,7 @@ def evaluate(
     student: StoredNetwork,
     teacher_onnx: bytes,
     student_onnx: bytes,
+    student_packed: bytes,
     deliveries: Path,
     trials: list[Trial],
     search_record: StageRecord,
@@ -55,8 +57,8 @@ def evaluate(
             for name in targets
         ),
     ]
-    teacher_cost = cost_of(teacher_onnx, "teacher.onnx")
-    student_cost = cost_of(student_onnx, ONNX_FILE)
+    teacher_cost = delivered_cost(teacher_onnx, pack(teacher_onnx), "teacher.onnx")
+    student_cost = delivered_cost(student_onnx, student_packed, ONNX_FILE)
     verdicts = judge(
         budget,
         task,

@@ -14,6 +14,7 @@ INPUTS = [
     "student",
     "teacher_onnx",
     "student_onnx",
+    "student_packed",
     "deliveries",
     "trials",
     "search_record",

@@ -22,7 +22,7 @@ def judge(
 ) -> tuple[Verdict, ...]:
     """A verdict for each requirement of the budget on each delivered file.
 
-    `costs`: (teacher, student), measured on their ONNX files. `teacher_metric(n)`: the teacher's metric on the
+    `costs`: (teacher, student), measured on their delivered files. `teacher_metric(n)`: the teacher's metric on the
     first n test examples, so that a target that saw fewer of them is compared on the same ones.
     """
     verdicts = _cost_verdicts(budget, *costs)
@@ -32,22 +32,37 @@ def judge(
 
 
 def _cost_verdicts(budget: Budget, teacher: Cost, student: Cost) -> list[Verdict]:
-    file = student.source.removeprefix("measured on ")
     ratios = teacher.ratio_to(student)
-    relative = [("speedup", budget.speedup, "MACs"), ("compression", budget.compression, "bytes")]
+    relative = [("speedup", budget.speedup, "MACs"), ("compression", budget.compression, "bytes in transport")]
     absolute = [("macs", budget.macs, student.macs), ("file_bytes", budget.file_bytes, student.file_bytes)]
+    onnx = student.source.removeprefix("measured on ")
+    files = dict.fromkeys(("compression", "file_bytes"), student.transport_file or onnx)
+    sizes = dict.fromkeys(files, _sizes(student))
     return [
         *(
-            _verdict(name, f">= {asked:.2f}x fewer {unit}", f"{ratios[name]:.3f}x", file, ratios[name] >= asked)
+            _verdict(
+                name,
+                f">= {asked:.2f}x fewer {unit}",
+                f"{ratios[name]:.3f}x{sizes.get(name, '')}",
+                files.get(name, onnx),
+                ratios[name] >= asked,
+            )
             for name, asked, unit in relative
             if asked is not None
         ),
         *(
-            _verdict(name, f"<= {limit:,}", f"{used:,}", file, used <= limit)
+            _verdict(name, f"<= {limit:,}", f"{used:,}{sizes.get(name, '')}", files.get(name, onnx), used <= limit)
             for name, limit, used in absolute
             if limit is not None
         ),
     ]
+
+
+def _sizes(student: Cost) -> str:
+    """Bytes on the way and at rest, where they are not the same."""
+    if student.resident_bytes in (None, student.file_bytes):
+        return ""
+    return f" ({student.file_bytes:,} bytes in transport, {student.resident_bytes:,} unpacked)"
 
 
 def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: float) -> list[Verdict]:

@@ -6,11 +6,11 @@ from pocketpipe.pipelines.export.nodes import export_student
 
 
 def create_pipeline() -> Pipeline:
-    """Student -> ONNX file."""
+    """Student -> ONNX file, and the same packed."""
     export = node(
         export_student,
         inputs=["student", "params:task", "splits", "data_root"],
-        outputs=["student_onnx", "export_record"],
+        outputs=["student_onnx", "student_packed", "export_record"],
         name="export_student",
     )
     return Pipeline([export], namespace="export", prefix_datasets_with_namespace=False)

@@ -19,6 +19,7 @@ def promote(
     student: StoredNetwork,
     plan: CompressionPlan,
     student_onnx: bytes,
+    student_packed: bytes,
     deliveries: Path,
     report: str,
     data_record: StageRecord,
@@ -29,6 +30,8 @@ def promote(
     package = workspace / "package"
     shutil.rmtree(package, ignore_errors=True)
     Champion(teacher, student, plan, student_onnx, evaluation).save(package)
+    if len(student_packed) < len(student_onnx):
+        (package / "student.packed.safetensors").write_bytes(student_packed)
     shutil.copytree(deliveries, package / "deliveries")
     (package / "report.html").write_text(report)
     champion = run.registry.champion(run.model)

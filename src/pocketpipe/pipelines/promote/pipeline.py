@@ -16,6 +16,7 @@ def create_pipeline() -> Pipeline:
             "student",
             "plan",
             "student_onnx",
+            "student_packed",
             "deliveries",
             "report",
             "data_record",

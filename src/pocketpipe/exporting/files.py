@@ -1,0 +1,57 @@
+"""Packing and unpacking files: names, and what may not be overwritten."""
+
+from pathlib import Path
+
+from pocketpipe.errors import UserError
+from pocketpipe.exporting.bits import Damaged
+from pocketpipe.exporting.packing import SUFFIX, Packed, packed, unpack
+from pocketpipe.exporting.protobuf import tensor_spans
+from pocketpipe.exporting.transport import packed_name
+
+
+def pack_file(file: Path, output: Path | None, *, overwrite: bool) -> tuple[Packed, Path]:
+    """(what was stored how, where). Default output: `NAME.packed.safetensors` beside `NAME.onnx`.
+
+    Raises UserError for what is no ONNX file, and for an output that is there already.
+    """
+    output = output or file.with_name(packed_name(file.name))
+    _refuse_existing(output, file, overwrite)
+    content = file.read_bytes()
+    try:
+        tensor_spans(content)
+    except Damaged as error:
+        raise UserError(f"{file}: not an ONNX file, or not the whole of it ({error})") from error
+    made = packed(content)
+    _write(output, made.data)
+    return made, output
+
+
+def unpack_file(file: Path, output: Path | None, *, overwrite: bool) -> Path:
+    """Where the ONNX file was written; default `NAME.onnx` beside `NAME.packed.safetensors`. Raises UserError."""
+    output = output or file.with_name(file.name.removesuffix(SUFFIX).removesuffix(".safetensors") + ".onnx")
+    _refuse_existing(output, file, overwrite)
+    try:
+        content = unpack(file.read_bytes())
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    _write(output, content)
+    return output
+
+
+def _refuse_existing(output: Path, source: Path, overwrite: bool) -> None:
+    if output.resolve() == source.resolve():
+        raise UserError(f"{output}: input and output are the same file; give another one with -o")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: there already; overwrite it with --force, or give another name with -o")
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: there is no folder {output.parent}; make it first")
+
+
+def _write(output: Path, content: bytes) -> None:
+    scratch = output.with_name(f".{output.name}.writing")
+    try:
+        scratch.write_bytes(content)
+        scratch.rename(output)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
