@@ -35,7 +35,7 @@ def test_an_unknown_key_is_answered_with_its_sections_keys() -> None:
 def test_a_key_of_a_section_within_a_section() -> None:
     recipe = parameters()["finetune"] | {"distillation": {"wait": 1}}
     (line,) = mistakes(finetune=recipe)
-    assert line == "finetune.distillation.wait: 1 is not an option; options: weight, temperature"
+    assert line == "finetune.distillation.wait: 1 is not an option; options: weight, temperature, outputs, features, teachers, cached_views"
 
 
 def test_a_missing_section() -> None:

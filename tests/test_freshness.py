@@ -13,7 +13,11 @@ from pocketpipe.freshness import hand_over, ingredients
 from pocketpipe.pipeline_registry import register_pipelines
 
 PROJECT = Path(__file__).parents[1]
-ALL = ["data", "teacher", "profile", "search", "finetune", "export", "compile", "evaluate", "report", "promote"]
+ALL = [
+    "data", "teacher", "profile", "sparsify", "search", "finetune",
+    "export", "compile", "evaluate", "report", "promote",
+]  # fmt: skip
+SPARSIFY = {"epochs": 2, "batch_size": 64, "learning_rate": 0.01, "group_sparsity": {"strength": 1e-4}}
 
 
 @pytest.fixture(autouse=True)
@@ -49,13 +53,14 @@ def by_stage(config: Config) -> dict[str, str]:
         ({}, []),
         ({"seed": 1}, ALL),
         ({"teacher__epochs": 41}, ALL[1:]),
-        ({"budget": {"speedup": 2.0}}, ALL[2:]),
-        ({"search__trials": 25}, ALL[3:]),
-        ({"finalists__epochs": 4}, ALL[3:]),
-        ({"finetune__learning_rate": 0.04}, ALL[4:]),
-        ({"targets": ["x86_64"]}, ALL[6:]),
-        ({"evaluate__latency_runs": 50}, ALL[7:]),
-        ({"promote__margin": 0.1}, ALL[9:]),
+        ({"budget": {"speedup": 2.0}}, ["profile", *ALL[4:]]),
+        ({"sparsify": SPARSIFY}, ALL[3:]),
+        ({"search__trials": 25}, ALL[4:]),
+        ({"finalists__epochs": 4}, ALL[4:]),
+        ({"finetune__learning_rate": 0.04}, ALL[5:]),
+        ({"targets": ["x86_64"]}, ALL[7:]),
+        ({"evaluate__latency_runs": 50}, ALL[8:]),
+        ({"promote__margin": 0.1}, ALL[10:]),
     ],
 )
 def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(change: dict[str, Any], stale: list[str]) -> None:

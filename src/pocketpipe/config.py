@@ -1,5 +1,6 @@
 """The configuration, typed: the user's short part, and the part of each stage with its defaults."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -13,7 +14,8 @@ from pocketpipe.network import NetworkChoice
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.task import TaskChoice
 from pocketpipe.tracking.gates import GateSettings
-from pocketpipe.training.recipe import Recipe, TrainerSettings
+from pocketpipe.training.distilling import FurtherTeacher
+from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, TrainerSettings
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -33,13 +35,21 @@ class Config(Value):
     seed: Annotated[int, Field(ge=0)]
     trainer: TrainerSettings
     teacher: Recipe
+    sparsify: SparsifyRecipe | None = None
+    """Group-sparsity training of the teacher before the search cuts it; null = none."""
     search: SearchSettings
     finalists: Recipe
     """The short fine-tuning after which the best trials are compared; apart from `finetune`, so that a change of
     that one does not search again."""
-    finetune: Recipe
+    finetune: FinetuneRecipe
     evaluate: EvaluateSettings
     promote: GateSettings
+
+    def further_teachers(self, sections: Iterable[str]) -> tuple[FurtherTeacher, ...]:
+        """The teachers that the recipes of these sections name beside the pipeline's own."""
+        recipes = [getattr(self, name) for name in sections]
+        distillations = [recipe.distillation for recipe in recipes if isinstance(recipe, Recipe)]
+        return tuple(teacher for each in distillations if each is not None for teacher in each.teachers)
 
     @property
     def registered_name(self) -> str:

@@ -12,6 +12,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from pocketpipe import machine
 from pocketpipe.config import Config
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.datasets.sources import SourceDataset, Workspace
@@ -27,6 +28,7 @@ ENGINES = {
     "data": ("numpy", "scikit-learn", "pillow"),
     "teacher": ("torch", "pytorch-lightning"),
     "profile": ("torch", "onnx", "onnxscript"),
+    "sparsify": ("torch", "pytorch-lightning"),
     "search": ("torch", "pytorch-lightning", "nni"),
     "finetune": ("torch", "pytorch-lightning"),
     "export": ("torch", "onnx", "onnxscript"),
@@ -61,6 +63,7 @@ def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dic
         modules = _modules(node, config)
         own = {name: parameters[name] for name in _parameter_inputs(node)}
         inputs = {name: made_by.get(name) or _source_digest(catalog[name], config) for name in _data_inputs(node)}
+        inputs |= _teacher_digests(node, config)
         code = code_digest(modules)
         engines = ENGINES.get(stage, ())
         name = fingerprint(node=node.name, parameters=own, inputs=inputs, code=code, engines=engine_versions(engines))
@@ -72,7 +75,9 @@ def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dic
 def request_fingerprint(catalog: DataCatalog, config: Config) -> str:
     """Everything that a user can change: all parameters, the data and the given weights."""
     sources = {name: _source_digest(catalog[name], config) for name in ("data_root", "given_weights")}
-    return fingerprint(parameters=config, **sources)
+    named = config.further_teachers(Config.model_fields)
+    teachers = {str(teacher.weights): teacher.digest(machine.data_root()) for teacher in named}
+    return fingerprint(parameters=config, teachers=teachers, **sources)
 
 
 def hand_over(pipeline: Pipeline, catalog: DataCatalog, found: dict[str, Ingredients]) -> None:
@@ -86,6 +91,12 @@ def hand_over(pipeline: Pipeline, catalog: DataCatalog, found: dict[str, Ingredi
 
 def _source_digest(dataset: Any, config: Config) -> str:
     return dataset.digest(config) if isinstance(dataset, SourceDataset) else ""
+
+
+def _teacher_digests(node: Node, config: Config) -> dict[str, str]:
+    """Digests of the weights files that a recipe among the node's parameters names."""
+    named = config.further_teachers(_parameter_inputs(node))
+    return {f"teacher {teacher.weights}": teacher.digest(machine.data_root()) for teacher in named}
 
 
 def _parameter_inputs(node: Node) -> list[str]:
@@ -108,4 +119,5 @@ def _modules(node: Node, config: Config) -> list[str]:
     modules = [node.func.__module__]
     for parameter in _parameter_inputs(node):
         modules += named.get(parameter, [])
+    modules += [NETWORKS.module_of(teacher.name) for teacher in config.further_teachers(_parameter_inputs(node))]
     return modules

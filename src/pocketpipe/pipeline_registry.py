@@ -3,7 +3,7 @@
 from kedro.pipeline import Pipeline
 
 from pocketpipe.pipelines import compile as compile_
-from pocketpipe.pipelines import data, evaluate, export, finetune, profile, promote, report, search, teacher
+from pocketpipe.pipelines import data, evaluate, export, finetune, profile, promote, report, search, sparsify, teacher
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -12,6 +12,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "data": data.create_pipeline(),
         "teacher": teacher.create_pipeline(),
         "profile": profile.create_pipeline(),
+        "sparsify": sparsify.create_pipeline(),
         "search": search.create_pipeline(),
         "finetune": finetune.create_pipeline(),
         "export": export.create_pipeline(),

@@ -19,6 +19,7 @@ from pocketpipe.plan import STEPS, order_mistakes
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import TASKS, TaskChoice
+from pocketpipe.training.distilling import Distillation, FurtherTeacher
 
 S = TypeVar("S")
 
@@ -27,6 +28,7 @@ FREE_MEGABYTES = 200
 
 
 STAGES_WITH_THE_NETWORK = {"data", "teacher", "profile", "search"}
+STAGES_WITH_TEACHERS = {"teacher", "sparsify", "search", "finetune"}
 
 
 def checked_config(parameters: dict[str, Any]) -> Config:
@@ -42,7 +44,7 @@ def checked_config(parameters: dict[str, Any]) -> Config:
     request = Request.of(parameters)
     lines += [*_task_mistakes(request), *_network_mistakes(request), *_other_mistakes(request)]
     if lines:
-        raise Mistakes((*lines, *_infeasible(request, {"compile", *STAGES_WITH_THE_NETWORK})))
+        raise Mistakes((*lines, *_infeasible(request, {"compile", *STAGES_WITH_THE_NETWORK, *STAGES_WITH_TEACHERS})))
     return config
 
 
@@ -61,6 +63,8 @@ class Request:
     network: NetworkChoice | None
     budget: Budget | None
     search: SearchSettings | None
+    teachers: tuple[tuple[str, FurtherTeacher], ...]
+    """Teachers that recipes name, each with the section's name."""
     methods: tuple[str, ...]
     targets: tuple[str, ...]
 
@@ -72,6 +76,7 @@ class Request:
             network=_section(NetworkChoice, parameters.get("network")),
             budget=_section(Budget, parameters.get("budget")),
             search=_section(SearchSettings, parameters.get("search")),
+            teachers=tuple(_further_teachers(parameters)),
             methods=_section(tuple[str, ...], parameters.get("methods")) or (),
             targets=_section(tuple[str, ...], parameters.get("targets")) or (),
         )
@@ -82,6 +87,14 @@ def _section(kind: type[S], content: Any) -> S | None:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError:
         return None
+
+
+def _further_teachers(parameters: dict[str, Any]) -> Iterator[tuple[str, FurtherTeacher]]:
+    for name, content in parameters.items():
+        found = content.get("distillation") if isinstance(content, dict) else None
+        distillation = _section(Distillation, found)
+        for teacher in distillation.teachers if distillation is not None else ():
+            yield name, teacher
 
 
 def _task_mistakes(request: Request) -> list[str]:
@@ -98,7 +111,14 @@ def _network_mistakes(request: Request) -> list[str]:
     name, options = request.network.name, request.network.options
     unknown = list(_said("network.name", partial(NETWORKS.resolve, name)))
     wrong = unknown or option_mistakes(NETWORKS.resolve(name), options, where="network.options")
-    return [*wrong, *_weights_missing(request.network)]
+    return [*wrong, *_weights_missing(request.network, "network.weights")]
+
+
+def _teacher_mistakes(section: str, teacher: FurtherTeacher) -> list[str]:
+    where = f"{section}.distillation.teachers"
+    unknown = list(_said(where, partial(NETWORKS.resolve, teacher.name)))
+    wrong = unknown or option_mistakes(NETWORKS.resolve(teacher.name), teacher.options, where=where)
+    return [*wrong, *_weights_missing(teacher, where)]
 
 
 def _other_mistakes(request: Request) -> Iterator[str]:
@@ -108,6 +128,8 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     yield from order_mistakes(known, where="methods")
     for name in request.targets:
         yield from _said("targets", partial(TARGETS.resolve, name))
+    for section, teacher in request.teachers:
+        yield from _teacher_mistakes(section, teacher)
     if request.search is not None:
         yield from request.search.mistakes(where="search")
 
@@ -124,6 +146,10 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
         yield from no_data
         if not no_data and request.network is not None and not _network_mistakes(request):
             yield from _said("", partial(_check_network, request.task, request.network, request))
+    if stages & STAGES_WITH_TEACHERS and request.task is not None and not _task_mistakes(request):
+        for section, teacher in request.teachers:
+            if not _teacher_mistakes(section, teacher) and not list(_said("", partial(_check_data, request.task))):
+                yield from _said(f"{section}.distillation.teachers", partial(_check_teacher, request.task, teacher))
 
 
 def _check_data(choice: TaskChoice) -> None:
@@ -150,12 +176,20 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
         refuse_impossible(profile, [STEPS.resolve(name) for name in request.methods], request.budget)
 
 
-def _weights_missing(network: NetworkChoice) -> list[str]:
+def _check_teacher(task_choice: TaskChoice, teacher: FurtherTeacher) -> None:
+    """Build it and load its weights."""
+    from pocketpipe.networks.weights import read_weights
+
+    weights = read_weights(teacher.path(machine.data_root()))
+    replace(teacher.fresh(), state=weights).build(task_choice.build(machine.data_root()))
+
+
+def _weights_missing(network: NetworkChoice, where: str) -> list[str]:
     weights = network.weights_path(machine.data_root())
     if weights is None or weights.is_file():
         return []
     return [
-        f"network.weights: no file {str(network.weights)!r} under the data root {machine.data_root()} "
+        f"{where}: no file {str(network.weights)!r} under the data root {machine.data_root()} "
         "(set POCKETPIPE_DATA, or give an absolute path)"
     ]
 

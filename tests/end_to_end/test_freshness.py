@@ -6,7 +6,10 @@ import pytest
 
 from end_to_end.conftest import House, digests
 
-ALL = ["data", "teacher", "profile", "search", "finetune", "export", "compile", "evaluate", "report", "promote"]
+ALL = [
+    "data", "teacher", "profile", "sparsify", "search", "finetune",
+    "export", "compile", "evaluate", "report", "promote",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -32,10 +32,10 @@ def test_an_epoch_shows_each_example_at_most_once_with_its_target() -> None:
     batches = Batches(Unchanged(), numbered(50), 16, 0, Shard(), CPU)
     assert batches.steps == len(batches.epoch(0)) == 3
     cut = list(batches.epoch(0))
-    shown = torch.cat([inputs.flatten() for inputs, _ in cut])
+    shown = torch.cat([batch.inputs.flatten() for batch in cut])
     assert len(set(shown.tolist())) == 48
-    assert torch.equal(shown, torch.cat([targets for _, targets in cut]).float())
-    assert not torch.equal(shown, torch.cat([inputs.flatten() for inputs, _ in batches.epoch(1)]))
+    assert torch.equal(shown, torch.cat([batch.targets for batch in cut]).float())
+    assert not torch.equal(shown, torch.cat([inputs.flatten() for inputs, _, _ in batches.epoch(1)]))
 
 
 def test_a_batch_larger_than_the_split_is_the_split() -> None:
@@ -48,7 +48,7 @@ def test_batches_depend_on_seed_and_epoch_alone() -> None:
 
     def inputs(seed: int, epoch: int) -> torch.Tensor:
         batches = Batches(Blobs(), split, 20, seed, Shard(), CPU)
-        return torch.cat([x for x, _ in batches.epoch(epoch)])
+        return torch.cat([batch.inputs for batch in batches.epoch(epoch)])
 
     assert torch.equal(inputs(1, 2), inputs(1, 2))
     assert not torch.equal(inputs(1, 2), inputs(2, 2))
@@ -61,7 +61,7 @@ def test_shards_put_together_are_the_batch(ranks: int, epoch: int) -> None:
     split = blobs("train", 40, 0)
     whole = list(Batches(Blobs(), split, 12, 7, Shard(), CPU).epoch(epoch))
     parts = [list(Batches(Blobs(), split, 12, 7, Shard(rank, ranks), CPU).epoch(epoch)) for rank in range(ranks)]
-    for index, (inputs, targets) in enumerate(whole):
+    for index, (inputs, targets, _) in enumerate(whole):
         assert torch.equal(inputs, torch.cat([part[index][0] for part in parts]))
         assert torch.equal(targets, torch.cat([part[index][1] for part in parts]))
         assert {len(part[index][1]) for part in parts} == {12 // ranks}

@@ -9,6 +9,7 @@ from torch import nn
 from pocketpipe.training import device
 from pocketpipe.training.compilation import compiled_forward
 from pocketpipe.training.device import cpu_threads, decide, example_macs
+from pocketpipe.training.features import Watched
 from pocketpipe.training.recipe import TrainerSettings
 from training.samples import plain
 
@@ -70,16 +71,16 @@ def test_a_compiler_that_fails_is_told_in_one_line(
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     inputs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     with caplog.at_level(logging.INFO):
-        forward = compiled_forward(network, inputs)
+        forward = compiled_forward(Watched(network), inputs)
     assert "torch.compile failed (no linker): training runs uncompiled" in caplog.text
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    assert torch.equal(forward(inputs), nn.functional.batch_norm(network[0](inputs), None, None, training=True))
+    assert torch.equal(forward(inputs)[0], nn.functional.batch_norm(network[0](inputs), None, None, training=True))
 
 
 @pytest.mark.slow
 def test_compiled_is_the_same_function() -> None:
     network = plain((1, 6, 6), 4)
     inputs = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    forward = compiled_forward(network, inputs)
+    forward = compiled_forward(Watched(network), inputs)
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert torch.allclose(forward(inputs), network(inputs), atol=1e-5)
+    assert torch.allclose(forward(inputs)[0], network(inputs), atol=1e-5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from pocketpipe.samples import prepared, to_tensor
 from pocketpipe.task import Split, Task
+
+PART = 512
+"""Examples that are augmented at once where a view is made of all."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,35 @@ class Shard:
         return batch.tensor_split(self.ranks)[self.rank]
 
 
+class Batch(NamedTuple):
+    """This process's part of one batch."""
+
+    inputs: Tensor
+    """Prepared views (n, *input_shape)."""
+    targets: Tensor
+    chosen: Tensor
+    """(n,) which examples of the split they are."""
+
+
 class Batches:
     """The batches of any epoch, a pure function of (seed, epoch).
 
     A last incomplete batch is left out (another permutation takes its examples in the next epoch): its few examples
     would count more than the others, and shards of several processes would differ in size.
+
+    With `views`, epoch e shows view e mod views of each example: a pure function of (seed, view), whatever the batches.
+    The order is a new one each epoch all the same.
     """
 
     def __init__(
-        self, task: Task, split: Split, batch_size: int, seed: int, shard: Shard, device: torch.device
+        self,
+        task: Task,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        shard: Shard,
+        device: torch.device,
+        views: int | None = None,
     ) -> None:
         usable = min(batch_size, len(split))
         self.batch_size = usable - usable % shard.ranks
@@ -45,23 +69,51 @@ class Batches:
         self._task = task
         self._seed = seed
         self._shard = shard
+        self._views = views
         self._inputs = to_tensor(split.inputs).to(device)
         self._targets = to_tensor(split.targets).to(device)
+        self._shown: tuple[int, Tensor] | None = None
 
     def epoch(self, epoch: int) -> EpochBatches:
         """The batches of one epoch: an iterable with a length."""
         return EpochBatches(self, epoch)
 
-    def cut(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(network inputs, targets) of this process, batch after batch."""
+    def cut(self, epoch: int) -> Iterator[Batch]:
+        """Batch after batch."""
         device = self._inputs.device
         order = torch.from_numpy(np.random.default_rng((self._seed, epoch)).permutation(len(self._inputs))).to(device)
+        views = self._augmented if self._views is None else self._repeated
         generator = torch.Generator(device).manual_seed(epoch_seed(self._seed, epoch))
         for start in range(0, self.steps * self.batch_size, self.batch_size):
             chosen = order[start : start + self.batch_size]
-            # The whole batch is augmented in every process, so that the views do not depend on their number.
-            views = self._task.augment(self._inputs.index_select(0, chosen), generator)
-            yield prepared(self._task.preprocessing, self._shard.of(views)), self._shard.of(self._targets[chosen])
+            shown = views(chosen, epoch, generator)
+            mine = self._shard.of(chosen)
+            yield Batch(prepared(self._task.preprocessing, self._shard.of(shown)), self._targets[mine], mine)
+
+    def view_of(self, epoch: int) -> int:
+        """Number of the view that an epoch shows."""
+        return epoch if self._views is None else epoch % self._views
+
+    def view(self, number: int) -> Iterator[Tensor]:
+        """Prepared inputs of all examples in the split's order, in parts, as epochs with that view show them."""
+        for part in torch.split(self._view(number), PART):
+            yield prepared(self._task.preprocessing, part)
+
+    def _augmented(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        """Views of this epoch alone; the whole batch in every process, so that they do not depend on their number."""
+        return self._task.augment(self._inputs.index_select(0, chosen), generator)
+
+    def _repeated(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        return self._view(self.view_of(epoch)).index_select(0, chosen)
+
+    def _view(self, number: int) -> Tensor:
+        """All examples as one view shows them; the last one asked for lies in memory."""
+        if self._shown is None or self._shown[0] != number:
+            self._shown = None  # before the next one is made: there are never two
+            generator = torch.Generator(self._inputs.device).manual_seed(epoch_seed(self._seed, number))
+            parts = [self._task.augment(part, generator) for part in torch.split(self._inputs, PART)]
+            self._shown = (number, torch.cat(parts))
+        return self._shown[1]
 
 
 @dataclass(frozen=True)
@@ -74,7 +126,7 @@ class EpochBatches:
     def __len__(self) -> int:
         return self.batches.steps
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         return self.batches.cut(self.number)
 
 

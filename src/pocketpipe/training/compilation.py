@@ -6,25 +6,28 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pocketpipe.training.features import Watched
 
 log = logging.getLogger(__name__)
 
 
-def compiled_forward(network: nn.Module, inputs: Tensor) -> Callable[[Tensor], Tensor]:
+Forward = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+"""Inputs -> (outputs, features)."""
+
+
+def compiled_forward(watched: Watched, inputs: Tensor) -> Forward:
     """The network's forward, compiled and tried on one batch; weights, buffers and gradients are as before.
 
     Where compiling or the first step fails, the uncompiled forward is returned and the reason is logged.
     """
+    network, forward = watched.network, watched.forward
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-    def forward(batch: Tensor) -> Tensor:
-        outputs: Tensor = network(batch)
-        return outputs
-
-    compiled = torch.compile(forward, dynamic=False)
+    compiled: Forward = torch.compile(forward, dynamic=False)
     try:
-        torch.autograd.backward(compiled(inputs).float().sum())
+        outputs, _ = compiled(inputs)
+        torch.autograd.backward(outputs.float().sum())
     except Exception as error:  # the compiler's failures have no common class; eager execution is always right
         log.info("torch.compile failed (%s): training runs uncompiled", str(error).strip().splitlines()[0][:200])
         return forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
+from pocketpipe.networks.weights import read_weights
 from pocketpipe.task import Splits, TaskChoice
 from pocketpipe.training.curves import Curves
 from pocketpipe.training.job import TrainingJob
@@ -42,16 +43,20 @@ def fit(
     seed: int,
     workspace: Path,
     teacher: StoredNetwork | None = None,
+    shared: Path | None = None,
     title: str,
 ) -> Fitted:
     """Train `network` (from random weights if it has none) on `splits.train`; the last epoch's weights are the result.
 
     `workspace` holds a checkpoint of each epoch: called again after an interruption, the training goes on and ends
     in the same bytes; called again when finished, it returns at once. It belongs to one training: what another one
-    left there is removed. Raises UserError if the loss diverges, a process dies, or the settings cannot be had here.
+    left there is removed. `teacher` is learned from if the recipe distils, beside those that it names itself.
+    `shared`: a folder for what several trainings use (cached outputs of teachers); the caller removes it.
+    Raises UserError if the loss diverges, a process dies, weights cannot be read, or the settings cannot be had here.
     """
-    job = TrainingJob(network, task_choice, data_root, splits, recipe, settings, seed, title, teacher)
-    place = Workspace(workspace)
+    teachers = (*([teacher] if teacher is not None else []), *further_teachers(recipe, data_root))
+    job = TrainingJob(network, task_choice, data_root, splits, recipe, settings, seed, title, teachers)
+    place = Workspace(workspace, shared)
     place.open_for(job.digest())
     metric = task_choice.build(data_root).metric_name
     finished = place.result()
@@ -71,6 +76,12 @@ def fit(
     return Fitted(trained, {_curve_name(name, metric): tuple(v) for name, v in curves.values.items()}, facts)
 
 
+def further_teachers(recipe: Recipe, data_root: Path) -> tuple[StoredNetwork, ...]:
+    """The teachers that a recipe names beside the pipeline's own. Raises UserError for weights that cannot be read."""
+    named = recipe.distillation.teachers if recipe.distillation is not None else ()
+    return tuple(replace(choice.fresh(), state=read_weights(choice.path(data_root))) for choice in named)
+
+
 def _curve_name(name: str, metric: str) -> str:
     return f"val_{metric}" if name == "val" else name
 
@@ -78,6 +89,8 @@ def _curve_name(name: str, metric: str) -> str:
 def _train_in_processes(job: TrainingJob, place: Workspace, progress: EpochProgress) -> None:
     job.save(place.inputs)
     spec = {"workspace": str(place.folder.absolute())}
+    if place.shared is not None:
+        spec["shared"] = str(place.shared.absolute())
     if job.settings.nodes > 1:
         raise UserError(_torchrun_advice(job.settings, place, spec))
     run_worker(

@@ -29,10 +29,11 @@ class TrainingJob:
     settings: TrainerSettings
     seed: int
     title: str
-    teacher: StoredNetwork | None = None
+    teachers: tuple[StoredNetwork, ...] = ()
+    """Used if the recipe distils; features come from the first."""
 
     def __post_init__(self) -> None:
-        if self.recipe.distillation is not None and self.teacher is None:
+        if self.recipe.distillation is not None and not self.teachers:
             raise UserError(f"{self.title}: the recipe distils, but there is no teacher; set distillation to null")
         if self.recipe.batch_size % self.settings.ranks:
             raise UserError(
@@ -48,10 +49,10 @@ class TrainingJob:
 
     def digest(self) -> str:
         """SHA-256 over everything that decides the result. Threads, title and data root are not among it."""
-        distils = self.recipe.distillation is not None and self.teacher is not None
+        distils = self.recipe.distillation is not None
         parts = {
             "network": self.network.digest(),
-            "teacher": self.teacher.digest() if distils and self.teacher else None,
+            "teachers": [teacher.digest() for teacher in self.teachers if distils],
             "task": self.task_choice.model_dump(mode="json"),
             "train": self.splits.train.digest,
             "val": self.splits.val.digest,
@@ -59,15 +60,28 @@ class TrainingJob:
             "settings": self.settings.model_dump(mode="json", exclude={"threads"}),
             "seed": self.seed,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _sha256(parts)
+
+    def taught_digest(self, precision: str) -> str:
+        """SHA-256 over everything that decides what the teachers say about a view: the same for several trainings."""
+        distillation = self.recipe.distillation
+        parts = {
+            "teachers": [teacher.digest() for teacher in self.teachers],
+            "temperature": distillation.temperature if distillation and len(self.teachers) > 1 else None,
+            "task": self.task_choice.model_dump(mode="json"),
+            "train": self.splits.train.digest,
+            "seed": self.seed,
+            "precision": precision,
+        }
+        return _sha256(parts)
 
     def save(self, folder: Path) -> None:
         """Write the job as files: splits, networks, and the spec, last."""
         save_split(self.splits.train, folder / "train.npz")
         save_split(self.splits.val, folder / "val.npz")
         save_network(self.network, folder / "network")
-        if self.teacher is not None:
-            save_network(self.teacher, folder / "teacher")
+        for number, teacher in enumerate(self.teachers):
+            save_network(teacher, folder / f"teacher-{number}")
         spec = {
             "task_choice": self.task_choice.model_dump(mode="json"),
             "data_root": str(self.data_root),
@@ -75,7 +89,7 @@ class TrainingJob:
             "settings": self.settings.model_dump(mode="json"),
             "seed": self.seed,
             "title": self.title,
-            "has_teacher": self.teacher is not None,
+            "teachers": len(self.teachers),
         }
         with replacing(folder / SPEC_FILE) as partial:
             partial.write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
@@ -93,5 +107,9 @@ class TrainingJob:
             settings=TrainerSettings.model_validate(spec["settings"]),
             seed=spec["seed"],
             title=spec["title"],
-            teacher=load_network(folder / "teacher") if spec["has_teacher"] else None,
+            teachers=tuple(load_network(folder / f"teacher-{number}") for number in range(spec["teachers"])),
         )
+
+
+def _sha256(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

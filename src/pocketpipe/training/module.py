@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.during import scheduled
+from pocketpipe.compression.weights import parameter_name
 from pocketpipe.errors import UserError
 from pocketpipe.training.average import WeightAverage
-from pocketpipe.training.batches import Batches, EpochBatches, Shard, epoch_seed
-from pocketpipe.training.compilation import compiled_forward
+from pocketpipe.training.batches import Batch, Batches, EpochBatches, Shard, epoch_seed
+from pocketpipe.training.compilation import Forward, compiled_forward
 from pocketpipe.training.curves import Curves
+from pocketpipe.training.features import Response, Watched
+from pocketpipe.training.lessons import Lessons
 from pocketpipe.training.objective import Objective
 from pocketpipe.training.recipe import Recipe
 from pocketpipe.training.schedule import learning_rate
@@ -36,9 +39,11 @@ class Training(lightning.LightningModule):
         self,
         network: nn.Module,
         objective: Objective,
+        lessons: Lessons | None,
         recipe: Recipe,
         make_batches: Callable[[torch.device], Batches],
         validate: Validate,
+        reestimate: Callable[[nn.Module], None],
         shard: Shard,
         seed: int,
         compiled: bool,
@@ -47,10 +52,13 @@ class Training(lightning.LightningModule):
         self.network = network
         self.average = WeightAverage(network, recipe.ema) if recipe.ema is not None else None
         self.curves = Curves()
-        self._objective = objective
+        self.objective = objective
+        self._lessons = lessons
+        self._watched = Watched(network, lessons.points if lessons is not None else ())  # after the average's copy
         self._recipe = recipe
         self._make_batches = make_batches
         self._validate = validate
+        self._reestimate = reestimate
         self._shard = shard
         self._seed = seed
         self._compiled = compiled
@@ -64,8 +72,9 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Nesterov SGD; weight decay on matrices and kernels only."""
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        named = [*self.network.named_parameters(), *self.objective.named_parameters()]
+        decayed = [parameter for name, parameter in named if decays(name, parameter)]
+        others = [parameter for name, parameter in named if not decays(name, parameter)]
         groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": self._recipe.weight_decay},
             {"params": others},
@@ -80,19 +89,20 @@ class Training(lightning.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Move data and teacher to where the network now is, and compile."""
+        """Move data and teachers to where the network now is, and compile."""
         self._batches = self._make_batches(self.device)
-        if self._objective.teacher is not None:
-            self._objective.teacher.to(self.device)
-        self._forward = self._compiled_forward() if self._compiled else self._plain_forward
-
-    def on_train_end(self) -> None:
-        """What follows the training is as delivered."""
-        for module in scheduled(self.result):
-            module.at(1.0)
+        if self._lessons is not None:
+            self._lessons.teachers.to(self.device)
+        self._forward = self._compiled_forward() if self._compiled else self._watched.forward
 
     def train_dataloader(self) -> EpochBatches:
-        """Asked for anew each epoch."""
+        """Asked for anew each epoch. By then the teachers have been asked about the epoch's view, if it is cached."""
+        if self._lessons is not None and self._lessons.cache is not None:
+            view = self._batches.view_of(self.current_epoch)
+            if self._shard.rank == 0:
+                with self.trainer.precision_plugin.train_step_context():
+                    self._lessons.prepare(view, self._batches.view(view))
+            self.trainer.strategy.barrier("taught")
         return self._batches.epoch(self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
@@ -104,15 +114,17 @@ class Training(lightning.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate of this step, and tell what follows the training where it is."""
         for module in self._scheduled:
-            module.at(self.global_step / (self._recipe.epochs * self._batches.steps))
+            module.at(self._progress)
         rate = learning_rate(self._recipe, self.global_step, self._batches.steps)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's part of the batch."""
-        inputs, targets = batch
-        loss = self._objective(self._forward(inputs), inputs, targets)
+        student = Response(*self._forward(batch.inputs))
+        taught = None if self._lessons is None else self._lessons.on(batch, self._batches.view_of(self.current_epoch))
+        loss: Tensor = self.objective(student, taught, batch.targets, self._progress)
+        loss = loss + self.objective.penalty(self.network, self._progress)
         self._losses.append(loss.detach())
         return loss
 
@@ -130,6 +142,7 @@ class Training(lightning.LightningModule):
                 f"training diverged in epoch {epoch + 1}: the loss is {loss}; lower learning_rate "
                 f"({self._recipe.learning_rate:g}) or lengthen warmup_epochs ({self._recipe.warmup_epochs:g})"
             )
+        self._settle((epoch + 1) / self._recipe.epochs)
         validated = self._validate(self.result) if self._shard.rank == 0 else float("nan")
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.curves.end_epoch(train_loss=loss, val=validated, learning_rate=rate)
@@ -142,11 +155,34 @@ class Training(lightning.LightningModule):
         """Go on with the curves."""
         self.curves = Curves(checkpoint["curves"])
 
-    def _compiled_forward(self) -> Callable[[Tensor], Tensor]:
-        inputs, _ = next(iter(self._batches.epoch(0)))
-        with self.trainer.precision_plugin.train_step_context():
-            return compiled_forward(self.network, inputs)
+    @property
+    def _progress(self) -> float:
+        """Share of the training that lies behind."""
+        return self.global_step / (self._recipe.epochs * self._batches.steps)
 
-    def _plain_forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.network(inputs)
-        return outputs
+    def _settle(self, progress: float) -> None:
+        """Make the result what would be delivered now: what follows the training, and the average's statistics."""
+        for module in scheduled(self):
+            module.at(progress)
+        if self.average is not None:
+            self.average.copy_others(self.network)
+            if self._recipe.ema_statistics == "reestimated" and self._shard.rank == 0:
+                self._reestimate(self.average.network)
+
+    def _compiled_forward(self) -> Forward:
+        first = next(iter(self._batches.epoch(0)))
+        with self.trainer.precision_plugin.train_step_context():
+            return compiled_forward(self._watched, first.inputs)
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay makes sense: not for biases, normalization, and what lies on weights (scales, centroids).
+
+    >>> kernel = nn.Parameter(torch.zeros(2, 3))
+    >>> decays("conv.weight", kernel), decays("conv.parametrizations.weight.original", kernel)
+    (True, True)
+    >>> decays("conv.parametrizations.weight.0.centroids", kernel)
+    False
+    """
+    lies_on_a_weight = ".parametrizations." in f".{name}" and parameter_name(name) == name
+    return parameter.ndim > 1 and not lies_on_a_weight

@@ -1,33 +1,77 @@
-"""The loss that a recipe minimizes: the task's, with a teacher's share where there is one."""
+"""The loss that a recipe minimizes: the task's, with the teachers' share where there are some."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import assert_never
 
-import torch
 from torch import Tensor, nn
 
-from pocketpipe.compression.distillation import distillation_loss
+from pocketpipe.compression.distillation import decoupled_loss, distillation_loss
+from pocketpipe.compression.group_sparsity import penalty
+from pocketpipe.compression.tracing import Trace
+from pocketpipe.errors import UserError
 from pocketpipe.task import Task
+from pocketpipe.training.distilling import Decoupled, Distillation, Logits
+from pocketpipe.training.features import FeatureDistance, Response
 from pocketpipe.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Objective:
-    """Task loss and, if the recipe distils, the distance to a frozen teacher that sees the same augmented view."""
+class Objective(nn.Module):
+    """Task loss and, if the recipe distils, the distance to teachers that see the same augmented view.
 
-    task: Task
-    recipe: Recipe
-    teacher: nn.Module | None = None
+    A module, for what it learns itself (regressors of features) is trained and resumed with the network.
+    """
 
-    def __call__(self, outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of a batch, a float32 scalar."""
-        loss = self.task.loss(outputs.float(), targets, smoothing=self.recipe.label_smoothing)
-        distillation = self.recipe.distillation
-        if distillation is None or self.teacher is None:
+    def __init__(
+        self, task: Task, recipe: Recipe, features: FeatureDistance | None = None, trace: Trace | None = None
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self._trace = trace
+        self._task = task
+        self._recipe = recipe
+
+    def forward(self, student: Response, taught: Response | None, targets: Tensor, progress: float) -> Tensor:
+        """Loss of a batch, a float32 scalar, after the share `progress` of the training."""
+        loss = self._task.loss(student.outputs.float(), targets, smoothing=self._recipe.label_smoothing)
+        distillation = self._recipe.distillation
+        if distillation is None or taught is None:
             return loss
-        with torch.no_grad():
-            taught = self.teacher(inputs).float()
-        distance = distillation_loss(outputs.float(), taught, distillation.temperature)
-        mixed: Tensor = (1 - distillation.weight) * loss + distillation.weight * distance
-        return mixed
+        distance = outputs_distance(distillation, student.outputs.float(), taught.outputs, targets, progress)
+        loss = (1 - distillation.weight) * loss + distillation.weight * distance
+        if self.features is not None:
+            loss = loss + self.features(student.features, taught.features)
+        return loss
+
+    def penalty(self, network: nn.Module, progress: float) -> Tensor | float:
+        """What group sparsity adds to the loss, a scalar; 0 if the recipe asks for none."""
+        sparsity = self._recipe.group_sparsity
+        if sparsity is None or self._trace is None:
+            return 0.0
+        return sparsity.strength * risen(progress, sparsity.grows) * penalty(network, self._trace, focus=sparsity.focus)
+
+
+def outputs_distance(
+    distillation: Distillation, student: Tensor, taught: Tensor, targets: Tensor, progress: float
+) -> Tensor:
+    """Distance of a student's logits from a teacher's, a scalar. Raises UserError for targets that it cannot use."""
+    match distillation.outputs:
+        case Logits():
+            return distillation_loss(student, taught, distillation.temperature)
+        case Decoupled(alpha=alpha, beta=beta, warmup=warmup):
+            try:
+                distance = decoupled_loss(student, taught, targets, distillation.temperature, alpha=alpha, beta=beta)
+            except ValueError as error:
+                raise UserError(f"distillation.outputs: dkd is for classification ({error}); use logits") from error
+            return risen(progress, warmup) * distance
+        case unknown:
+            assert_never(unknown)
+
+
+def risen(progress: float, share: float) -> float:
+    """0 at the start, linearly up to 1 when `share` of the training is done.
+
+    >>> risen(0.1, 0.4), risen(0.8, 0.4), risen(0.0, 0.0)
+    (0.25, 1.0, 1.0)
+    """
+    return 1.0 if progress >= share else progress / share

@@ -14,7 +14,7 @@ from pocketpipe.training.workspace import Workspace
 
 def train_rank(spec: dict[str, Any]) -> dict[str, Any]:
     """Train as the rank that torchrun's environment variables name. The result lies in the workspace."""
-    place = Workspace(Path(spec["workspace"]))
+    place = Workspace(Path(spec["workspace"]), Path(spec["shared"]) if "shared" in spec else None)
     shard = Shard(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     train(TrainingJob.load(place.inputs), place, progress=None, shard=shard)
     return {"rank": shard.rank}

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pocketpipe.doors import Value
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+from pocketpipe.training.distilling import Distillation, Share
 
 
 class TrainerSettings(Value):
@@ -36,11 +35,18 @@ class TrainerSettings(Value):
         return self.devices * self.nodes
 
 
-class Distillation(Value):
-    """Learning from a teacher (Hinton et al. 2015): loss = (1 - weight) * task's + weight * distance to the teacher."""
+class GroupSparsity(Value):
+    """Group lasso on coupled channels, so that those that will be cut have little left to say.
 
-    weight: Share = 0.9
-    temperature: Annotated[float, Field(gt=0.0)] = 4.0
+    See `pocketpipe.compression.group_sparsity`.
+    """
+
+    strength: Annotated[float, Field(gt=0.0)]
+    """Factor of the penalty in the loss."""
+    grows: Share = 0.5
+    """Share of the training over which the strength rises from 0 (growing regularization)."""
+    focus: Annotated[float, Field(ge=0.0)] = 4.0
+    """The weakest channel of a group is pulled 2^focus times as hard as its strongest; 0 = all alike."""
 
 
 class Recipe(Value):
@@ -66,10 +72,72 @@ class Recipe(Value):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Decay of an exponential moving average of the weights, which is then the result; null = none."""
+    ema_statistics: Literal["averaged", "reestimated"] = "averaged"
+    """BatchNorm's statistics of the averaged weights: averaged like them, or measured anew on training examples."""
     distillation: Distillation | None = None
+    group_sparsity: GroupSparsity | None = None
 
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> Recipe:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
         return self
+
+
+class SparsifyRecipe(Recipe):
+    """A recipe that drives whole channels towards zero, before the search cuts them."""
+
+    group_sparsity: GroupSparsity
+
+
+class ByPortions(Value):
+    """Staged pruning: cut a portion, train a little, cut the next."""
+
+    by: Literal["portions"]
+    count: Annotated[int, Field(ge=2)]
+    """Portions of each step of the plan that can be carried out in portions."""
+    epochs: Annotated[int, Field(ge=1)]
+    """Of the training after each portion but the last, which the whole fine-tuning follows."""
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    """Its peak; null = that of the fine-tuning."""
+
+
+class ByLayers(Value):
+    """Group fine-tuning (PocketFlow): cut the next layers, train a little, go on."""
+
+    by: Literal["layers"]
+    every: Annotated[int, Field(ge=1)]
+    """Layers that are cut at once."""
+    epochs: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+
+
+Stages = ByPortions | ByLayers
+
+
+class FinetuneRecipe(Recipe):
+    """A recipe for the network that a plan makes; the plan may be carried out in stages.
+
+    >>> recipe = FinetuneRecipe(epochs=8, batch_size=64, learning_rate=0.1, warmup_epochs=2,
+    ...                         stages={"by": "portions", "count": 3, "epochs": 2})
+    >>> recipe.between_stages(recipe.stages).warmup_epochs
+    0.5
+    """
+
+    stages: Annotated[Stages, Field(discriminator="by")] | None = None
+    """null = all at once."""
+
+    @property
+    def whole(self) -> Recipe:
+        """The training after the last cut."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+    def between_stages(self, stages: Stages) -> Recipe:
+        """The short training after each cut but the last: the same, warmed up for the same share of its length."""
+        return self.whole.model_copy(
+            update={
+                "epochs": stages.epochs,
+                "warmup_epochs": self.warmup_epochs * stages.epochs / self.epochs,
+                "learning_rate": stages.learning_rate or self.learning_rate,
+            }
+        )

@@ -11,14 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from pocketpipe.compression.batchnorm import reestimate_on
+from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Task
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
 from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs
+from pocketpipe.training.distilling import Distillation
+from pocketpipe.training.features import FeatureDistance, common_points, shapes_made, width
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.job import TrainingJob
+from pocketpipe.training.lessons import Lessons
 from pocketpipe.training.objective import Objective
 from pocketpipe.training.progress import EpochProgress
+from pocketpipe.training.taught import TaughtViews
+from pocketpipe.training.teachers import Teachers
 from pocketpipe.training.workspace import Workspace
 
 INITIALIZATION = 2**31
@@ -46,15 +53,23 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     macs = example_macs(network, task.input_shape)
     execution = decide(job.settings, macs, job.recipe.batch_size // shard.ranks, steps)
 
-    def make_batches(device: torch.device) -> Batches:
-        return Batches(task, job.splits.train, job.recipe.batch_size, job.seed, shard, device)
+    distillation = job.recipe.distillation
 
+    def make_batches(device: torch.device) -> Batches:
+        views = distillation.cached_views if distillation is not None else None
+        return Batches(task, job.splits.train, job.recipe.batch_size, job.seed, shard, device, views)
+
+    lessons, features = None, None
+    if distillation is not None:
+        lessons, features = _lessons(job, distillation, network, task, place, execution)
     module = Training(
         network=network,
-        objective=Objective(task, job.recipe, _teacher(job, task)),
+        objective=Objective(task, job.recipe, features, _trace(job, network, task)),
+        lessons=lessons,
         recipe=job.recipe,
         make_batches=make_batches,
         validate=lambda trained: metric_of(trained, task, job.splits.val),
+        reestimate=lambda trained: reestimate_on(trained, task, job.splits.train),
         shard=shard,
         seed=job.seed,
         compiled=execution.compiled,
@@ -78,10 +93,31 @@ def _for_training(stored: StoredNetwork, task: Task) -> nn.Module:
     return _channels_last(stored.build(task)).train()
 
 
-def _teacher(job: TrainingJob, task: Task) -> nn.Module | None:
-    if job.teacher is None or job.recipe.distillation is None:
-        return None
-    return _channels_last(job.teacher.build(task)).requires_grad_(False).eval()
+def _lessons(
+    job: TrainingJob,
+    distillation: Distillation,
+    network: nn.Module,
+    task: Task,
+    place: Workspace,
+    execution: Execution,
+) -> tuple[Lessons, FeatureDistance | None]:
+    """How the student is taught, and the distance of features if the recipe asks for one."""
+    networks = [_channels_last(teacher.build(task)) for teacher in job.teachers]
+    cache = None
+    if distillation.cached_views is not None:
+        cache = TaughtViews(place.taught(job.taught_digest(execution.facts["precision"])))
+    points: tuple[str, ...] = ()
+    features = None
+    if distillation.features is not None:
+        own, taught = (shapes_made(each, task.input_shape) for each in (network, networks[0]))
+        points = common_points(own, taught, distillation.features.points)
+        widths = [[width(shapes[point]) for point in points] for shapes in (own, taught)]
+        features = FeatureDistance(distillation.features, *widths)
+    return Lessons(Teachers(networks, distillation.temperature, points), points, cache), features
+
+
+def _trace(job: TrainingJob, network: nn.Module, task: Task) -> Trace | None:
+    return trace(network, task.input_shape) if job.recipe.group_sparsity is not None else None
 
 
 def _channels_last(network: nn.Module) -> nn.Module:

@@ -23,6 +23,12 @@ class Workspace:
     """Files of one training; all of them are written whole or not at all."""
 
     folder: Path
+    shared: Path | None = None
+    """Where trainings of one kind keep what several of them use; who named it removes it."""
+
+    def taught(self, digest: str) -> Path:
+        """What teachers said about views, by the digest of what decides that."""
+        return (self.shared or self.folder) / "taught" / digest[:16]
 
     @property
     def checkpoint(self) -> Path:
@@ -72,8 +78,9 @@ class Workspace:
         self.checkpoint.unlink(missing_ok=True)
 
     def discard_inputs(self) -> None:
-        """Remove the copies of data and networks that other processes read; their logs stay."""
+        """Remove what only an unfinished training needs; the logs of its processes stay."""
         shutil.rmtree(self.inputs, ignore_errors=True)
+        shutil.rmtree(self.folder / "taught", ignore_errors=True)
 
     def result(self) -> tuple[StoredNetwork, Curves, dict[str, Any]] | None:
         """(network, curves, facts) of a finished training; None if it is not finished."""

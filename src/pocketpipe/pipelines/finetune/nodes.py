@@ -1,31 +1,43 @@
-"""Fine-tune the slim network by cross-entropy and distillation."""
+"""Fine-tune the slim network by the task's loss and distillation; or make it in stages, training in between."""
 
 from pathlib import Path
 
 from pocketpipe.network import StoredNetwork
+from pocketpipe.plan import CompressionPlan
+from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Splits, TaskChoice
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
-from pocketpipe.training.recipe import Recipe, TrainerSettings
+from pocketpipe.training.recipe import FinetuneRecipe, TrainerSettings
+from pocketpipe.training.staged import fit_in_stages
 
 
 def finetune_student(
     task_choice: TaskChoice,
-    recipe: Recipe,
+    recipe: FinetuneRecipe,
     trainer: TrainerSettings,
     seed: int,
+    start: StoredNetwork,
+    profile: NetworkProfile,
+    plan: CompressionPlan,
     slim: StoredNetwork,
     teacher: StoredNetwork,
     splits: Splits,
     data_root: Path,
     workspace: Path,
 ) -> tuple[StoredNetwork, StageRecord]:
-    """(student, record): the last epoch's weights."""
-    fitted = fit(
-        slim, task_choice, data_root, splits, recipe, trainer,
-        seed=seed, workspace=workspace, teacher=teacher, title="finetune",
-    )  # fmt: skip
+    """(student, record): the last epoch's weights. `slim` is what `plan` makes of `start` at once."""
+    if recipe.stages is None:
+        fitted = fit(
+            slim, task_choice, data_root, splits, recipe.whole, trainer,
+            seed=seed, workspace=workspace, teacher=teacher, title="finetune",
+        )  # fmt: skip
+    else:
+        fitted = fit_in_stages(
+            start, plan, profile, recipe.stages, task_choice, data_root, splits, recipe, trainer,
+            seed=seed, workspace=workspace, teacher=teacher, title="finetune",
+        )  # fmt: skip
     task = task_choice.build(data_root)
     score = metric_of(fitted.network.build(task), task, splits.selection)
     return fitted.network, StageRecord(

@@ -6,7 +6,7 @@ from pocketpipe.pipelines.finetune.nodes import finetune_student
 
 
 def create_pipeline() -> Pipeline:
-    """Slim network and teacher -> student."""
+    """Plan, the network that it makes, and teacher -> student."""
     finetune = node(
         finetune_student,
         inputs=[
@@ -14,6 +14,9 @@ def create_pipeline() -> Pipeline:
             "params:finetune",
             "params:trainer",
             "params:seed",
+            "start",
+            "profile",
+            "plan",
             "slim",
             "teacher",
             "splits",

@@ -5,7 +5,8 @@ from kedro.pipeline import Pipeline, node
 from pocketpipe.pipelines.report.nodes import write_report
 
 RECORDS = [
-    f"{stage}_record" for stage in ("data", "teacher", "profile", "search", "finetune", "export", "compile", "evaluate")
+    f"{stage}_record"
+    for stage in ("data", "teacher", "profile", "sparsify", "search", "finetune", "export", "compile", "evaluate")
 ]
 
 

@@ -35,6 +35,7 @@ def find_plan(
     trainer: TrainerSettings,
     seed: int,
     teacher: StoredNetwork,
+    start: StoredNetwork,
     profile: NetworkProfile,
     splits: Splits,
     data_root: Path,
@@ -43,15 +44,16 @@ def find_plan(
 ) -> tuple[CompressionPlan, StoredNetwork, list[Trial], StageRecord]:
     """(plan, the network it starts fine-tuning from, all trials, record).
 
+    Plans are carried out on `start`; `teacher` is the yardstick, and taught by in the short fine-tunings.
     With a champion its plan is tried first, on its own weights; the search runs only if that fails the budget.
     """
     task = task_choice.build(data_root)
     dense = profile.cost()
     limits = budget.limits(dense)
 
-    def tune(start: StoredNetwork, name: str) -> float:
+    def tune(cut: StoredNetwork, name: str) -> float:
         fitted = fit(
-            start, task_choice, data_root, splits, short_recipe, trainer,
+            cut, task_choice, data_root, splits, short_recipe, trainer,
             seed=seed, workspace=workspace / name, teacher=teacher, title=name,
         )  # fmt: skip
         return metric_of(fitted.network.build(task), task, splits.selection)
@@ -63,7 +65,7 @@ def find_plan(
             record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
             return champion.plan, champion.student, [], record
 
-    try_plan, slim = _trial_functions(teacher, task, splits)
+    try_plan, slim = _trial_functions(start, task, splits)
     store = TrialStore(workspace)
     with cpu_threads(threads_for(dense.macs * short_recipe.batch_size)):
         trials = search(
@@ -91,10 +93,10 @@ def find_plan(
 
 
 def _trial_functions(
-    teacher: StoredNetwork, task: Task, splits: Splits
+    start: StoredNetwork, task: Task, splits: Splits
 ) -> tuple[Callable[[CompressionPlan], Tried], Callable[[CompressionPlan], StoredNetwork]]:
-    """(plan -> pinned plan and score, plan -> the network that it makes of the teacher)."""
-    dense = teacher.build(task)
+    """(plan -> pinned plan and score, plan -> the network that it makes of `start`)."""
+    dense = start.build(task)
 
     def carry_out(plan: CompressionPlan) -> tuple[nn.Module, CompressionPlan]:
         network, pinned = plan.carry_out(dense, task, splits.train)
@@ -106,7 +108,7 @@ def _trial_functions(
 
     def slim(plan: CompressionPlan) -> StoredNetwork:
         network, pinned = carry_out(plan)
-        return replace(teacher, plan=pinned).with_weights(network)
+        return replace(start, plan=pinned).with_weights(network)
 
     return try_plan, slim
 

@@ -13,6 +13,7 @@ INPUTS = [
     "params:trainer",
     "params:seed",
     "teacher",
+    "start",
     "profile",
     "splits",
     "data_root",

@@ -1,0 +1,145 @@
+"""What networks make on the way to their outputs: at which points to compare them, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketpipe.compression.distillation import attention_loss, channels_last, hint_loss
+from pocketpipe.errors import UserError
+from pocketpipe.training.distilling import Attention, Hints
+
+Hook = Callable[[nn.Module, Any, Any], None]
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a network says to a batch: outputs (N, ..., classes), and the features at the points watched."""
+
+    outputs: Tensor
+    features: tuple[Tensor, ...] = ()
+
+
+class Watched:
+    """A network whose response tells what its modules at `points` make.
+
+    The hooks stay on the network (a compiled forward must find the same ones at every step); copy it before.
+    """
+
+    def __init__(self, network: nn.Module, points: Sequence[str] = ()) -> None:
+        self.network = network
+        self._points = tuple(points)
+        self._made: dict[str, Tensor] = {}
+        for point in self._points:
+            network.get_submodule(point).register_forward_hook(self._keeper(point))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(outputs, features) for inputs (N, ...); of a module that is called more than once, the last call."""
+        outputs: Tensor = self.network(inputs)
+        features = tuple(self._made[point] for point in self._points)
+        self._made.clear()
+        return outputs, features
+
+    def _keeper(self, point: str) -> Hook:
+        def keep(module: nn.Module, inputs: object, made: Tensor) -> None:
+            self._made[point] = made
+
+        return keep
+
+
+def shapes_made(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shape (channels, *positions) or (positions, channels) of what each module makes of one example.
+
+    In the order in which they finish; modules that make no map with more than one position are left out.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def keeper(path: str) -> Hook:
+        def keep(module: nn.Module, inputs: object, made: object) -> None:
+            if isinstance(made, Tensor) and made.ndim >= 3 and positions(made.shape[1:]).numel() > 1:
+                shapes.pop(path, None)
+                shapes[path] = tuple(made.shape[1:])
+
+        return keep
+
+    hooks = [module.register_forward_hook(keeper(path)) for path, module in network.named_modules() if path]
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *input_shape))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return shapes
+
+
+def positions(shape: Sequence[int]) -> torch.Size:
+    """The axes of a feature map's shape (without batch) that are no channels: see `distillation.channels_last`."""
+    return torch.Size(shape[:1] if len(shape) == 2 else shape[1:])
+
+
+def width(shape: Sequence[int]) -> int:
+    """The number of channels of a feature map's shape (without batch)."""
+    return shape[-1] if len(shape) == 2 else shape[0]
+
+
+def common_points(
+    student: dict[str, tuple[int, ...]], teacher: dict[str, tuple[int, ...]], named: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The points to compare, of networks that make these shapes: `named`, or else the last of each resolution.
+
+    A thinned network has the modules of the whole one, so the same path means the same place. Raises UserError for a
+    name that one of them lacks, for maps of different size, and where nothing is found.
+    """
+    fitting = [
+        path for path, shape in student.items() if path in teacher and positions(shape) == positions(teacher[path])
+    ]
+    if named is not None:
+        wrong = [path for path in named if path not in fitting]
+        if wrong:
+            raise UserError(
+                f"distillation.features.points: {', '.join(wrong)}: no maps of the same size in student and teacher; "
+                f"possible: {', '.join(fitting) or 'none'}"
+            )
+        return tuple(named)
+    last = {positions(student[path]): path for path in fitting}
+    if not last:
+        raise UserError(
+            "distillation.features: student and teacher make no maps of the same size at the same module; "
+            "set features to null"
+        )
+    return tuple(last.values())
+
+
+class FeatureDistance(nn.Module):
+    """Distance of a student's features from a teacher's, with regressors that are trained with the student.
+
+    The regressors (one linear map of the channels, at each position the same: a 1x1 convolution) are there only where
+    hints compare features of different widths. They are no part of what is delivered.
+    """
+
+    def __init__(self, choice: Attention | Hints, widths_student: Sequence[int], widths_teacher: Sequence[int]) -> None:
+        super().__init__()
+        self._choice = choice
+        self.regressors = nn.ModuleList(
+            nn.Linear(own, taught) if isinstance(choice, Hints) and own != taught else nn.Identity()
+            for own, taught in zip(widths_student, widths_teacher, strict=True)
+        )
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """Weighted sum over the points, a float32 scalar."""
+        pairs = zip(self.regressors, student, teacher, strict=True)
+        return self._choice.weight * torch.stack([self._distance(*pair) for pair in pairs]).sum()
+
+    def _distance(self, regressor: nn.Module, own: Tensor, taught: Tensor) -> Tensor:
+        match self._choice:
+            case Attention():
+                return attention_loss(own, taught)
+            case Hints():
+                return hint_loss(regressor(channels_last(own)), channels_last(taught))
