@@ -1,0 +1,40 @@
+"""The largest density that keeps a limit on bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pocketpipe.budget import Limits
+from pocketpipe.compression.sparsity.layers import left_dense
+from pocketpipe.errors import UserError
+from pocketpipe.profile import NetworkProfile
+
+BISECTIONS = 40
+
+
+def refuse_unreachable(profile: NetworkProfile, smallest: NetworkProfile, limits: Limits) -> None:
+    """Raise UserError if not even `smallest` (what `profile` becomes at the lowest density) keeps `limits`."""
+    before, after = profile.cost(), smallest.cost()
+    if limits.macs is not None and before.macs > limits.macs:
+        raise UserError(
+            f"sparsity: {before.macs:,} MACs stay as they are, over the limit of {limits.macs:,}: zeros save bytes, "
+            "not MACs; put channels or blocks before it, or leave speedup and macs out of the budget"
+        )
+    if not limits.keeps(after):
+        dense = left_dense(profile)
+        named = f"; left dense: {', '.join(list(dense)[:3])}{', ...' if len(dense) > 3 else ''}" if dense else ""
+        raise UserError(
+            f"sparsity: the lowest density leaves {after.file_bytes:,} bytes, over the limit of {limits.file_bytes:,}; "
+            f"reachable: compression {before.ratio_to(after)['compression']:.4g}{named}"
+        )
+
+
+def highest_level(keeps: Callable[[float], bool]) -> float:
+    """The largest level from 0 to 1 that `keeps`, by bisection; 0 is taken to do so."""
+    if keeps(1.0):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    return low

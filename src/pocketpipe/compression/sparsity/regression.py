@@ -1,0 +1,131 @@
+"""Layer-wise regression: the weights that a mask leaves are refitted to the outputs that the layer had without it.
+
+The idea of He et al. 2017 (section 3.1) for channels, and of Optimal Brain Surgeon layer by layer (Dong et al. 2017;
+Frantar & Alistarh 2022, section 3, for a mask that is given) for single weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pocketpipe.compression.members import ReadingModule, reading_module
+from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
+from pocketpipe.compression.sparsity.mask import Mask
+from pocketpipe.compression.weights import laid_on, set_weight
+from pocketpipe.samples import prepared_batches
+
+if TYPE_CHECKING:
+    from pocketpipe.task import Split, Task
+
+EXAMPLES = 512
+"""Calibration examples."""
+ROWS = 8192
+"""Sampled positions over all examples, for each layer."""
+RIDGE = 1e-3
+"""Pull towards the weights that are there, relative to the mean square of an input."""
+SEED = 0
+
+
+class Target(NamedTuple):
+    """Where a layer's outputs were sampled before its mask, (examples, each), and what they were, (rows, channels)."""
+
+    positions: Tensor
+    outputs: Tensor
+
+
+@torch.no_grad()
+def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tuple[str, ...]:
+    """Refit, in place, what masks leave of the layers of `network`, which is `before` with masks; returns their names.
+
+    One layer after the other as they run: each sees what those before it, refitted already, make of the first
+    examples of `data`, and comes as near as it can to its outputs in `before`. A layer that runs more than once,
+    or is no plain product (grouped, transposed, a bare matrix), keeps the weights that it has.
+    """
+    device = next(network.parameters()).device
+    examples = next(prepared_batches(task, data, EXAMPLES, limit=EXAMPLES)).to(device)
+    targets = _targets(before, _masked_layers(network), examples)
+    with _refitting(network, targets):
+        network(examples)
+    return tuple(targets)
+
+
+def fitted(
+    inputs: Tensor, outputs: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The weight (channels, inputs), zero outside `mask`, and bias that bring `inputs` nearest to `outputs`.
+
+    `inputs` (rows, inputs), `outputs` (rows, channels). For each channel by itself: ridge regression around the given
+    weight, min |inputs @ w + b - outputs|^2 + r |w - weight|^2 over the w that `mask` allows, where r is `RIDGE`
+    times the mean square of an input, summed over rows; so where the examples say nothing, a weight stays. A bias is
+    fitted freely, if there is one. In double precision, by the normal equations.
+    """
+    x, y, start = inputs.double(), outputs.double(), weight.double() * mask
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    if bias is not None:
+        x, y = x - x_mean, y - y_mean
+    gram = x.T @ x
+    ridge = RIDGE * gram.diagonal().mean()
+    found = start.clone()
+    if ridge > 0:
+        wanted = x.T @ (y - x @ start.T)  # solved for the change of the weight: the pull is towards zero change
+        gram.diagonal().add_(ridge)
+        for channel, kept in enumerate(mask):
+            lower = torch.linalg.cholesky(gram[kept][:, kept])
+            found[channel, kept] += torch.cholesky_solve(wanted[kept, channel, None], lower).squeeze(1)
+    shift = None if bias is None else (y_mean - found @ x_mean).to(bias.dtype)
+    return found.to(weight.dtype), shift
+
+
+def _masked_layers(network: nn.Module) -> dict[str, Tensor]:
+    """For each layer that is a plain product and has masks on its weight, what all of them leave."""
+    found = {}
+    for name, module in network.named_modules():
+        if isinstance(reading_module(network, name), ReadingModule) and isinstance(module.weight, Tensor):
+            masks = [entry.mask for entry in laid_on(network, name) if isinstance(entry, Mask)]
+            if masks:
+                found[name] = torch.stack(masks).all(0)
+    return found
+
+
+def _targets(before: nn.Module, layers: Mapping[str, Tensor], examples: Tensor) -> dict[str, tuple[Target, Tensor]]:
+    """For each of `layers` that runs just once in the original network: what it puts out, and its mask."""
+    generator = torch.Generator().manual_seed(SEED)
+    seen: dict[str, list[Target]] = {layer: [] for layer in layers}
+
+    def remember(layer: str, module: ReadingModule, inputs: Tensor, output: Tensor) -> None:
+        positions = sampled(module, output, ROWS, generator)
+        seen[layer].append(Target(positions, output_rows(module, output, positions)))
+
+    with watched(before, layers, remember):
+        before(examples)
+    return {layer: (runs[0], layers[layer]) for layer, runs in seen.items() if len(runs) == 1}
+
+
+@contextmanager
+def _refitting(network: nn.Module, targets: Mapping[str, tuple[Target, Tensor]]) -> Iterator[None]:
+    """While this lasts, each layer with a target is refitted to it just before it runs."""
+    handles = []
+    for layer, (target, mask) in targets.items():
+
+        def hook(
+            module: nn.Module, inputs: tuple[Tensor, ...], layer: str = layer, target: Target = target,
+            mask: Tensor = mask,
+        ) -> None:  # fmt: skip
+            assert isinstance(module, ReadingModule)
+            rows = input_rows(module, inputs[0], target.positions)
+            weight, bias = fitted(rows, target.outputs, module.weight.flatten(1), mask.flatten(1), module.bias)
+            set_weight(network, layer, weight.view_as(module.weight))
+            if module.bias is not None and bias is not None:
+                module.bias.copy_(bias)
+
+        handles.append(network.get_submodule(layer).register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
