@@ -1,0 +1,73 @@
+"""All calibration data through a network at once, with something done at its layers on the way.
+
+What is changed at one layer is seen by all that follow it in the same pass: layer by layer at the cost of one forward.
+The price is memory: what is alive in the network is alive for all examples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+AtLayer = Callable[[nn.Module, Tensor, Tensor], Tensor | None]
+"""(module, its input, its output) -> what it is to put out instead, if anything."""
+Layer = _ConvNd | nn.Linear
+
+
+def is_layer(module: nn.Module | None) -> TypeGuard[Layer]:
+    """Whether it is a convolution, a transposed one or a linear layer."""
+    return isinstance(module, (_ConvNd, nn.Linear))
+
+
+@torch.no_grad()
+def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str, AtLayer]) -> None:
+    """Run `network` in eval mode on all `batches` of prepared inputs (N, ...), with `at` called at these modules.
+
+    Modes are as before afterwards. Raises ValueError without a batch.
+    """
+    if not batches:
+        raise ValueError("calibration needs at least one batch")
+    device = next(network.parameters()).device
+    modes = [(module, module.training) for module in network.modules()]
+    handles = [network.get_submodule(path).register_forward_hook(_hook(act)) for path, act in at.items()]
+    try:
+        network.eval()
+        network(torch.cat([batch.to(device) for batch in batches]))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+
+
+def _hook(act: AtLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+    return lambda module, inputs, output: act(module, inputs[0], output)
+
+
+class Recorder:
+    """What `of` makes of the outputs of modules that are called just once; a recurrent step has many outputs."""
+
+    def __init__(self, of: Callable[[str, nn.Module, Tensor], Tensor]) -> None:
+        self._of = of
+        self._calls: Counter[str] = Counter()
+        self._made: dict[str, Tensor] = {}
+
+    def at(self, path: str) -> AtLayer:
+        """Records the module at `path`."""
+
+        def record(module: nn.Module, inputs: Tensor, output: Tensor) -> None:
+            self._calls[path] += 1
+            if self._calls[path] == 1:
+                self._made[path] = self._of(path, module, output)
+
+        return record
+
+    @property
+    def made(self) -> dict[str, Tensor]:
+        """By path."""
+        return {path: made for path, made in self._made.items() if self._calls[path] == 1}
