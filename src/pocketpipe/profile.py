@@ -187,7 +187,11 @@ class NetworkProfile(Value):
         def local_axis(axis: Axis) -> Axis:
             return axis.model_copy(update={"groups": {local(group): count for group, count in axis.groups.items()}})
 
-        layers = [_with_axes(layer, local_axis, local(layer.name)) for layer in self.layers if layer.name in inside]
+        layers = [
+            _with_axes(layer, local_axis, local(layer.name) if layer.weight else layer.operator)
+            for layer in self.layers
+            if layer.name in inside
+        ]
         groups = [
             (local(group.name), group.channels, tuple(map(local, group.members)), group.slimmable)
             for group in self.groups

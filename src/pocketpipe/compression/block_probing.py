@@ -1,4 +1,4 @@
-"""Tries out what the graph says of blocks: without them a network must compute what it does with nothing added there."""
+"""Tries out what the graph says of blocks: a network without them must compute what it does if they add nothing."""
 
 from __future__ import annotations
 

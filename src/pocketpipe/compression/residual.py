@@ -60,15 +60,18 @@ def removable_blocks(
     return tuple(
         Block(
             name=residual.path,
-            layers=tuple(layer.name for layer in layers if layer.name in _layers_of(residual)),
+            layers=tuple(layer.name for layer in layers if _belongs(layer, residual)),
             follows=follows[residual.path] if residual.path in movable else None,
         )
         for residual in found
     )
 
 
-def _layers_of(residual: Residual) -> set[str]:
-    return {name for parameter in residual.parameters for name in (parameter, layer_name(parameter))}
+def _belongs(layer: Layer, residual: Residual) -> bool:
+    """By its parameter; a product of activations, which has none, by the module that makes it."""
+    if not layer.weight:
+        return layer.name.startswith(f"{residual.path}.")
+    return any(layer.name in (parameter, layer_name(parameter)) for parameter in residual.parameters)
 
 
 @dataclass
@@ -203,9 +206,8 @@ def _that_keep_groups_apart(found: Sequence[Residual], groups: Sequence[TracedGr
             alike.setdefault((outside, group.reason), []).append(group)
     refused = set()
     for same in alike.values():
-        places = [{(place, i.shape[1]) for place, i in group.places.items()} for group in same]
-        differing = set.union(*places) - set.intersection(*places)
-        refused |= {inside[name] for (name, _), _ in differing}
+        seen = Counter((place, i.shape[1]) for group in same for place, i in group.places.items())
+        refused |= {inside[name] for ((name, _), _), count in seen.items() if count < len(same)}
     return [residual for residual in found if residual.path not in refused]
 
 

@@ -1,0 +1,176 @@
+"""Which blocks go first: by what their removal does to the loss, by what they do to their input, or by their place."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pocketpipe.compression.taking_out import emptied, swapped
+from pocketpipe.samples import prepared_batches, to_tensor
+
+if TYPE_CHECKING:
+    from pocketpipe.task import Split, Task
+
+Criterion = Literal["loss", "taylor", "similarity", "last", "random"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+BATCH = 256
+
+Quotas = Mapping[tuple[str, ...], int]
+"""For each run of blocks, by their paths, how many of them may go."""
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses blocks of `network` on the first `examples` of `data`; the network is left as it is."""
+
+    network: nn.Module
+    task: Task
+    data: Split
+    examples: int
+    seed: int
+
+    def order(self, criterion: Criterion, quotas: Quotas, count: int) -> tuple[str, ...]:
+        """The first `count` blocks that go, first one first."""
+        paths = [path for run in quotas for path in run]
+        if not count:
+            return ()
+        if criterion == "loss":
+            return self._greedily(quotas, count)
+        scores = self._scores(criterion, paths)
+        chosen: list[str] = []
+        for path in sorted(paths, key=lambda path: scores[path]):
+            if len(chosen) < count and path in _open(quotas, chosen):
+                chosen.append(path)
+        return tuple(chosen)
+
+    def _scores(self, criterion: Criterion, paths: Sequence[str]) -> Mapping[str, float]:
+        """What each block is worth; those that are worth least go first."""
+        match criterion:
+            case "taylor":
+                return taylor(self._copy(), paths, self._batches(), self.task)
+            case "similarity":
+                return dissimilarity(self._copy(), paths, self._batches())
+            case "last":
+                return {path: -position for position, path in enumerate(paths)}
+            case _:
+                shuffled = random.Random(self.seed).sample(range(len(paths)), len(paths))
+                return dict(zip(paths, shuffled, strict=True))
+
+    def _greedily(self, quotas: Quotas, count: int) -> tuple[str, ...]:
+        network, batches = self._copy(), list(self._batches())
+        chosen: list[str] = []
+        while len(chosen) < count:
+            losses = {
+                path: loss_without(network, [*chosen, path], batches, self.task) for path in _open(quotas, chosen)
+            }
+            chosen.append(min(losses, key=lambda path: losses[path]))
+        return tuple(chosen)
+
+    def _copy(self) -> nn.Module:
+        return copy.deepcopy(self.network).eval().requires_grad_(False)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        device = next(self.network.parameters()).device
+        targets = torch.split(to_tensor(self.data.targets[: self.examples]), BATCH)
+        for inputs, wanted in zip(prepared_batches(self.task, self.data, BATCH, self.examples), targets, strict=True):
+            yield inputs.to(device), wanted.to(device)
+
+
+def _open(quotas: Quotas, chosen: Sequence[str]) -> list[str]:
+    """The blocks that may still go."""
+    left = {run: quota - sum(path in chosen for path in run) for run, quota in quotas.items()}
+    return [path for run in quotas if left[run] > 0 for path in run if path not in chosen]
+
+
+@torch.no_grad()
+def loss_without(
+    network: nn.Module, paths: Sequence[str], batches: Sequence[tuple[Tensor, Tensor]], task: Task
+) -> float:
+    """The task's mean loss without these blocks. BatchNorm goes by each batch's statistics: the old ones do not hold."""
+    with swapped(network, emptied(network, paths)), _batch_statistics(network):
+        losses = [(task.loss(network(inputs), targets).item(), len(inputs)) for inputs, targets in batches]
+    return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+
+
+@contextmanager
+def _batch_statistics(network: nn.Module) -> Iterator[None]:
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 0.0  # the running statistics stay as they are
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval().momentum = momentum
+
+
+def taylor(
+    network: nn.Module, paths: Sequence[str], batches: Iterator[tuple[Tensor, Tensor]], task: Task
+) -> dict[str, float]:
+    """Mean absolute slope of an example's loss in a factor before what the block adds (Molchanov et al. 2017, for
+    a whole block)."""
+    gates: dict[str, Tensor] = {}
+    sums = dict.fromkeys(paths, 0.0)
+
+    def gated(path: str, entry: Tensor, exit_: Tensor) -> Tensor:
+        gates[path] = entry.new_ones((len(entry), *(1,) * (entry.dim() - 1)), requires_grad=True)
+        return entry + gates[path] * (exit_ - entry)
+
+    examples = 0
+    with _watching(network, paths, gated), torch.enable_grad():
+        for inputs, targets in batches:
+            summed = task.loss(network(inputs), targets) * len(inputs)
+            slopes = torch.autograd.grad(summed, [gates[path] for path in paths])
+            examples += len(inputs)
+            for path, slope in zip(paths, slopes, strict=True):
+                sums[path] += slope.abs().sum().item()
+    return {path: total / examples for path, total in sums.items()}
+
+
+@torch.no_grad()
+def dissimilarity(
+    network: nn.Module, paths: Sequence[str], batches: Iterator[tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """One minus the mean cosine between an example's values before and after the block: 0 = it changes no direction
+    (as in ShortGPT, Men et al. 2024)."""
+    cosines: dict[str, list[Tensor]] = {path: [] for path in paths}
+
+    def look(path: str, entry: Tensor, exit_: Tensor) -> None:
+        cosines[path].append(torch.cosine_similarity(entry.flatten(1), exit_.flatten(1), dim=1))
+
+    with _watching(network, paths, look):
+        for inputs, _ in batches:
+            network(inputs)
+    return {path: 1.0 - torch.cat(found).mean().item() for path, found in cosines.items()}
+
+
+@contextmanager
+def _watching(
+    network: nn.Module, paths: Sequence[str], look: Callable[[str, Tensor, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Call `look(path, what enters, what leaves)` at every run of a block; what it returns takes the place of what
+    leaves."""
+
+    def hook(path: str) -> Callable[..., Tensor | None]:
+        def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], exit_: Tensor) -> Tensor | None:
+            entry = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+            return look(path, entry, exit_)
+
+        return call
+
+    modules = [(path, network.get_submodule(path)) for path in paths]
+    handles = [module.register_forward_hook(hook(path), with_kwargs=True) for path, module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
