@@ -93,12 +93,16 @@ def test_concatenation_keeps_the_parts_apart() -> None:
     assert groups["convs.1"].places["head.weight", 1].flatten().tolist() == list(range(14, 20))
 
 
-def test_an_operator_that_fixes_channels_is_named_and_the_rest_goes_on() -> None:
-    reasons = _reasons(_traced("shuffle"))
-    assert set(reasons) == {"stem", "stem:2", "outer"}
-    assert reasons["stem"] is not None
-    assert reasons["stem"].startswith("node 'chunk' (aten.chunk) in the network's own forward: takes channels apart")
-    assert _by_name(_traced("shuffle")) == {"inner": (12, ("inner",)), "last": (10, ("last",))}
+def test_a_shuffle_of_two_halves_ties_them() -> None:
+    """Channel i of both halves is one decision: what passes, and what the other branch makes."""
+    groups = {group.name: group for group in _traced("shuffle").groups}
+    assert {name: (group.channels, group.members) for name, group in groups.items()} == {
+        "stem": (4, ("stem", "outer")),
+        "inner": (12, ("inner",)),
+        "last": (10, ("last",)),
+    }
+    assert groups["stem"].places["stem.weight", 0].tolist() == [[i, i + 4] for i in range(4)]
+    assert groups["stem"].places["last.weight", 1].tolist() == [[2 * i, 2 * i + 1] for i in range(4)]
 
 
 def test_an_unknown_operator_is_named_with_its_node() -> None:
@@ -119,12 +123,14 @@ def test_padding_in_plain_code_fixes_only_the_added_channels() -> None:
     assert "2 + 2 channels" in reason
 
 
-def test_groups_of_a_convolution_fix_their_channels() -> None:
-    traced = _traced("grouped")
-    assert "in module 'grouped': a convolution in 2 groups" in str(_reasons(traced)["stem"])
-    twice = next(group for group in traced.groups if group.name == "inner")
-    assert twice.places["twice.weight", 0].tolist() == [[2 * i, 2 * i + 1] for i in range(6)]
-    assert set(_by_name(traced)) == {"inner", "transposed", "last"}
+def test_groups_of_a_convolution_stay_equal() -> None:
+    groups = {group.name: group for group in _traced("grouped").groups}
+    assert {name: group.channels for name, group in groups.items()} == {
+        "stem": 4, "grouped": 4, "inner": 6, "transposed": 7, "last": 9
+    }  # fmt: skip
+    assert groups["stem"].places["stem.weight", 0].tolist() == [[i, i + 4] for i in range(4)]
+    assert groups["stem"].places["grouped.weight", 1].tolist() == [[i] for i in range(4)]
+    assert groups["inner"].places["twice.weight", 0].tolist() == [[2 * i, 2 * i + 1] for i in range(6)]
 
 
 def test_a_transformer_keeps_its_stream_and_thins_what_is_inside() -> None:

@@ -44,12 +44,23 @@ def gathered(spread: Tensor) -> tuple[int, Tensor] | None:
     >>> gathered(torch.tensor([[4, 5], [6, 7]])) is None
     True
     """
-    varying = [dim for dim in range(spread.dim()) if _varies(spread, dim)]
-    if len(varying) != 1:
-        return None
-    (dim,) = varying
-    line = spread[tuple(slice(None) if other == dim else 0 for other in range(spread.dim()))]
-    return dim, line.clone()
+    dims = varying(spread)
+    return (dims[0], lines(spread, dims).clone()) if len(dims) == 1 else None
+
+
+def varying(spread: Tensor) -> list[int]:
+    """The dimensions along which labels differ.
+
+    >>> import torch
+    >>> varying(torch.tensor([[4, 4], [5, 5]]))
+    [0]
+    """
+    return [dim for dim in range(spread.dim()) if _varies(spread, dim)]
+
+
+def lines(spread: Tensor, dims: list[int]) -> Tensor:
+    """`spread` at index 0 of all dimensions but `dims`, which keep their order."""
+    return spread[tuple(slice(None) if dim in dims else 0 for dim in range(spread.dim()))]
 
 
 def _varies(spread: Tensor, dim: int) -> bool:

@@ -10,31 +10,51 @@ from torch import Tensor, fx
 
 from pocketpipe.compression.activations import Activation
 from pocketpipe.compression.rules import rule_for
-from pocketpipe.compression.walking import Walk, inputs_of, unlabelled
+from pocketpipe.compression.walking import Choice, Walk, inputs_of, unlabelled
 
 
-def walk_graph(program: torch.export.ExportedProgram, names: Mapping[str, str], adaptive: frozenset[str]) -> Walk:
+def walk_graph(
+    program: torch.export.ExportedProgram,
+    names: Mapping[str, str],
+    adaptive: frozenset[str],
+    choices: Mapping[str, Choice],
+) -> Walk:
     """Walk the graph of `program`. `names` gives each parameter's and buffer's first name (tied ones have several)."""
 
-    walk = Walk(adaptive)
+    walk = Walk(adaptive, choices)
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    for node in program.graph.nodes:
+    for node in _needed(program.graph):
         if node.op == "placeholder":
             name = stored.get(node.name)
             constant = node.name in signature.inputs_to_lifted_tensor_constants
             walk.values[node] = _placeholder(node, names.get(name or ""), constant)
         elif node.op == "output":
             walk.keep(inputs_of(walk, node), None)
+            walk.values[node] = None
         elif node.target is operator.getitem:
             source, index = node.args
-            listed = walk.values.get(source)
-            walk.values[node] = listed[index] if isinstance(listed, list) else unlabelled(node)
+            listed = walk.values.get(source) if isinstance(source, fx.Node) else None
+            one_of_them = isinstance(listed, list) and isinstance(index, int)
+            walk.values[node] = listed[index] if listed and one_of_them else unlabelled(node)
         elif node.op == "call_function":
             walk.values[node] = rule_for(node)(walk, node)
         else:
             walk.values[node] = unlabelled(node, f"a constant ({node.name!r})")
     return walk
+
+
+def _needed(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes on which the output depends, in their order: what is not needed cannot hold channels back.
+
+    What changes a tensor in place is needed too: later nodes read that tensor, not the result.
+    """
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        in_place = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        if node.op == "output" or in_place or any(user in needed for user in node.users):
+            needed.add(node)
+    return [node for node in graph.nodes if node in needed]
 
 
 def _placeholder(node: fx.Node, parameter: str | None, constant: bool) -> Activation | None:

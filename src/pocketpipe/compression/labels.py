@@ -61,6 +61,13 @@ class Labels:
         self._ties.append((one[both], other[both]))
         self.freeze(torch.maximum(one, other)[~both], reason)
 
+    def tie_rows(self, rows: Tensor, reason: str | None) -> Tensor:
+        """Position i of all `rows` (count, length) goes together; returns labels (length,) that stand for them."""
+        first = rows[0]
+        for row in rows[1:]:
+            self.tie(first, row, reason)
+        return first
+
     def freeze(self, labels: Tensor, reason: str | None) -> None:
         """These labels must stay."""
         if (kept := labels[labels >= 0]).numel():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pocketpipe.compression.thin_attention import ThinMultiheadAttention
 from pocketpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,16 +26,20 @@ def slim(network: nn.Module, trace: Trace, kept: Kept) -> nn.Module:
     """A copy of `network` without the channels that are not in `kept`. The copy has not been run yet."""
     slimmed = copy.deepcopy(network)
     removed = _removed(trace, kept)
+    gone = torch.cat(
+        [g.roots[_dropped(g.channels, kept[g.name])] for g in trace.groups if g.name in kept] or [torch.empty(0)]
+    )
     sliced: dict[int, Tensor] = {}
     for path, module in slimmed.named_modules():
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             full_name = f"{path}.{name}" if path else name
             setattr(module, name, sliced.setdefault(id(tensor), _sliced(tensor, full_name, removed)))
+    for size in trace.sizes:
+        module = slimmed.get_submodule(size.path)
+        if isinstance(getattr(module, size.attribute, None), int):
+            setattr(module, size.attribute, int((~torch.isin(size.labels, gone)).sum()))
     for module in slimmed.modules():  # once all are cut: a weight with masks on it is computed from several tensors
         _update_sizes(module)
-    gone = torch.cat(
-        [g.roots[_dropped(g.channels, kept[g.name])] for g in trace.groups if g.name in kept] or [torch.empty(0)]
-    )
     for adapter in trace.adapters:
         _adapt(slimmed, adapter, gone)
     return slimmed
@@ -85,27 +90,39 @@ def _sliced(tensor: Tensor, name: str, removed: Mapping[Place, Tensor]) -> Tenso
 
 
 def _update_sizes(module: nn.Module) -> None:
-    """Attributes that repeat the shape of a module's weights; nothing reads them but people and some forwards."""
+    """Attributes that repeat the shape of a module's weights, or follow from it and a number of groups or heads."""
     match module:
+        case _ConvTransposeNd():
+            module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
         case _ConvNd():
-            transposed = isinstance(module, _ConvTransposeNd)
-            axis_out, axis_in = (1, 0) if transposed else (0, 1)
-            depthwise = module.groups > 1 and module.groups == module.in_channels
-            if module.groups == 1:
-                module.in_channels, module.out_channels = module.weight.shape[axis_in], module.weight.shape[axis_out]
-            elif depthwise and not transposed:
-                each = module.out_channels // module.in_channels
-                module.out_channels = module.weight.shape[0]
-                module.in_channels = module.groups = module.out_channels // each
+            module.in_channels, module.out_channels = module.weight.shape[1] * module.groups, module.weight.shape[0]
         case nn.Linear():
             module.out_features, module.in_features = module.weight.shape
         case _NormBase():
             vector = module.weight if module.weight is not None else module.running_mean
             module.num_features = module.num_features if vector is None else len(vector)
+        case nn.GroupNorm() if module.weight is not None:
+            module.num_channels = len(module.weight)
         case nn.PReLU():
             module.num_parameters = module.weight.numel()
         case nn.Embedding():
             module.num_embeddings, module.embedding_dim = module.weight.shape
+        case nn.RNNBase():
+            reads, state = (module.get_parameter(f"weight_{part}_l0").shape[1] for part in ("ih", "hh"))
+            projected = module.proj_size > 0
+            module.input_size, module.proj_size = reads, state if projected else 0
+            module.hidden_size = module.get_parameter("weight_hr_l0").shape[1] if projected else state
+        case nn.RNNCellBase():
+            module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+        case nn.MultiheadAttention() if _is_thin(module):
+            ThinMultiheadAttention.of(module)
+
+
+def _is_thin(attention: nn.MultiheadAttention) -> bool:
+    """Whether channels went that torch's own forward insists on."""
+    packed = attention.in_proj_weight
+    plain = packed is not None and attention.bias_k is None and not attention.add_zero_attn
+    return plain and packed.shape[0] < 3 * attention.embed_dim
 
 
 def _adapt(network: nn.Module, adapter: Adapter, gone: Tensor) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,13 +14,15 @@ from torch import Tensor, fx, nn
 
 from pocketpipe.compression.graph import walk_graph
 from pocketpipe.compression.labels import Atom, Place
-from pocketpipe.compression.probing import with_probed
+from pocketpipe.compression.layer_list import layers_of
+from pocketpipe.compression.probing import Draft, settled
 from pocketpipe.compression.residual import removable_blocks
+from pocketpipe.compression.resizing import resizable
 from pocketpipe.compression.slimming import first_line
-from pocketpipe.compression.walking import LayerCall, Walk, module_paths
-from pocketpipe.compression.weights import is_part_of_parametrization, layer_name
+from pocketpipe.compression.walking import Choice, Size, Walk, module_paths
+from pocketpipe.compression.weights import layer_name
 from pocketpipe.errors import UserError
-from pocketpipe.profile import Axis, Block, ChannelGroup, Layer, NetworkProfile
+from pocketpipe.profile import Block, ChannelGroup, Layer, NetworkProfile
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Trace:
     layers: tuple[Layer, ...]
     adapters: tuple[Adapter, ...]
     blocks: tuple[Block, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    """Numbers in modules that are the length of an axis."""
 
     def profile(self) -> NetworkProfile:
         """The network's profile; `file_overhead` is not known here."""
@@ -92,23 +97,30 @@ def profile_of(network: nn.Module, input_shape: tuple[int, ...]) -> NetworkProfi
 
 
 def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
-    first_names = _first_names(network)
+    program, first_names = _exported(network, input_shape), _first_names(network)
     adaptive = frozenset(
         path for path, module in network.named_modules() if callable(getattr(module, "keep_channels", None))
     )
-    program = _exported(network, input_shape)
-    walk = walk_graph(program, first_names, adaptive)
-    groups = _groups(walk)
-    layers = _layers(walk, groups)
-    blocks = removable_blocks(network, program, first_names, layers, groups)
-    found = Trace(input_shape, groups, layers, _adapters(walk), blocks)
-    return with_probed(found, network)
+
+    def drafted(choices: Mapping[str, Choice]) -> Draft:
+        walk = walk_graph(program, first_names, adaptive, choices)
+        roots = torch.from_numpy(np.append(walk.labels.roots(), -1))  # index -1, a fixed position, stands for itself
+        groups = _groups(walk)
+        sizes = tuple(replace(size, labels=roots[size.labels]) for size in walk.sizes)
+        trace = Trace(input_shape, groups, layers_of(walk, groups, roots), _adapters(walk, roots), sizes=sizes)
+        decisions = tuple(replace(decision, labels=roots[decision.labels]) for decision in walk.decisions)
+        return Draft(trace, decisions, resizable(network, walk, roots))
+
+    found = settled(network, drafted)
+    return replace(found, blocks=removable_blocks(network, program, first_names, found.layers, found.groups))
 
 
 def _exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
     example = torch.zeros(1, *input_shape)
+    fused = torch.backends.mha.get_fastpath_enabled()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecations inside torch
+        torch.backends.mha.set_fastpath_enabled(False)  # a whole encoder layer as one operator shows nothing
         try:
             return torch.export.export(network, (example,), strict=False)
         except Exception as error:  # torch.export lets through whatever the network's own code raises
@@ -116,6 +128,8 @@ def _exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.
                 f"network cannot be traced at input {input_shape} ({first_line(error)}); "
                 "its forward must take one tensor and not depend on its values"
             ) from error
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _first_names(network: nn.Module) -> dict[str, str]:
@@ -152,61 +166,22 @@ def _group(name: str, members: tuple[str, ...], atoms: list[Atom]) -> TracedGrou
         places={place: torch.tensor([atom.places[place] for atom in atoms]) for place in atoms[0].places},
         roots=torch.tensor([atom.label for atom in atoms]),
         slimmable=not atoms[0].frozen and len(atoms) > 1,
-        reason=atoms[0].reason or ("a single channel" if len(atoms) == 1 else None),
+        reason=atoms[0].reason or (_single(atoms[0]) if len(atoms) == 1 else None),
     )
 
 
-def _layers(walk: Walk, groups: tuple[TracedGroup, ...]) -> tuple[Layer, ...]:
-    """One entry a weight, in graph order; then what else the exported file holds, without MACs."""
-    by_weight: dict[str, list[LayerCall]] = {}
-    for call in walk.calls:
-        by_weight.setdefault(call.weight, []).append(call)
-    layers, counted = [], set[str]()
-    for weight, calls in by_weight.items():
-        call = calls[-1]
-        axes = _axes(weight, call.weight_shape, groups)
-        folded = walk.folded_into.get(weight)
-        layers.append(
-            Layer(
-                name=layer_name(weight),
-                operator=call.operator,
-                weight=axes,
-                bias=axes[call.out_axis] if call.bias or folded is not None else None,
-                positions=sum(each.positions for each in calls),
-                output_shape=call.output_shape,
-            )
-        )
-        counted |= {weight, call.bias or "", *(folded or ())}
-    for node, value in walk.values.items():
-        parameter = getattr(value, "parameter", None)
-        if parameter and is_part_of_parametrization(parameter):
-            continue  # a mask or a scale: the exported weight has it in it, or its layer's `side_bytes` count it
-        if node.op == "placeholder" and node.users and parameter and parameter not in counted:
-            counted.add(parameter)
-            axes = _axes(parameter, value.shape, groups)
-            layers.append(
-                Layer(name=parameter, operator="parameter", weight=axes, positions=0, output_shape=value.shape)
-            )
-    return tuple(layers)
+def _single(atom: Atom) -> str:
+    alone = all(len(indices) == 1 for indices in atom.places.values())
+    return "a single channel" if alone else "all its channels go together, and the last one is never removed"
 
 
-def _axes(parameter: str, shape: tuple[int, ...], groups: tuple[TracedGroup, ...]) -> tuple[Axis, ...]:
-    axes = []
-    for dim, length in enumerate(shape):
-        inside = {group.name: places for group in groups if (places := group.places.get((parameter, dim))) is not None}
-        fixed = length - sum(places.numel() for places in inside.values())
-        axes.append(Axis(fixed=fixed, groups={name: places.shape[1] for name, places in inside.items()}))
-    return tuple(axes)
-
-
-def _adapters(walk: Walk) -> tuple[Adapter, ...]:
+def _adapters(walk: Walk, roots: Tensor) -> tuple[Adapter, ...]:
     """For each module that adapts itself, the channels on its way in and out."""
-    roots = torch.from_numpy(np.append(walk.labels.roots(), -1))  # index -1, a fixed position, stands for itself
     adapters = []
     for path in sorted(walk.adaptive):
         inside = {node for node in walk.values if path in module_paths(node)}
         entering = {source for node in inside for source in node.all_input_nodes if source not in inside}
-        leaving = {node for node in inside if any(user not in inside for user in node.users)}
+        leaving = {node for node in inside if any(user in walk.values and user not in inside for user in node.users)}
         labels_in, labels_out = _channels(walk, entering), _channels(walk, leaving)
         if not inside:
             continue  # never called: nothing to adapt

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -12,10 +12,15 @@ from torch import Tensor, fx
 from pocketpipe.compression.activations import Activation
 from pocketpipe.compression.labels import FIXED, Labels
 
+Option = TypeVar("Option")
+
+Length = tuple[int, Tensor | None]
+"""Of an axis, with its labels if these follow weights."""
+
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One use of a weight: a convolution, or a product with a matrix."""
+    """One use of a weight: a convolution, a product with a matrix, a gate of a recurrent cell."""
 
     operator: str
     weight: str
@@ -28,18 +33,77 @@ class LayerCall:
     output_shape: tuple[int, ...]
     """Without the batch."""
     node: fx.Node
+    over: tuple[Length, ...] = ()
+    """Axes with labels, besides those of the weight, along which it is applied: no part of `positions`."""
+
+
+@dataclass(frozen=True)
+class ProductCall:
+    """A product of two activations: it costs MACs, and has no weight."""
+
+    name: str
+    lengths: tuple[Length, ...]
+    """Their product is its MACs."""
+    output_shape: tuple[int, ...]
+    """Without the batch."""
+    node: fx.Node
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How often a node's first ways to take channels apart were tried in vain, and what went wrong at first."""
+
+    tried: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A node at which the graph leaves open how channels may go: the code behind it knows, and running it shows."""
+
+    node: str
+    options: int
+    tried: int
+    labels: Tensor
+    parts: bool
+    """Whether it takes parts of an axis; else it says which of several axes gets shorter."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes a way now. One that has none keeps its channels."""
+        return self.tried < self.options
+
+    @property
+    def has_another(self) -> bool:
+        """Whether there is a way beside the one that it takes now."""
+        return self.tried + 1 < self.options
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number in a module that is the length of an axis: as many as there are labels left on it."""
+
+    path: str
+    attribute: str
+    labels: Tensor
 
 
 @dataclass
 class Walk:
-    """State of one walk; the rules in `operators` read and extend it."""
+    """State of one walk; the rules in `rules` read and extend it."""
 
     adaptive: frozenset[str]
     """Paths of modules that adapt themselves: those with a method `keep_channels(kept_in, kept_out)`."""
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    """By the node's name; a node that is not named takes its first way."""
     labels: Labels = field(default_factory=Labels)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     """Activation, a list of them, or None for what is no tensor."""
     calls: list[LayerCall] = field(default_factory=list)
+    products: list[ProductCall] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    sizes: list[Size] = field(default_factory=list)
+    """Attributes of torch's own modules that no weight's shape tells."""
     folded_into: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """For each weight whose BatchNorm the ONNX export folds into it: that BatchNorm's parameters and buffers."""
 
@@ -87,10 +151,24 @@ class Walk:
         """Whether `node` lies in a module that adapts itself to the channels that are kept."""
         return any(path in self.adaptive for path in module_paths(node))
 
+    def choose(self, node: fx.Node, labels: Tensor, options: Sequence[Option], *, parts: bool = False) -> Option | None:
+        """The first of the ways for `labels` to go through `node` that was not tried in vain; None if there is none."""
+        tried = self.choices.get(node.name, Choice()).tried
+        self.decisions.append(Decision(node.name, len(options), tried, labels, parts))
+        return options[tried] if tried < len(options) else None
+
+    def in_vain(self, node: fx.Node) -> str:
+        """Why no way through `node` is left, for a person."""
+        problem = self.choices.get(node.name, Choice()).problem
+        if problem.startswith("node "):
+            return problem  # it names a node itself
+        why = f"{describe(node)}: takes channels apart by numbers that are fixed in the code"
+        return f"{why} ({problem})" if problem else why
+
 
 def module_paths(node: fx.Node) -> list[str]:
     """Paths of the modules in whose forward `node` was made, from the outside in."""
-    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return [path.partition("@")[0] for path, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
 def describe(node: fx.Node) -> str:

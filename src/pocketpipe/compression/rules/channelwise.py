@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from pocketpipe.compression.activations import Activation
 from pocketpipe.compression.rules.elementwise import pointwise
 from pocketpipe.compression.rules.registry import rule, unknown
-from pocketpipe.compression.walking import Walk, arguments, describe, operator_name, unlabelled
+from pocketpipe.compression.walking import Size, Walk, arguments, describe, module_paths, operator_name, unlabelled
 
 
 @rule("batch_norm", "instance_norm")
@@ -43,21 +43,39 @@ def _fold(walk: Walk, node: fx.Node, parameters: tuple[str, ...]) -> None:
         walk.folded_into[call.weight] = parameters
 
 
-@rule("layer_norm", "rms_norm", "group_norm", "softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum")
+@rule("layer_norm", "rms_norm", "softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum")
 def mixing(walk: Walk, node: fx.Node) -> Any:
     """Every output along some axes depends on all inputs along them: if these are channels, they stay."""
     given = arguments(node)
     x = walk.value(node.args[0])
     if x is None:
         return unknown(walk, node)
-    if operator_name(node) == "aten.group_norm":
-        mixed = set(range(1, len(x.shape)))
-    elif "normalized_shape" in given:
+    if "normalized_shape" in given:
         mixed = set(range(len(x.shape) - len(given["normalized_shape"]), len(x.shape)))
     else:
         mixed = {given["dim"] % len(x.shape)}
     if x.labels is not None and x.dim in mixed:
         walk.keep([x], f"{describe(node)}: each of its outputs depends on all channels")
+    return x
+
+
+@rule("group_norm")
+def group_norm(walk: Walk, node: fx.Node) -> Any:
+    """A group of channels has its own statistics: groups go whole, and all others compute what they did."""
+    given = arguments(node)
+    x, groups = walk.value(given["input"]), given["num_groups"]
+    if x is None:
+        return unknown(walk, node)
+    found = (walk.value(given[name]) for name in ("weight", "bias"))
+    vectors = [vector for vector in found if vector is not None and vector.parameter]
+    if x.labels is None or x.dim != 1 or groups == 1:
+        walk.keep([x, *vectors], f"{describe(node)}: each of its outputs depends on all channels")
+        return x
+    for vector in vectors:
+        walk.meet(walk.axis(vector.parameter or "", vector.shape, 0), x, 1)
+    why = f"{describe(node)}: normalizes in {groups} groups"
+    whole = walk.labels.tie_rows(x.labels.view(groups, -1).t(), why)
+    walk.sizes.append(Size((module_paths(node) or [""])[-1], "num_groups", whole))
     return x
 
 

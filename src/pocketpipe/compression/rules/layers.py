@@ -1,4 +1,4 @@
-"""Convolutions, products with matrices and lookups: where channels are made and read."""
+"""Convolutions, linear layers and lookups: where channels are made and read."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 from torch import Tensor, fx
 
 from pocketpipe.compression.activations import Activation
+from pocketpipe.compression.rules.grouped import in_groups, transposed_in_groups
 from pocketpipe.compression.rules.registry import rule, unknown
 from pocketpipe.compression.walking import (
     LayerCall,
+    Length,
     Walk,
     arguments,
     describe,
     operator_name,
     shape_of,
-    unlabelled,
 )
 
 
@@ -30,88 +31,55 @@ def convolution(walk: Walk, node: fx.Node) -> Any:
     transposed = "transpose" in operator_name(node)
     dim, groups = len(x.shape) - len(weight.shape) + 1, given["groups"]
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
+    if x.labels is not None and x.dim != dim:
+        walk.keep([x], f"{describe(node)}: slides along the axis that carries channels")
     if groups == 1:
         made = walk.axis(weight.parameter, weight.shape, out_axis)
         walk.meet(walk.axis(weight.parameter, weight.shape, in_axis), x, dim)
-    elif groups == x.shape[dim] and not transposed:
-        made = _depthwise(walk, x, weight, dim)
     else:
-        walk.keep([x], f"{describe(node)}: a convolution in {groups} groups")
-        made = None
-    if x.labels is not None and x.dim != dim:
-        walk.keep([x], f"{describe(node)}: slides along the axis that carries channels")
+        made = (transposed_in_groups if transposed else in_groups)(walk, node, x, weight, dim, groups)
     positions = prod(x.shape[dim + 1 :]) if transposed else prod(shape_of(node)[dim + 1 :])
-    operator = operator_name(node).removeprefix("aten.")
-    call = _called(walk, node, operator, weight, out_axis, positions)
-    return _made_by(walk, call, dim, made, groups)
-
-
-def _depthwise(walk: Walk, x: Activation, weight: Activation, dim: int) -> Tensor | None:
-    """Each input channel makes the same number of output channels, and goes with them."""
-    made = walk.axis(weight.parameter or "", weight.shape, 0)
-    own = walk.along(x, dim)
-    if own is not None and made is not None:
-        walk.labels.tie(own.repeat_interleave(weight.shape[0] // x.shape[dim]), made, x.origin)
-    else:
-        walk.meet(made, x, dim)
-    return made
+    call = called(walk, node, operator_name(node).removeprefix("aten."), weight, out_axis, positions)
+    return made_by(walk, call, dim, made)
 
 
 @rule("linear")
 def linear(walk: Walk, node: fx.Node) -> Any:
     """The last axis of the input meets axis 1 of the weight; axis 0 makes the output."""
     given = arguments(node)
-    return _product(walk, node, walk.value(given["input"]), walk.value(given["weight"]), out_axis=0)
+    return product_with_weight(walk, node, walk.value(given["input"]), walk.value(given["weight"]), out_axis=0)
 
 
-@rule("matmul", "mm", "bmm")
-def matmul(walk: Walk, node: fx.Node) -> Any:
-    """With a matrix of weights it is a layer; between activations the summed axes go together."""
-    left, right = (walk.value(argument) for argument in node.args[:2])
-    if left is None or right is None or left.parameter or min(len(left.shape), len(right.shape)) < 2:
-        return unknown(walk, node)
-    if right.parameter and len(right.shape) == 2:
-        return _product(walk, node, left, right, out_axis=1)
-    last, rows = len(left.shape) - 1, len(right.shape) - 2
-    walk.meet(walk.along(left, last), right, rows)
-    walk.meet(walk.along(right, rows), left, last)
-    carried = _carried(node, left, right)
-    lost = [
-        value
-        for value, summed in ((left, last), (right, rows))
-        if value.labels is not None and value.dim != summed and (carried is None or carried.labels is not value.labels)
-    ]
-    walk.keep(lost, f"{describe(node)}: a product over an axis that carries channels")
-    return carried or unlabelled(node)
-
-
-def _carried(node: fx.Node, left: Activation, right: Activation) -> Activation | None:
-    """The product of two activations with the channels of one of them: rows of the left, or columns of the right."""
-    shape = shape_of(node)
-    if right.labels is not None and right.dim == len(right.shape) - 1:
-        return Activation(shape, len(shape) - 1, right.labels, right.origin)
-    if left.labels is not None and left.dim == len(left.shape) - 2:
-        return Activation(shape, len(shape) - 2, left.labels, left.origin)
-    return None
-
-
-def _product(walk: Walk, node: fx.Node, x: Activation | None, weight: Activation | None, out_axis: int) -> Any:
+def product_with_weight(
+    walk: Walk, node: fx.Node, x: Activation | None, weight: Activation | None, out_axis: int
+) -> Any:
     """(..., in) times a matrix of weights."""
     if x is None or weight is None or weight.parameter is None:
         return unknown(walk, node)
     dim = len(x.shape) - 1
     walk.meet(walk.axis(weight.parameter, weight.shape, 1 - out_axis), x, dim)
-    call = _called(walk, node, "linear", weight, out_axis, prod(shape_of(node)[:-1]))
     made = walk.axis(weight.parameter, weight.shape, out_axis)
-    if x.labels is not None and x.dim != dim:
-        if made is not None:
-            walk.labels.freeze(made, f"{describe(node)}: another axis of its result carries channels already")
-        _made_by(walk, call, dim, made, 1)
-        return Activation(shape_of(node), x.dim, x.labels, x.origin)
-    return _made_by(walk, call, dim, made, 1)
+    shape = shape_of(node)
+    if x.labels is None or x.dim == dim:
+        return made_by(walk, called(walk, node, "linear", weight, out_axis, prod(shape[:-1])), dim, made)
+    if made is not None:
+        walk.labels.freeze(made, f"{describe(node)}: another axis of its result carries channels already")
+    along: Length = (x.shape[x.dim], x.labels)
+    positions = prod(shape[:-1]) // x.shape[x.dim]
+    made_by(walk, called(walk, node, "linear", weight, out_axis, positions, over=(along,)), dim, made)
+    return Activation(shape, x.dim, x.labels, x.origin)
 
 
-def _called(walk: Walk, node: fx.Node, operator: str, weight: Activation, out_axis: int, positions: int) -> LayerCall:
+def called(
+    walk: Walk,
+    node: fx.Node,
+    operator: str,
+    weight: Activation,
+    out_axis: int,
+    positions: int,
+    over: tuple[Length, ...] = (),
+) -> LayerCall:
+    """Note that a weight is used."""
     bias = walk.value(arguments(node).get("bias"))
     call = LayerCall(
         operator=operator,
@@ -122,18 +90,18 @@ def _called(walk: Walk, node: fx.Node, operator: str, weight: Activation, out_ax
         positions=positions,
         output_shape=shape_of(node)[1:],
         node=node,
+        over=over,
     )
     walk.calls.append(call)
     return call
 
 
-def _made_by(walk: Walk, call: LayerCall, dim: int, made: Tensor | None, groups: int) -> Activation:
+def made_by(walk: Walk, call: LayerCall, dim: int, made: Tensor | None) -> Activation:
     """The layer's output; its bias goes with the output channels."""
     shape = shape_of(call.node)
     if made is not None and call.bias is not None:
         walk.labels.tie(walk.labels.of((call.bias, 0), shape[dim]), made, call.weight)
-    why = f"{describe(call.node)}: a convolution in {groups} groups" if groups > 1 else describe(call.node)
-    return Activation(shape, dim, made, why)
+    return Activation(shape, dim, made, describe(call.node))
 
 
 @rule("embedding")
@@ -142,4 +110,16 @@ def embedding(walk: Walk, node: fx.Node) -> Any:
     table, shape = walk.value(arguments(node)["weight"]), shape_of(node)
     if table is None or table.parameter is None:
         return unknown(walk, node)
+    return Activation(shape, len(shape) - 1, walk.axis(table.parameter, table.shape, 1), describe(node))
+
+
+@rule("index")
+def looked_up(walk: Walk, node: fx.Node) -> Any:
+    """Rows of a table by their number, as for a bias of relative positions: axis 1 makes the last axis."""
+    given, shape = arguments(node), shape_of(node)
+    table = walk.value(given["self"])
+    by_rows = len(given["indices"]) == 1 and (index := walk.value(given["indices"][0])) and index.labels is None
+    if table is None or table.parameter is None or len(table.shape) != 2 or not by_rows:
+        return unknown(walk, node)
+    walk.keep_axes(table, [0], describe(node))
     return Activation(shape, len(shape) - 1, walk.axis(table.parameter, table.shape, 1), describe(node))
