@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from compression.zoo import DIGIT, zoo
-from pocketpipe.compression.batchnorm import reestimate
+from own.tasks import Shapes
+from pocketpipe.compression.batchnorm import reestimate, reestimate_on
 
 
 def test_it_is_the_average_over_batches() -> None:
@@ -64,3 +66,18 @@ def test_without_batchnorm_nothing_is_read() -> None:
 def test_no_batches_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         reestimate(nn.Sequential(nn.BatchNorm1d(2)), [])
+
+
+def test_statistics_are_those_of_augmented_views() -> None:
+    """What training shows is what statistics must fit: here a task whose views are negatives."""
+
+    class Negatives(Shapes):
+        def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            return 255 - inputs
+
+    task = Negatives(100)
+    splits, _ = task.load(seed=0, holdout=None)
+    network = nn.Sequential(nn.BatchNorm2d(1)).eval()
+    reestimate_on(network, task, splits.train)
+    mean = float((255 - splits.train.inputs.astype(np.float64)).mean() / 255 - 0.5) / 0.5
+    assert float(network[0].running_mean) == pytest.approx(mean, abs=1e-5)
