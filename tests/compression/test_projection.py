@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compression.zoo import SMALL, zoo
+from compression.zoo import DIGIT, SMALL, zoo
 from pocketpipe.budget import Limits
 from pocketpipe.compression.projection import CLOSE_ENOUGH, Grid, projected
 from pocketpipe.compression.tracing import profile_of
@@ -138,3 +138,14 @@ def test_groups_that_are_not_proposed_stay_whole() -> None:
     profile = _chain([10, 20], residual=False)
     widths = projected(profile, {"g1": 0.5}, FINE, Limits(macs=int(profile.cost().macs / 2)))
     assert set(widths) == {"g1"}
+
+
+def test_a_sparse_network_keeps_its_bytes_after_the_cut() -> None:
+    """What is not zero may all lie in the channels that stay: the limit holds even then."""
+    dense = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    sparse = dense.with_layers({layer.name: {"density": 0.3} for layer in dense.layers if layer.weight})
+    limits = Limits(file_bytes=int(sparse.cost().file_bytes / 1.3))
+    ratios = {group.name: 0.7 for group in sparse.slimmable}
+    widths = projected(sparse, ratios, FINE, limits)
+    assert CLOSE_ENOUGH <= limits.usage(sparse.narrowed(widths).cost()) <= 1
+    assert sparse.cost(widths).file_bytes < sparse.narrowed(widths).cost().file_bytes

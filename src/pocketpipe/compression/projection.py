@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from pocketpipe.budget import Limits
+from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.profile import ChannelGroup, NetworkProfile
 
@@ -53,6 +54,12 @@ class Grid:
         return max(self.smallest(channels), ceil(width / self.multiple - 1) * self.multiple)
 
 
+def cost_of(profile: NetworkProfile, widths: Mapping[str, int]) -> Cost:
+    """Predicted cost of the network that is left: what is not zero in a sparse layer may all be among that."""
+    sparse = any(layer.density < 1 for layer in profile.layers)
+    return profile.narrowed(widths).cost() if sparse else profile.cost(widths)  # the same, and quicker, where none is
+
+
 def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, limits: Limits) -> dict[str, int]:
     """Widths that keep `limits` and are as close under them as channels allow, in the proportions of `ratios`.
 
@@ -61,7 +68,7 @@ def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, 
     can be reached, if not even the smallest widths keep the limits.
     """
     groups = [group for group in profile.groups if group.name in ratios]
-    _refuse_unreachable(profile, groups, grid, limits)
+    refuse_unreachable(profile, groups, grid, limits)
     factor = _largest_factor(profile, groups, ratios, grid, limits)
     wanted = {group.name: factor * ratios[group.name] * group.channels for group in groups}
     widths = _filled(profile, groups, _scaled(groups, ratios, grid, factor), wanted, grid, limits)
@@ -69,8 +76,9 @@ def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, 
     return _filled(profile, groups, nearby, wanted, grid, limits)
 
 
-def _refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid: Grid, limits: Limits) -> None:
-    smallest = profile.cost({group.name: grid.smallest(group.channels) for group in groups})
+def refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid: Grid, limits: Limits) -> None:
+    """Raise UserError, with what can be reached, if the smallest widths of `groups` do not keep `limits`."""
+    smallest = cost_of(profile, {group.name: grid.smallest(group.channels) for group in groups})
     if not limits.keeps(smallest):
         reachable = profile.cost().ratio_to(smallest)
         raise UserError(
@@ -89,11 +97,11 @@ def _largest_factor(
 ) -> float:
     """The largest common factor on the ratios that keeps the limits, by bisection."""
     low, high = 0.0, 1.0 / min((ratios[group.name] for group in groups), default=1.0)
-    if limits.keeps(profile.cost(_scaled(groups, ratios, grid, high))):
+    if limits.keeps(cost_of(profile, _scaled(groups, ratios, grid, high))):
         return high
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        kept = limits.keeps(profile.cost(_scaled(groups, ratios, grid, middle)))
+        kept = limits.keeps(cost_of(profile, _scaled(groups, ratios, grid, middle)))
         low, high = (middle, high) if kept else (low, middle)
     return low
 
@@ -111,7 +119,7 @@ def _filled(
     while open_groups:
         group = max(open_groups, key=lambda g: (wanted[g.name] - widths[g.name]) / g.channels)
         wider = {**widths, group.name: grid.wider(widths[group.name], group.channels)}
-        if wider != widths and limits.keeps(profile.cost(wider)):
+        if wider != widths and limits.keeps(cost_of(profile, wider)):
             widths = wider
         else:
             open_groups.remove(group)  # costs only grow from here: what does not fit now never will
@@ -133,8 +141,8 @@ def _nearby(
     best = widths
     while queue and not _close_enough(profile, groups, best, limits):
         setting = queue.popleft()
-        cost = profile.cost(setting)
-        if limits.keeps(cost) and limits.usage(cost) > limits.usage(profile.cost(best)):
+        cost = cost_of(profile, setting)
+        if limits.keeps(cost) and limits.usage(cost) > limits.usage(cost_of(profile, best)):
             best = setting
         for group in groups:
             width = setting[group.name]
@@ -148,4 +156,4 @@ def _nearby(
 
 def _close_enough(profile: NetworkProfile, groups: list[ChannelGroup], widths: dict[str, int], limits: Limits) -> bool:
     whole = all(widths[group.name] == group.channels for group in groups)
-    return whole or limits.usage(profile.cost(widths)) >= CLOSE_ENOUGH
+    return whole or limits.usage(cost_of(profile, widths)) >= CLOSE_ENOUGH

@@ -1,0 +1,99 @@
+"""Taylor: by how much the loss changes, to first order, if a channel goes (Molchanov et al. 2019)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pocketpipe.compression.members import Member, Reader, members, readers, reading_module
+from pocketpipe.compression.sampling import channels_last
+from pocketpipe.compression.tracing import TracedGroup
+from pocketpipe.task import Task
+
+BATCH = 32
+"""Examples of one gradient, for groups whose weights are looked at: that of many vanishes near a minimum."""
+SMOOTHING = 0.1
+"""Of the labels: the loss of a network that has learned its examples by heart has no gradient otherwise."""
+
+
+def taylor(
+    network: nn.Module, groups: Sequence[TracedGroup], task: Task, inputs: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    """Score (channels,) of each group's channels: the square of the loss's first-order change, summed over examples.
+
+    The change is sum(activation * gradient) over all that layers read of the channel: set to zero there, it is gone.
+    For a group that something else reads (a bare parameter) it is sum(weight * gradient) over all members (Molchanov
+    et al. 2019, eq. 8), squared for each batch. `inputs` (N, ...) are prepared, with their `targets`.
+    """
+    copied = copy.deepcopy(network).eval().requires_grad_(True)
+    reading = {group.name: readers(copied, group) for group in groups if _read_by_layers(copied, group)}
+    weighing = {group.name: list(members(copied, group)) for group in groups if group.name not in reading}
+    layers = sorted({reader.layer for found in reading.values() for reader in found})
+    parameters = {member.name: copied.get_parameter(member.name) for found in weighing.values() for member in found}
+    scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
+    for batch, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
+        with _read(copied, layers) as read:
+            loss = task.loss(copied(batch), wanted, smoothing=SMOOTHING) * len(batch)
+        sources = [*(tensor for _, tensor in read), *parameters.values()]
+        gradients = torch.autograd.grad(loss, sources, allow_unused=True)
+        products = [
+            torch.zeros_like(source) if gradient is None else source.detach() * gradient
+            for source, gradient in zip(sources, gradients, strict=True)
+        ]
+        activations = [(layer, product) for (layer, _), product in zip(read, products, strict=False)]
+        weights = dict(zip(parameters, products[len(read) :], strict=True))
+        for name, found in reading.items():
+            scores[name] += _of_activations(copied, found, activations).square().sum(0).cpu()
+        for name, members_of in weighing.items():
+            scores[name] += _of_weights(members_of, weights).square().cpu()
+    return scores
+
+
+def _read_by_layers(network: nn.Module, group: TracedGroup) -> bool:
+    """Whether all that reads the group is a convolution or linear layer, and there is one."""
+    found = readers(network, group)
+    return len(found) > 0 and len(found) == sum(member.role == "reads" for member in members(network, group))
+
+
+@contextmanager
+def _read(network: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str, Tensor]]]:
+    """(layer, what it read) for each run of each of `layers`, each with a gradient of its own."""
+    seen: list[tuple[str, Tensor]] = []
+
+    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            own = inputs[0].clone()  # apart from what other layers read of the same tensor
+            seen.append((layer, own))
+            return (own, *inputs[1:])
+
+        return remember
+
+    handles = [network.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _of_activations(network: nn.Module, found: Sequence[Reader], products: Sequence[tuple[str, Tensor]]) -> Tensor:
+    """(examples, channels): the change by each example if a channel is not read any more."""
+    parts = []
+    for reader in found:
+        module = reading_module(network, reader.layer)
+        for layer, product in products:
+            if layer == reader.layer and module is not None:
+                summed = channels_last(module, product).double().flatten(1, -2).sum(1)
+                parts.append(summed[:, reader.indices.to(summed.device)].sum(2))
+    return torch.stack(parts).sum(0)
+
+
+def _of_weights(found: Sequence[Member], products: Mapping[str, Tensor]) -> Tensor:
+    """(channels,): the change by the batch if all weights of a channel are zero."""
+    rows = [(member, products[member.name].double().movedim(member.dim, 0)) for member in found]
+    parts = [each.reshape(len(each), -1).sum(1)[member.indices.to(each.device)].sum(1) for member, each in rows]
+    return torch.stack(parts).sum(0)

@@ -1,0 +1,122 @@
+"""What layers read and write on calibration examples, at sampled positions, as rows of a least-squares problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+
+from pocketpipe.compression.members import Reader, ReadingModule
+from pocketpipe.errors import UserError
+from pocketpipe.samples import prepared_batches, to_tensor
+from pocketpipe.task import Split, Task
+
+EXAMPLES, FEWEST = 512, 32
+"""Calibration examples that are taken at once, and at least these however large one is."""
+ELEMENTS = 2**22
+"""Numbers that all inputs together may have."""
+
+Look = Callable[[str, ReadingModule, Tensor, Tensor], None]
+"""Called with (layer, module, input, output) when a layer has run."""
+
+
+def calibration(task: Task, data: Split | None, device: torch.device, *, wanted_by: str) -> tuple[Tensor, Tensor]:
+    """(prepared inputs, targets) of the first examples of `data`: `EXAMPLES`, or fewer where one is large.
+
+    Raises UserError if there are none; `wanted_by` says for what they are needed.
+    """
+    limit = min(EXAMPLES, max(FEWEST, ELEMENTS // prod(task.input_shape)))
+    if data is None or not len(data):
+        raise UserError(f"{wanted_by} needs calibration examples, and there are none; give a split that has some")
+    (inputs,) = prepared_batches(task, data, limit, limit=limit)
+    return inputs.to(device), to_tensor(data.targets[:limit]).to(device)
+
+
+@contextmanager
+def watched(network: nn.Module, layers: Iterable[str], look: Look) -> Iterator[None]:
+    """Call `look` for each run of each of `layers`; its hooks are gone afterwards."""
+
+    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, inputs, output: look(layer, module, inputs[0], output)  # type: ignore[arg-type]
+
+    handles = [network.get_submodule(layer).register_forward_hook(hook(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sampled(module: ReadingModule, output: Tensor, rows: int, generator: torch.Generator) -> Tensor:
+    """Positions (examples, each) of `output` of the layer, drawn anew for each example; all where they are few.
+
+    `rows` is how many are wanted over all examples (at least one each).
+    """
+    examples, positions = output.shape[0], prod(channels_last(module, output).shape[1:-1])
+    each = max(1, rows // examples)
+    if each >= positions:
+        return torch.arange(positions).expand(examples, -1).to(output.device)
+    return torch.randint(positions, (examples, each), generator=generator).to(output.device)
+
+
+def output_rows(module: ReadingModule, output: Tensor, positions: Tensor) -> Tensor:
+    """(examples * each, channels): the layer's outputs at `positions`."""
+    places = channels_last(module, output).flatten(1, -2)
+    return places[torch.arange(len(places), device=places.device)[:, None], positions].flatten(0, 1)
+
+
+def input_rows(module: ReadingModule, inputs: Tensor, positions: Tensor) -> Tensor:
+    """(examples * each, weights of one output): what the layer's weight is multiplied with at `positions`.
+
+    Columns are ordered as in `weight.flatten(1)`, so that `rows @ weight.flatten(1).T + bias` is `output_rows`.
+    """
+    if isinstance(module, nn.Linear):
+        return output_rows(module, inputs, positions)
+    padding: list[int] = module._reversed_padding_repeated_twice  # what torch itself pads by, "same" included
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = functional.pad(inputs, padding, mode=mode)
+    lengths = padded.shape[2:]
+    spatial = zip(lengths, module.kernel_size, module.dilation, module.stride, strict=True)
+    outputs = [(length - dilation * (kernel - 1) - 1) // stride + 1 for length, kernel, dilation, stride in spatial]
+    corners = _corners(module, outputs, lengths).to(inputs.device)[positions]
+    taps = _taps(module, lengths).to(inputs.device)
+    pixels = padded.movedim(1, -1).flatten(1, -2)
+    examples = torch.arange(len(pixels), device=inputs.device)[:, None, None]
+    windows = pixels[examples, corners[..., None] + taps]  # (examples, each, taps, channels)
+    return windows.transpose(2, 3).flatten(2).flatten(0, 1)
+
+
+def _corners(module: _ConvNd, outputs: list[int], lengths: tuple[int, ...]) -> Tensor:
+    """For each output position the flat index of its window's first pixel in the padded input."""
+    return _flat_indices([torch.arange(n) * s for n, s in zip(outputs, module.stride, strict=True)], lengths)
+
+
+def _taps(module: _ConvNd, lengths: tuple[int, ...]) -> Tensor:
+    """For each element of the kernel its flat distance from the window's first pixel."""
+    return _flat_indices(
+        [torch.arange(k) * d for k, d in zip(module.kernel_size, module.dilation, strict=True)], lengths
+    )
+
+
+def _flat_indices(along: list[Tensor], lengths: tuple[int, ...]) -> Tensor:
+    steps = [prod(lengths[dim + 1 :]) for dim in range(len(lengths))]
+    grids = torch.meshgrid(*(index * step for index, step in zip(along, steps, strict=True)), indexing="ij")
+    return torch.stack(grids).sum(0).flatten()
+
+
+def channels_last(module: ReadingModule, tensor: Tensor) -> Tensor:
+    """Input or output of a layer as (examples, ..., channels), with one position where it has none."""
+    moved = tensor.movedim(1, -1) if isinstance(module, _ConvNd) else tensor
+    return moved[:, None] if moved.dim() == 2 else moved
+
+
+def columns_of(module: ReadingModule, reader: Reader) -> Tensor:
+    """(channels, weights of one channel): columns of `weight.flatten(1)`, and of `input_rows`, for each channel."""
+    taps = prod(module.weight.shape[2:])
+    columns = reader.indices[..., None] * taps + torch.arange(taps)
+    return columns.flatten(1).to(module.weight.device)
