@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -249,6 +251,12 @@ def _sharing() -> nn.Module:
 def _encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, norm_first=True)
     return Sequences(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False))
+
+
+def deep_ones_slow(named: list[tuple[str, tuple[int, ...]]]) -> list[ParameterSet]:
+    """Parameters of a test, (name, shape); the deep ResNets, which take seconds to trace, only in the slow suite."""
+    deep = {"resnet32", "resnet44", "resnet50", "resnet56"}
+    return [pytest.param(name, shape, marks=[pytest.mark.slow] if name in deep else []) for name, shape in named]
 
 
 IMAGE, SEQUENCE = (3, 8, 8), (6, 4)

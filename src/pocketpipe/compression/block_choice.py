@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,6 +28,11 @@ BATCH = 256
 
 Quotas = Mapping[tuple[str, ...], int]
 """For each run of blocks, by their paths, how many of them may go."""
+
+Losses = dict[frozenset[str], float]
+"""The loss without these blocks."""
+_LOSSES: WeakKeyDictionary[nn.Module, dict[str, Losses]] = WeakKeyDictionary()
+"""For each network, by a digest of its weights and of the examples."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +73,26 @@ class Chooser:
                 return dict(zip(paths, shuffled, strict=True))
 
     def _greedily(self, quotas: Quotas, count: int) -> tuple[str, ...]:
-        network, batches = self._copy(), list(self._batches())
+        network, batches, known = self._copy(), list(self._batches()), self._known_losses()
+
+        def loss(paths: frozenset[str]) -> float:
+            if paths not in known:
+                known[paths] = loss_without(network, paths, batches, self.task)
+            return known[paths]
+
         chosen: list[str] = []
         while len(chosen) < count:
-            losses = {
-                path: loss_without(network, [*chosen, path], batches, self.task) for path in _open(quotas, chosen)
-            }
-            chosen.append(min(losses, key=lambda path: losses[path]))
+            chosen.append(min(_open(quotas, chosen), key=lambda path: loss(frozenset((*chosen, path)))))
         return tuple(chosen)
+
+    def _known_losses(self) -> Losses:
+        """What was measured on this very network and data before: a search asks for many parts of the same choice."""
+        digest = hashlib.sha256(f"{type(self.task)}{self.examples}".encode())
+        for array in (self.data.inputs[: self.examples], self.data.targets[: self.examples]):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for tensor in self.network.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return _LOSSES.setdefault(self.network, {}).setdefault(digest.hexdigest(), {})
 
     def _copy(self) -> nn.Module:
         return copy.deepcopy(self.network).eval().requires_grad_(False)
@@ -92,9 +112,9 @@ def _open(quotas: Quotas, chosen: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def loss_without(
-    network: nn.Module, paths: Sequence[str], batches: Sequence[tuple[Tensor, Tensor]], task: Task
+    network: nn.Module, paths: Collection[str], batches: Sequence[tuple[Tensor, Tensor]], task: Task
 ) -> float:
-    """The task's mean loss without these blocks. BatchNorm goes by each batch's statistics: the old ones do not hold."""
+    """The task's mean loss without these blocks; BatchNorm goes by each batch's statistics, as others do not hold."""
     with swapped(network, emptied(network, paths)), _batch_statistics(network):
         losses = [(task.loss(network(inputs), targets).item(), len(inputs)) for inputs, targets in batches]
     return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)

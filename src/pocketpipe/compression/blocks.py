@@ -164,7 +164,7 @@ class BlocksStep(Step):
         layers = {block.name: len(block.layers) for block in profile.blocks}
         keep, end = _whole(profile.runs), self._kept(profile.runs)
         stops, taken = list[Kept](), 0
-        for run in [run for run in keep for _ in range(keep[run] - end[run])]:
+        for run in [name for name, blocks in keep.items() for _ in range(blocks - end[name])]:
             keep = {**keep, run: keep[run] - 1}
             taken += layers[run]
             if taken >= every:
