@@ -49,11 +49,11 @@ def adaround(
     forward: Forward,
     bits: int,
     *,
-    iterations: int = 500,
+    iterations: int = 300,
     seed: int = 0,
     batch_size: int = 256,
-    learning_rate: float = 0.02,
-    strength: float = 1.0,
+    learning_rate: float = 0.1,
+    strength: float = 3.0,
 ) -> Tensor:
     """`weight` (out, ...) rounded up or down so that `forward(weight, inputs)` is near `targets` (n, out, ...).
 
@@ -96,7 +96,7 @@ class _Rounding:
 
     def nearest(self) -> Tensor:
         """The weight rounded to the nearest grid point."""
-        return self._integers.round().clamp(-self._limit, self._limit) * self._step
+        return self._integers.round().clamp(-self._limit, self._limit) * self._step + 0.0  # no negative zeros
 
     def up(self) -> Tensor:
         """How far each element is rounded up, 0 to 1."""
@@ -104,7 +104,7 @@ class _Rounding:
 
     def weight(self, up: Tensor) -> Tensor:
         """The weight rounded up so far."""
-        return (self._floor + up).clamp(-self._limit, self._limit) * self._step
+        return (self._floor + up).clamp(-self._limit, self._limit) * self._step + 0.0
 
 
 def _undecided(up: Tensor, progress: float) -> Tensor:
@@ -126,7 +126,7 @@ def round_network(
     batches: Sequence[Tensor],
     grids: Mapping[str, WeightGrid],
     *,
-    iterations: int = 500,
+    iterations: int = 300,
     seed: int = 0,
     positions: int = 8192,
 ) -> None:

@@ -15,6 +15,9 @@ from pocketpipe.compression.quantization.homogeneous import Carried, carried_thr
 from pocketpipe.compression.quantization.reading import Call, Reading, follows_scaling, read
 from pocketpipe.compression.weights import original_of, set_weight, weight_of
 
+NEGLIGIBLE = 1e-4
+"""Channels below this share of the largest range on their side are left alone: dead ones, whose bias would explode."""
+
 SWEEPS = 100
 """At most so many times through all pairs."""
 
@@ -32,14 +35,9 @@ class Side:
 
     def ranges(self, network: nn.Module) -> Tensor:
         """(channels,) the largest magnitude of the weights of each channel."""
-        return (
-            weight_of(network, self.layer)
-            .movedim(self.axis, 0)
-            .unflatten(0, (-1, self.repeat))
-            .flatten(1)
-            .abs()
-            .amax(1)
-        )
+        rows = weight_of(network, self.layer).movedim(self.axis, 0)
+        largest: Tensor = rows.reshape(len(rows) // self.repeat, -1).abs().amax(1)
+        return largest
 
     def scale(self, network: nn.Module, factors: Tensor) -> None:
         """Multiply the weights of each channel by its element of `factors` (channels,)."""
@@ -86,8 +84,7 @@ def _readers(reading: Reading, node: fx.Node, carried: Carried) -> tuple[Side, .
     readers: tuple[Side, ...] = ()
     for user in node.users:
         if user in reading.calls:
-            place = read_along(reading.calls[user], node, carried)
-            found = (Side(reading.calls[user].layer, *place),) if place else None
+            found = _reader(reading.calls[user], node, carried)
         else:
             through = carried_through(user, node, carried)
             found = _readers(reading, user, through) if through else None
@@ -97,13 +94,18 @@ def _readers(reading: Reading, node: fx.Node, carried: Carried) -> tuple[Side, .
     return readers
 
 
+def _reader(call: Call, source: fx.Node, carried: Carried) -> tuple[Side, ...] | None:
+    place = read_along(call, source, carried)
+    return (Side(call.layer, *place),) if place else None
+
+
 @torch.no_grad()
 def equalize(network: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Equalize all `links` of a network whose BatchNorm is folded, in place, until nothing changes any more.
 
     Each producer's output range r1 and its readers' input range r2 meet at sqrt(r1 r2) (equation 11). The network
-    computes what it did, up to rounding; masked weights stay zero. A channel without any weight on one side is left
-    alone. Raises UserError for a network without a static graph.
+    computes what it did, up to rounding; masked weights stay zero. Channels with (nearly) no weight on one side
+    are left alone. Raises UserError for a network without a static graph.
     """
     found = links(network, input_shape)
     for _ in range(SWEEPS):
@@ -115,7 +117,8 @@ def _equalize(network: nn.Module, link: Link) -> float:
     """Equalize one tensor; returns the largest distance of a factor from 1."""
     made = link.producer.ranges(network)
     taken = torch.stack([reader.ranges(network) for reader in link.readers]).amax(0)
-    factors = torch.where((made > 0) & (taken > 0), (made / taken).sqrt(), 1.0)
+    alive = (made > NEGLIGIBLE * made.max()) & (taken > NEGLIGIBLE * taken.max())
+    factors = torch.where(alive, (made / taken).sqrt(), 1.0)
     link.producer.scale(network, 1 / factors)
     if link.bias is not None:
         network.get_parameter(link.bias).div_(factors)

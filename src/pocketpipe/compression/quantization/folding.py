@@ -36,8 +36,8 @@ def scaled_channels(weight: Tensor, factor: Tensor, layer: nn.Module | None = No
     """
     if not isinstance(layer, _ConvTransposeNd):
         return weight * factor.reshape(-1, *(1,) * (weight.dim() - 1))
-    grouped = weight.unflatten(0, (layer.groups, -1))
-    return (grouped * factor.reshape(layer.groups, 1, -1, *(1,) * (weight.dim() - 2))).flatten(0, 1)
+    grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
+    return (grouped * factor.reshape(layer.groups, 1, -1, *(1,) * (weight.dim() - 2))).reshape(weight.shape)
 
 
 def folded(

@@ -41,7 +41,7 @@ def weight_limit(bits: int) -> int:
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"{bits} bits: 2 to 8 are possible")
-    return 2 ** (bits - 1) - 1
+    return (1 << bits - 1) - 1
 
 
 def affine_grid(low: float, high: float, bits: int) -> tuple[float, int]:
