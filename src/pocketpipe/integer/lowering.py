@@ -46,6 +46,13 @@ def lower(onnx_file: bytes) -> IntegerGraph:
     return lowering.graph(end)
 
 
+def is_quantized(onnx_file: bytes) -> bool:
+    """Whether the file's tensors are quantized (QDQ): whether it is to be lowered to integers at all."""
+    import onnx
+
+    return any(node.op_type == "QuantizeLinear" for node in onnx.load_from_string(onnx_file).graph.node)
+
+
 @dataclass
 class Lowering:
     """State of one lowering: what is known of each value of the ONNX graph, and the operators so far."""

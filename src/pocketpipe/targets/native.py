@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -12,12 +13,12 @@ from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, write_rea
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.errors import UserError
+from pocketpipe.integer.lowering import is_quantized
 from pocketpipe.targets.source import EXPORTS, WEIGHTS_FILE, model_source
 from pocketpipe.targets.toolchain import Toolchain
 
 if TYPE_CHECKING:
     from pocketpipe.targets.lowering.cpu import Cpu
-    from pocketpipe.targets.lowering.program import Program
 
 RUNNER = "runner"
 
@@ -36,62 +37,93 @@ def compile_native(
 
     `programs`: RUNNER to deliver the runner as a static program too. `run`: command line of the runner, for the README.
     """
-    from pocketpipe.targets.lowering.program import lower
-
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch, appearing_whole(folder) as delivery:
         build = Path(scratch)
-        program = lower(onnx, cpu, build / "kernels.o")
-        _check_shapes(program, metadata)
-        _write_build_files(program, build)
-        toolchain.link_library(["model.c", "kernels.o"], LIBRARY_FILE, EXPORTS, build)
+        compiled = (_integers if is_quantized(onnx) else _floats)(onnx, cpu, toolchain, build)
+        _check_shapes(compiled, metadata)
+        _write_header_and_runner(compiled, build)
+        toolchain.link_library(compiled.sources, LIBRARY_FILE, EXPORTS, build, compiled.options)
         if RUNNER in programs:
-            toolchain.link_program([RUNNER_SOURCE, "model.c", "kernels.o"], RUNNER, build)
+            toolchain.link_program([RUNNER_SOURCE, *compiled.sources], RUNNER, build, compiled.options)
         for name in (LIBRARY_FILE, *programs):
             shutil.copy(build / name, delivery / name)
-        _write_header_and_runner(program, delivery)
-        filled = _fill_in(metadata, program, cpu, toolchain, delivery)
+        _write_header_and_runner(compiled, delivery)
+        filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
         compiler = "cc" if metadata.target == "x86_64" else f"{metadata.target}-linux-gnu-gcc"
         build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
         write_readme(delivery, filled, build=build_line, run=run)
         filled.model_copy(update={"hashes": {**metadata.hashes, **_digests(delivery)}}).write(delivery)
 
 
-def _write_build_files(program: "Program", build: Path) -> None:
-    _write_header_and_runner(program, build)
+@dataclass(frozen=True)
+class _Compiled:
+    """What is to be linked, and its figures."""
+
+    sources: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    """With the batch, which is 1; so is the output's."""
+    output_shape: tuple[int, ...]
+    arena: int
+    weights: int
+    engines: dict[str, str]
+    options: tuple[str, ...] = ()
+
+
+def _floats(onnx: bytes, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Compiled:
+    """Kernels by TVM."""
+    from pocketpipe.targets.lowering.program import lower
+
+    program = lower(onnx, cpu, build / "kernels.o")
     (build / "model.c").write_text(model_source(program))
     (build / WEIGHTS_FILE).write_bytes(program.weights)
+    engines = {"apache-tvm": version("apache-tvm")}
+    shapes = (program.input_shape, program.output_shape)
+    return _Compiled(("model.c", "kernels.o"), *shapes, program.arena_bytes, len(program.weights), engines)
 
 
-def _write_header_and_runner(program: "Program", folder: Path) -> None:
+def _integers(onnx: bytes, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Compiled:
+    """The integer graph's C sources, vectorized by the C compiler."""
+    from pocketpipe.integer.lowering import lower
+    from pocketpipe.integer.proof import prove
+    from pocketpipe.targets.c99.native import ENTRY, native_arena, write_native_sources
+
+    graph = lower(onnx)
+    prove(graph)
+    made = write_native_sources(graph, build)
+    shapes = ((1, *graph.tensors[graph.input].shape), (1, *graph.tensors[graph.output].shape))
+    return _Compiled((ENTRY,), *shapes, native_arena(graph, made), made.constants, {}, toolchain.for_cpu(cpu.model))
+
+
+def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:
     write_sources(
         folder,
-        inputs=prod(program.input_shape),
-        outputs=prod(program.output_shape),
-        arena=program.arena_bytes,
+        inputs=prod(compiled.input_shape),
+        outputs=prod(compiled.output_shape),
+        arena=compiled.arena,
     )
 
 
-def _check_shapes(program: "Program", metadata: DeliveryMetadata) -> None:
-    if program.input_shape != (1, *metadata.input_shape):
+def _check_shapes(compiled: _Compiled, metadata: DeliveryMetadata) -> None:
+    if compiled.input_shape != (1, *metadata.input_shape):
         raise UserError(
-            f"the ONNX file takes {program.input_shape}, but one example of task {metadata.task!r} is "
+            f"the ONNX file takes {compiled.input_shape}, but one example of task {metadata.task!r} is "
             f"{metadata.input_shape}: export it with batch 1"
         )
 
 
 def _fill_in(
-    metadata: DeliveryMetadata, program: "Program", cpu: "Cpu", toolchain: Toolchain, delivery: Path
+    metadata: DeliveryMetadata, compiled: _Compiled, cpu: "Cpu", toolchain: Toolchain, delivery: Path
 ) -> DeliveryMetadata:
     """The metadata with what is known only now."""
     linker, _, linker_version = toolchain.name.partition(" ")
     return metadata.model_copy(
         update={
-            "output_shape": program.output_shape[1:],
+            "output_shape": compiled.output_shape[1:],
             "cpu": str(cpu),
-            "engines": {**metadata.engines, "apache-tvm": version("apache-tvm"), linker: linker_version},
+            "engines": {**metadata.engines, **compiled.engines, linker: linker_version},
             "footprint": Footprint(
-                weights=len(program.weights),
-                arena=program.arena_bytes,
+                weights=compiled.weights,
+                arena=compiled.arena,
                 library=(delivery / LIBRARY_FILE).stat().st_size,
             ),
         }

@@ -40,18 +40,29 @@ class Toolchain:
     """Command line up to the options, for a shared library."""
     static: tuple[str, ...]
 
-    def link_library(self, sources: Sequence[str], output: str, exports: str, folder: Path) -> None:
-        """Make a shared library of C and object files in `folder`; `exports`: a linker version script."""
-        (folder / EXPORTS).write_text(exports)
-        self._compile((*self.shared, *COMPILE, "-fPIC"), (*sources, MEMORY), folder)
-        options = ("-shared", f"-Wl,--version-script={EXPORTS}", "-o", output)
-        self._link((*self.shared, *LINK, *options), sources, (MEMORY,), folder)
+    def link_library(
+        self, sources: Sequence[str], output: str, exports: str, folder: Path, options: Sequence[str] = ()
+    ) -> None:
+        """Make a shared library of C and object files in `folder`; `exports`: a linker version script.
 
-    def link_program(self, sources: Sequence[str], output: str, folder: Path) -> None:
+        `options`: more options for compiling.
+        """
+        (folder / EXPORTS).write_text(exports)
+        self._compile((*self.shared, *COMPILE, "-fPIC", *options), (*sources, MEMORY), folder)
+        linking = ("-shared", f"-Wl,--version-script={EXPORTS}", "-o", output)
+        self._link((*self.shared, *LINK, *linking), sources, (MEMORY,), folder)
+
+    def link_program(self, sources: Sequence[str], output: str, folder: Path, options: Sequence[str] = ()) -> None:
         """Make a program of C and object files in `folder` that needs no library where it runs."""
         instead = (MEMORY, START[self.machine])
-        self._compile((*self.static, *COMPILE), (*sources, *instead), folder)
+        self._compile((*self.static, *COMPILE, *options), (*sources, *instead), folder)
         self._link((*self.static, *LINK, "-static", "-o", output), sources, instead, folder)
+
+    def for_cpu(self, model: str) -> tuple[str, ...]:
+        """Options that let the compiler vectorize for a CPU by LLVM's name of it."""
+        if self.name.startswith("ziglang"):
+            return ("-O3", f"-mcpu={model.replace('-', '_')}")
+        return ("-O3", f"-march={model}" if self.machine == "x86_64" else f"-mcpu={model}")
 
     def _compile(self, command: Sequence[str], sources: Sequence[str], folder: Path) -> None:
         """Compile the C files among `sources`; apart from linking, where ziglang would hide the headers as well."""

@@ -101,9 +101,7 @@ class _Emitter:
                 outputs=self.graph.tensors[self.graph.output].elements,
                 arena=self.arena,
             ),
-            MODEL: _MODEL.format(
-                input_type="uint8_t" if of_bytes else "int8_t", calls="\n".join(f"    {call}" for call in self.calls)
-            ),
+            MODEL: _MODEL.format(calls="\n".join(f"    {call}" for call in self.calls)),
         }
 
     def enter(self, entry: np.ndarray | None) -> None:
@@ -327,8 +325,8 @@ _WEIGHTS = """\
 
 _HEADER = """\
 /* The network as one function. */
-#ifndef POCKETPIPE_MODEL_H
-#define POCKETPIPE_MODEL_H
+#ifndef POCKETPIPE_INTEGERS_H
+#define POCKETPIPE_INTEGERS_H
 
 #include <stdint.h>
 
@@ -338,7 +336,12 @@ _HEADER = """\
 
 typedef {input_type} pocketpipe_input;
 
+/* With static working memory. */
 void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]);
+
+/* With working memory of the caller's: several examples at once. */
+void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],
+                       int8_t output[POCKETPIPE_OUTPUTS]);
 
 #endif
 """
@@ -349,9 +352,15 @@ _MODEL = """\
 #include "kernels.h"
 #include "weights.h"
 
-static int8_t arena[POCKETPIPE_ARENA];
-
-void pocketpipe_run(const {input_type} input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]) {{
+void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],
+                       int8_t output[POCKETPIPE_OUTPUTS]) {{
 {calls}
 }}
+
+#ifndef POCKETPIPE_NO_STATIC_MEMORY
+void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]) {{
+    static int8_t arena[POCKETPIPE_ARENA];
+    pocketpipe_run_in(arena, input, output);
+}}
+#endif
 """
