@@ -21,6 +21,8 @@ Elements = NDArray[np.unsignedinteger]
 
 LARGEST_PALETTE = 1 << 16
 """Distinct values up to which a palette is tried."""
+LARGEST_ROW_PALETTE = 256
+"""Distinct values of a row up to which rows have palettes of their own."""
 LARGEST_SQUEEZED = 1 << 10
 """Bytes up to which general compression is tried: for tables of shapes and indices. It takes a few percent off float
 weights too, at a hundred times the time; they are left, so that a dense network has the size that was predicted."""
@@ -30,7 +32,7 @@ WORTHWHILE_ZEROS = 0.02
 """Share of zeros from which on they are taken out."""
 
 _PLAIN, _SQUEEZED, _DENSE, _BITMASK, _GAPS = range(5)
-_RAW, _PACKED, _CODED = range(3)
+_RAW, _PACKED, _CODED, _BY_ROW = range(4)
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20, "preset": 6}]
 _HALF_BYTES = 0
 """The element size that stands for two elements a byte (int4, uint4)."""
@@ -57,18 +59,22 @@ def unsqueeze(data: bytes) -> bytes:
         raise Damaged(str(error)) from error
 
 
-def encode(content: bytes, element_size: float) -> Stored:
-    """The smallest form of a tensor's bytes; `element_size` in bytes: 0.5 (two elements a byte), 1, 2, 4 or 8."""
+def encode(content: bytes, element_size: float, rows: int = 1) -> Stored:
+    """The smallest form of a tensor's bytes; `element_size` in bytes: 0.5 (two elements a byte), 1, 2, 4 or 8.
+
+    `rows` is the length of its first axis: each row (an output channel, in most weights) may have its own palette.
+    """
     forms = [Stored(bytes([_PLAIN]) + content, "plain")]
     if len(content) <= LARGEST_SQUEEZED:
         forms.append(Stored(bytes([_SQUEEZED]) + squeeze(content), "squeezed"))
     elements = _elements(content, element_size)
     if elements is not None:
-        size = bytes([int(element_size)])
-        values = _values(elements)
+        rows = rows if rows and len(elements) % rows == 0 and len(elements) > rows else 1
+        size = bytes([int(element_size)]) + varint(rows)
+        values = _values(elements, _row_lengths(np.arange(len(elements)), rows, len(elements)))
         forms.append(Stored(bytes([_DENSE]) + size + values.data, values.how))
         if 1 - np.count_nonzero(elements) / max(len(elements), 1) > WORTHWHILE_ZEROS:
-            forms += [Stored(form.data[:1] + size + form.data[1:], form.how) for form in _sparse(elements)]
+            forms += [Stored(form.data[:1] + size + form.data[1:], form.how) for form in _sparse(elements, rows)]
     return min(forms, key=lambda form: len(form.data))
 
 
@@ -81,12 +87,14 @@ def decode(data: bytes, length: int) -> bytes:
         return unsqueeze(content) if form == _SQUEEZED else content
     size = cursor.take(1)[0]
     dtype = _dtype(size)
-    count = 2 * length if size == _HALF_BYTES else length // dtype.itemsize
+    count, rows = 2 * length if size == _HALF_BYTES else length // dtype.itemsize, cursor.varint()
+    if not 1 <= rows <= max(count, 1):
+        raise Damaged(f"{rows} rows of {count} elements")
     if form == _DENSE:
-        return _content(_read_values(cursor, count, dtype), size)
+        return _content(_read_values(cursor, _row_lengths(np.arange(count), rows, count), dtype), size)
     places = _read_places(cursor, count, form)
     elements = np.zeros(count, dtype)
-    elements[places] = _read_values(cursor, len(places), dtype)
+    elements[places] = _read_values(cursor, _row_lengths(places, rows, count), dtype)
     return _content(elements, size)
 
 
@@ -105,6 +113,12 @@ def _content(elements: Elements, size: int) -> bytes:
     return elements.tobytes()
 
 
+def _row_lengths(places: NDArray[np.int64], rows: int, count: int) -> NDArray[np.int64]:
+    """(rows,) how many of the places are in each row of a tensor of `count` elements."""
+    ends = np.searchsorted(places, np.arange(1, rows + 1) * (count // rows))
+    return np.diff(ends, prepend=0)
+
+
 def _dtype(size: int) -> np.dtype[np.unsignedinteger]:
     if size not in (_HALF_BYTES, 1, 2, 4, 8):
         raise Damaged(f"elements of {size} bytes")
@@ -114,13 +128,13 @@ def _dtype(size: int) -> np.dtype[np.unsignedinteger]:
 # Where the elements that are not zero are.
 
 
-def _sparse(elements: Elements) -> list[Stored]:
+def _sparse(elements: Elements, rows: int) -> list[Stored]:
     """[a bit for each element, gaps], each followed by the elements that are not zero."""
     places = np.flatnonzero(elements)
-    values = _values(elements[places])
+    values = _values(elements[places], _row_lengths(places, rows, len(elements)))
     width = _best_gap_bits(places)
     symbols = _gap_symbols(places, width)
-    gaps = _values(symbols)
+    gaps = _values(symbols, _one_row(len(symbols)))
     head = varint(width) + varint(len(symbols)) + varint(len(gaps.data))
     return [
         Stored(bytes([_BITMASK]) + np.packbits(elements != 0).tobytes() + values.data, f"bitmask + {values.how}"),
@@ -137,7 +151,7 @@ def _read_places(cursor: Cursor, count: int, form: int) -> NDArray[np.int64]:
     width, length = cursor.varint(), cursor.varint()
     if width not in GAP_BITS or length > count:
         raise Damaged(f"{length} gaps of {width} bits for {count} elements")
-    gaps = _read_values(Cursor(cursor.take(cursor.varint())), length, np.dtype("u1"))
+    gaps = _read_values(Cursor(cursor.take(cursor.varint())), _one_row(length), np.dtype("u1"))
     places = _places(gaps, width)
     if len(places) and places[-1] >= count:
         raise Damaged("gaps lead beyond the last element")
@@ -176,8 +190,12 @@ def _best_gap_bits(places: NDArray[np.int64]) -> int:
 # What the elements are.
 
 
-def _values(elements: Elements) -> Stored:
-    """Plain, or a palette with indices, whichever is smallest."""
+def _one_row(count: int) -> NDArray[np.int64]:
+    return np.array([count])
+
+
+def _values(elements: Elements, row_lengths: NDArray[np.int64]) -> Stored:
+    """Plain, or a palette with indices, or a palette for each row, whichever is smallest."""
     size = elements.dtype.itemsize
     forms = [Stored(bytes([_RAW]) + elements.tobytes(), "plain")]
     counted = _distinct(elements)
@@ -190,6 +208,8 @@ def _values(elements: Elements) -> Stored:
             forms.append(Stored(packed, f"palette of {len(palette)}, {width} bits"))
         if (coded := _coded(palette, indices, counts)) is not None:
             forms.append(coded)
+    if (by_row := _by_row(elements, row_lengths)) is not None:
+        forms.append(by_row)
     return min(forms, key=lambda form: len(form.data))
 
 
@@ -209,9 +229,44 @@ def _coded(palette: Elements, indices: NDArray[np.int64], counts: NDArray[np.int
     return Stored(bytes([_CODED]) + data, f"palette of {len(palette)}, Huffman {bits / len(indices):.2f} bits")
 
 
-def _read_values(cursor: Cursor, count: int, dtype: np.dtype[np.unsignedinteger]) -> Elements:
-    """`count` elements from all that is left in the cursor."""
-    form = cursor.take(1)[0]
+def _by_row(elements: Elements, row_lengths: NDArray[np.int64]) -> Stored | None:
+    """A palette for each row, and indices into it; None where palettes would be too large, or one serves all."""
+    longest = int(row_lengths.argmax())
+    first = int(row_lengths[:longest].sum())
+    if len(row_lengths) < 2 or len(np.unique(elements[first : first + row_lengths[longest]])) > row_lengths.max() // 2:
+        return None
+    rows = np.repeat(np.arange(len(row_lengths)), row_lengths)
+    order = np.lexsort((elements, rows))
+    ordered, rows = elements[order], rows[order]
+    new = np.ones(len(ordered), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]) | (rows[1:] != rows[:-1])
+    sizes = np.bincount(rows[new], minlength=len(row_lengths))
+    if sizes.max() > LARGEST_ROW_PALETTE:
+        return None
+    indices = np.empty(len(elements), np.uint8)
+    indices[order] = np.cumsum(new) - 1 - np.repeat(np.cumsum(sizes) - sizes, row_lengths)
+    head = _values(sizes.astype(np.uint16), _one_row(len(sizes)))
+    coded = _values(indices, _one_row(len(indices)))
+    data = varint(len(head.data)) + head.data + ordered[new].tobytes() + coded.data
+    how = f"{len(sizes)} palettes of up to {sizes.max()}, {coded.how.rpartition(', ')[2]}"
+    return Stored(bytes([_BY_ROW]) + data, how)
+
+
+def _read_by_row(cursor: Cursor, row_lengths: NDArray[np.int64], dtype: np.dtype[np.unsignedinteger]) -> Elements:
+    head = Cursor(cursor.take(cursor.varint()))
+    sizes = _read_values(head, _one_row(len(row_lengths)), np.dtype("<u2")).astype(np.int64)
+    palettes = _read_palette(cursor, int(sizes.sum()), dtype)
+    indices = _read_values(cursor, _one_row(int(row_lengths.sum())), np.dtype("u1"))
+    if (indices >= np.repeat(sizes, row_lengths)).any():
+        raise Damaged("an index beyond the palette")
+    return palettes[np.repeat(np.cumsum(sizes) - sizes, row_lengths) + indices]
+
+
+def _read_values(cursor: Cursor, row_lengths: NDArray[np.int64], dtype: np.dtype[np.unsignedinteger]) -> Elements:
+    """As many elements as there are in the rows, from all that is left in the cursor."""
+    form, count = cursor.take(1)[0], int(row_lengths.sum())
+    if form == _BY_ROW:
+        return _read_by_row(cursor, row_lengths, dtype)
     if form == _RAW:
         return np.frombuffer(cursor.take(count * dtype.itemsize), dtype)
     if form == _PACKED:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pocketpipe.compression.codebook.parametrization import shared_weights
 from pocketpipe.compression.weights import bare
 from pocketpipe.errors import UserError
+from pocketpipe.exporting.factors import factor_out
 
 if TYPE_CHECKING:
     import onnx
@@ -51,6 +53,7 @@ def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:
         raise UserError(f"network returns {len(model.graph.output)} outputs; export needs exactly one tensor")
     _strip(model)
     _make_zeros_positive(model)
+    factor_out(model, shared_weights(network))
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

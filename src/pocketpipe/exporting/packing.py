@@ -60,7 +60,7 @@ def pack(onnx: bytes) -> bytes:
 def packed(onnx: bytes) -> Packed:
     """`pack`, with what was stored how."""
     spans = _worth_cutting(onnx)
-    stored = [encode(onnx[span.start : span.end], span.element_size) for span in spans]
+    stored = [encode(onnx[span.start : span.end], span.element_size, span.rows) for span in spans]
     graph = _graph(onnx, spans, stored)
     tensors = {_GRAPH: graph}
     for position, (span, form) in enumerate(zip(spans, stored, strict=True)):

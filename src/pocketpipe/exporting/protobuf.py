@@ -22,7 +22,7 @@ _INSIDE: dict[str, dict[int, str]] = {
 }
 """onnx.proto: by message, the fields that lead to tensors."""
 
-_DATA_TYPE, _NAME = 2, 8
+_DIMS, _DATA_TYPE, _NAME = 1, 2, 8
 _CONTENT = {4: 4.0, 9: None, 10: 8.0}
 """Fields of a TensorProto that hold its numbers as they lie in memory: float_data, raw_data, double_data."""
 _ELEMENT_SIZES = {
@@ -45,6 +45,8 @@ class Span:
     name: str
     element_size: float
     """Bytes of one number; 0.5 = two numbers in a byte."""
+    rows: int = 1
+    """Length of the tensor's first axis."""
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -64,7 +66,7 @@ def _walk(cursor: Cursor, message: str, spans: list[Span], depth: int) -> set[in
     if not depth:
         raise Damaged("graphs within graphs without end")
     fields: set[int] = set()
-    data_type, name, found = 0, "", []
+    data_type, name, rows, found = 0, "", 0, []
     while cursor.left:
         tag = cursor.varint()
         field, wire = tag >> 3, tag & 7
@@ -73,6 +75,8 @@ def _walk(cursor: Cursor, message: str, spans: list[Span], depth: int) -> set[in
             value = cursor.varint()
             if message == "Tensor" and field == _DATA_TYPE:
                 data_type = value
+            elif message == "Tensor" and field == _DIMS:
+                rows = rows or value
         elif wire in (_FIXED64, _FIXED32):
             cursor.skip(8 if wire == _FIXED64 else 4)
         elif wire == _BYTES:
@@ -81,6 +85,8 @@ def _walk(cursor: Cursor, message: str, spans: list[Span], depth: int) -> set[in
             cursor.skip(length)
             if inner := _INSIDE.get(message, {}).get(field):
                 _walk(Cursor(cursor.data, start, start + length), inner, spans, depth - 1)
+            elif message == "Tensor" and field == _DIMS and length:  # packed
+                rows = Cursor(cursor.data, start, start + length).varint()
             elif message == "Tensor" and field == _NAME:
                 name = cursor.data[start : cursor.position].decode(errors="replace")
             elif message == "Tensor" and field in _CONTENT:
@@ -88,5 +94,5 @@ def _walk(cursor: Cursor, message: str, spans: list[Span], depth: int) -> set[in
         else:
             raise Damaged(f"wire type {wire}")
     for start, end, size in found:
-        spans.append(Span(start, end, name, size or _ELEMENT_SIZES.get(data_type, 1.0)))
+        spans.append(Span(start, end, name, size or _ELEMENT_SIZES.get(data_type, 1.0), rows or 1))
     return fields

@@ -1,0 +1,194 @@
+"""The step: how many values each layer's weights share, and what is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from pocketpipe.budget import Limits
+from pocketpipe.compression.batchnorm import reestimate_on
+from pocketpipe.compression.codebook.kmeans import Initialization
+from pocketpipe.compression.codebook.parametrization import Codebook, Form, Grid, Tuned
+from pocketpipe.compression.codebook.projection import FEWEST, MOST, projected, refuse_unreachable
+from pocketpipe.compression.sparsity.mask import Mask
+from pocketpipe.compression.tracing import profile_of
+from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
+from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.plan import STEPS, Step
+from pocketpipe.profile import Layer, NetworkProfile
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pocketpipe.task import Split, Task
+
+FEW_LAYERS = 12
+"""Up to so many layers the search varies the bits of each; in deeper networks all layers share one choice."""
+HEAD_BYTES = 160
+"""Upper bound of what a layer adds to the packed file beside its numbers: names, sizes of lanes, one node."""
+CENTROID_BYTES = FACTOR_BYTES = 4
+
+LayerBits = Annotated[int, Field(ge=FEWEST, le=MOST)]
+
+
+@STEPS.register("codebook")
+class CodebookStep(Step):
+    """The weights of a layer share at most `2 ** bits` values (Han et al. 2016, "Deep Compression", section 3).
+
+    >>> CodebookStep(bits=3).tuned, CodebookStep(layers={"conv1": 5}).bits
+    ('centroids', 4)
+    """
+
+    kind: ClassVar[str] = "codebook"
+    refused_after: ClassVar[Mapping[str, str]] = {
+        "codebook": "the weights share values already; give one step",
+        "quantization": "its scales fit the weights that there were; put codebook first (with grid int8)",
+    }
+
+    bits: LayerBits = 4
+    """Bits of an index, in all layers, unless `layers` says it by layer."""
+    layers: dict[str, LayerBits] | None = None
+    """Bits by layer; layers that are not named keep their weights. None = all, with `bits`, until pinned."""
+    pinned: tuple[str, ...] = ()
+    """Name patterns (`conv1`, `layer1.*`) of layers that keep their weights; none by default."""
+    granularity: Literal["per_layer", "per_channel"] = "per_layer"
+    """Whether a table serves a layer, or each output channel has its own (in a transposed convolution, each input
+    channel: what lies along the weight's first axis)."""
+    initialization: Initialization = "linear"
+    """From where k-means starts: see `kmeans`."""
+    seed: int = 0
+    """Of the initialization k-means++."""
+    grid: Grid = "float"
+    """Whether values are any numbers, or integers from -127 to 127 times one scale for a layer."""
+    tuned: Tuned = "centroids"
+    """What training changes: the values; `weights`: the weights beneath, which choose their values anew until 75 % of
+    the training, then the values; `none`: neither."""
+
+    @classmethod
+    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        """Bits of each layer; of all layers together where there are many."""
+        names = list(_shapes(profile))
+        keys = [f"bits/{name}" for name in names] if len(names) <= FEW_LAYERS else ["bits"]
+        return {key: {"_type": "choice", "_value": list(range(FEWEST, MOST + 1))} for key in keys}
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        """The step with these bits."""
+        named = {key.removeprefix("bits/"): int(bits) for key, bits in parameters.items() if key.startswith("bits/")}
+        return cls(layers=named) if named else cls(bits=int(parameters["bits"]))
+
+    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
+        """Fewer bits, the largest layers first, until `limits` on bytes are kept, and as close under them as bits come.
+
+        Where bytes are not limited it is as asked. Raises UserError for what cannot be reached.
+        """
+        self._refuse_misfits(profile)
+        bits = self._bits(profile)
+
+        def predict(chosen: Mapping[str, int]) -> NetworkProfile:
+            return self.model_copy(update={"layers": dict(chosen)}).predict(profile)
+
+        refuse_unreachable(profile, predict(dict.fromkeys(bits, FEWEST)), limits)
+        if limits.file_bytes is None:
+            return self
+        elements = {name: prod(shape) for name, shape in _shapes(profile).items()}
+        return self.model_copy(update={"layers": projected(bits, elements, predict, limits)})
+
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        """The profile with the bits of indices, and tables beside them. Huffman codes only make it smaller."""
+        self._refuse_misfits(profile)
+        shapes = _shapes(profile)
+        return profile.with_layers(
+            {
+                name: {"stored_bits": bits, "side_bytes": self._side_bytes(profile.layer(name), shapes[name], bits)}
+                for name, bits in self._bits(profile).items()
+            }
+        )
+
+    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
+        """The bits by layer; the values are part of the network's state."""
+        profile = profile_of(network, task.input_shape)
+        self._refuse_misfits(profile)
+        return self.model_copy(update={"layers": self._bits(profile)})
+
+    def apply(self, network: nn.Module, task: Task) -> nn.Module:
+        """A copy whose layers have codebooks, by k-means of its weights. Raises UserError if it is not pinned."""
+        if self.layers is None:
+            raise UserError("codebook: the bits of each layer are still open; pin the step to a network first")
+        profile = profile_of(network, task.input_shape)
+        self._refuse_misfits(profile)
+        result = copy.deepcopy(network)
+        for name, bits in self.layers.items():
+            form = Form(
+                bits=bits,
+                by_row=self.granularity == "per_channel",
+                zero=any(isinstance(each, Mask) for each in laid_on(result, name)),
+                grid=self.grid,
+                tuned=self.tuned,
+            )
+            lay_on(result, name, Codebook(weight_of(result, name), form, self.initialization, self.seed))
+            original_of(result, name).requires_grad_(self.tuned == "weights")
+        return result
+
+    def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
+        """Re-estimate BatchNorm: what it normalizes has changed."""
+        reestimate_on(network, task, data)
+
+    def by_layers(self, profile: NetworkProfile, every: int) -> tuple[Step, ...]:
+        """A step for each `every` layers."""
+        bits = self._bits(profile)
+        names = list(bits)
+        parts = [names[start : start + every] for start in range(0, len(names), every)]
+        return tuple(self.model_copy(update={"layers": {name: bits[name] for name in part}}) for part in parts)
+
+    def _bits(self, profile: NetworkProfile) -> dict[str, int]:
+        """Bits of each layer that gets a codebook, in graph order."""
+        shapes = _shapes(profile)
+        if self.layers is not None:
+            return {name: self.layers[name] for name in shapes if name in self.layers}
+        return {name: self.bits for name in shapes if not _matches(name, self.pinned)}
+
+    def _side_bytes(self, layer: Layer, shape: tuple[int, ...], bits: int) -> int:
+        """Tables, a factor for each output channel (BatchNorm's, which stands beside the shared values), names."""
+        channels = shape[1 if "transpose" in layer.operator else 0]
+        tables = shape[0] if self.granularity == "per_channel" else 1
+        return layer.side_bytes + (tables << bits) * CENTROID_BYTES + channels * FACTOR_BYTES + HEAD_BYTES
+
+    def _refuse_misfits(self, profile: NetworkProfile) -> None:
+        """Raise Mistakes for what does not fit a network, a line each."""
+        known, shapes = {layer.name for layer in profile.layers}, _shapes(profile)
+        lines = [
+            f"codebook.pinned: {pattern!r} matches no layer; layers: {', '.join(shapes)}"
+            for pattern in self.pinned
+            if not any(fnmatchcase(name, pattern) for name in known)
+        ]
+        for name in self.layers or ():
+            if name not in known:
+                lines.append(f"codebook.layers.{name}: no such layer; layers: {', '.join(shapes)}")
+            elif name not in shapes:
+                lines.append(f"codebook.layers.{name}: not a weight of a convolution or a matrix product")
+            elif _matches(name, self.pinned):
+                lines.append(f"codebook.layers.{name}: a pattern of codebook.pinned says that it keeps its weights")
+        if not lines and not self._bits(profile):
+            lines.append("codebook: no layer is left that could share values (convolutions and matrix products can)")
+        if lines:
+            raise Mistakes(lines)
+
+
+def _shapes(profile: NetworkProfile) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that can share values, in graph order: of convolutions and matrix products."""
+    widths = profile.widths()
+    return {
+        layer.name: tuple(axis.size(widths) for axis in layer.weight)
+        for layer in profile.layers
+        if len(layer.weight) > 1 and (layer.operator == "linear" or layer.operator.startswith("conv"))
+    }
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
