@@ -35,7 +35,49 @@ def test_an_unknown_key_is_answered_with_its_sections_keys() -> None:
 def test_a_key_of_a_section_within_a_section() -> None:
     recipe = parameters()["finetune"] | {"distillation": {"wait": 1}}
     (line,) = mistakes(finetune=recipe)
-    assert line == "finetune.distillation.wait: 1 is not an option; options: weight, temperature, outputs, features, teachers, cached_views"
+    options = "weight, temperature, outputs, features, teachers, cached_views"
+    assert line == f"finetune.distillation.wait: 1 is not an option; options: {options}"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"distillation": {"features": {"kind": "attention", "wait": 1}}},
+            "finetune.distillation.features.wait: 1 is not an option; options: kind, weight, points",
+        ),
+        (
+            {"distillation": {"outputs": {"kind": "dkd", "alfa": 1}}},
+            "finetune.distillation.outputs.alfa: 1 is not an option; options: kind, alpha, beta, warmup",
+        ),
+        (
+            {"distillation": {"features": {"kind": "atention"}}},
+            "finetune.distillation.features.kind: 'atention' is unknown; known: 'attention', 'hints'",
+        ),
+        (
+            {"distillation": {"features": {"points": ["a"]}}},
+            "finetune.distillation.features.kind: missing; it must be given",
+        ),
+        (
+            {"distillation": {"teachers": [{"name": "resnet8", "weights": "w", "weight": 1}]}},
+            "finetune.distillation.teachers.0.weight: 1 is not an option; options: name, weights, options",
+        ),
+        ({"stages": {"by": "portions", "count": 2}}, "finetune.stages.epochs: missing; it must be given"),
+    ],
+)
+def test_where_a_kind_is_chosen_its_own_keys_are_told(change: dict[str, Any], line: str) -> None:
+    assert mistakes(finetune=parameters()["finetune"] | change) == (line,)
+
+
+def test_features_are_not_cached() -> None:
+    distillation = {"features": {"kind": "hints"}, "cached_views": 8}
+    (line,) = mistakes(finetune=parameters()["finetune"] | {"distillation": distillation})
+    assert line.endswith("features are too large to be cached; set cached_views or features to null")
+
+
+def test_sparsifying_without_group_sparsity_is_refused() -> None:
+    (line,) = mistakes(sparsify=parameters()["finalists"])
+    assert line == "sparsify.group_sparsity: missing; it must be given"
 
 
 def test_a_missing_section() -> None:

@@ -68,6 +68,17 @@ def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(change: dict[s
     assert [stage for stage in ALL if before[stage] != after[stage]] == stale
 
 
+def test_a_teachers_file_counts_where_a_recipe_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETPIPE_DATA", str(tmp_path))
+    (tmp_path / "w").write_bytes(b"one")
+    distillation = {"teachers": [{"name": "resnet8", "weights": "w"}]}
+    before = fingerprints(finetune__distillation=distillation)
+    assert fingerprints(finetune__distillation=distillation) == before
+    (tmp_path / "w").write_bytes(b"other")
+    after = fingerprints(finetune__distillation=distillation)
+    assert [stage for stage in ALL if before[stage] != after[stage]] == ALL[ALL.index("finetune") :]
+
+
 def test_all_outputs_and_workspaces_get_the_fingerprint_of_their_node() -> None:
     pipeline = register_pipelines()["compress"]
     catalog = DataCatalog.from_config(loader()["catalog"])

@@ -1,9 +1,9 @@
 """The configuration, typed: the user's short part, and the part of each stage with its defaults."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pocketpipe.budget import Budget
 from pocketpipe.doors import Value, describe_validation
@@ -76,16 +76,38 @@ def _with_allowed_keys(error: ValidationError) -> list[str]:
     """Lines of the error; an unknown key is answered with the keys of its own section."""
     lines: list[str] = []
     for problem in error.errors():
-        section: Any = Config
-        for part in problem["loc"][:-1]:
-            field = getattr(section, "model_fields", {}).get(part)
-            section = _model_in(field.annotation) if field else None
-        allowed = tuple(getattr(section, "model_fields", {}))
-        single = ValidationError.from_exception_data(error.title, [problem])  # type: ignore[list-item]
+        path, sections = _sections_at(problem["loc"])
+        allowed = tuple(dict.fromkeys(name for section in sections for name in section.model_fields))
+        single = ValidationError.from_exception_data(error.title, [problem | {"loc": path}])  # type: ignore[list-item]
         lines += describe_validation(single, where="", allowed=allowed)
     return lines
 
 
-def _model_in(annotation: Any) -> Any:
-    candidates = (annotation, *getattr(annotation, "__args__", ()))
-    return next((c for c in candidates if hasattr(c, "model_fields")), None)
+def _sections_at(place: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], list[type[BaseModel]]]:
+    """(path as a user writes it, the models that its last part may belong to).
+
+    Where one of several kinds is chosen by a tag, pydantic puts the tag into the place.
+    """
+    path: list[int | str] = []
+    sections: list[type[BaseModel]] = [Config]
+    for part in place[:-1]:
+        chosen = [section for section in sections if len(sections) > 1 and part in _tags(section)]
+        if chosen:
+            sections = chosen
+            continue
+        path.append(part)
+        if isinstance(part, str):
+            fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+            sections = [model for field in fields for model in _models_in(field.annotation)]
+    return (*path, place[-1]), sections
+
+
+def _tags(section: type[BaseModel]) -> set[Any]:
+    annotations = [field.annotation for field in section.model_fields.values()]
+    return {tag for each in annotations if get_origin(each) is Literal for tag in get_args(each)}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

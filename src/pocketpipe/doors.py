@@ -141,6 +141,11 @@ def describe_validation(error: ValidationError, *, where: str, allowed: tuple[st
             lines.append(f"{path}: {problem['input']!r} is not an option; options: {options}")
         elif problem["type"] == "missing":
             lines.append(f"{path}: missing; it must be given")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"{path}.{problem['ctx']['discriminator'].strip(chr(39))}: missing; it must be given")
+        elif problem["type"] == "union_tag_invalid":
+            tag, key = problem["ctx"]["tag"], problem["ctx"]["discriminator"].strip("'")
+            lines.append(f"{path}.{key}: {tag!r} is unknown; known: {problem['ctx']['expected_tags']}")
         elif problem["type"] == "tuple_type":
             lines.append(f"{path}: {problem['input']!r}: it must be a list, as in [{problem['input']}]")
         else:

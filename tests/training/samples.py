@@ -93,6 +93,32 @@ def normalized(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     )
 
 
+def narrow(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """`normalized` with fewer channels, as if slimmed."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 3, 3, padding=1, bias=False),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(3 * 36, outputs),
+    )
+
+
+def deep(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Two layers whose channels can be cut: groups "0" (8) and "3" (6)."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 36, outputs),
+    )
+
+
 TASK = TaskChoice(name="training.samples:build_task")
 SETTINGS = TrainerSettings(threads=1, compile="never")
 RECIPE = Recipe(epochs=3, batch_size=32, learning_rate=0.05, warmup_epochs=1)

@@ -39,9 +39,10 @@ class Watched:
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(outputs, features) for inputs (N, ...); of a module that is called more than once, the last call."""
+        self._made = {}  # a new one: what others' calls of the network left must not make a compiled forward anew
         outputs: Tensor = self.network(inputs)
         features = tuple(self._made[point] for point in self._points)
-        self._made.clear()
+        self._made = {}
         return outputs, features
 
     def _keeper(self, point: str) -> Hook:

@@ -1,0 +1,50 @@
+"""Teachers that a recipe names are checked before any work: their names, options, files, and whether they fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from pocketpipe.errors import Mistakes
+from pocketpipe.network import NETWORKS
+from pocketpipe.preflight import check_feasible, checked_config
+
+BASE = Path(__file__).parents[1] / "conf" / "base"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.setenv("POCKETPIPE_DATA", str(tmp_path))
+
+
+def parameters(*teachers: dict[str, Any]) -> dict[str, Any]:
+    files = (BASE / "parameters.yml", BASE / "parameters_stages.yml")
+    found = {key: value for file in files for key, value in yaml.safe_load(file.read_text()).items()}
+    found["targets"] = ["x86_64"]
+    found["finetune"]["distillation"]["teachers"] = list(teachers)
+    return found
+
+
+def test_names_options_and_files_are_told_together() -> None:
+    unknown = {"name": "resnet9", "weights": "none.safetensors"}
+    wrong = {"name": "resnet8", "weights": "none.safetensors", "options": {"depth": 3}}
+    with pytest.raises(Mistakes) as caught:
+        checked_config(parameters(unknown, wrong))
+    told = "\n".join(caught.value.lines)
+    assert "finetune.distillation.teachers: network 'resnet9' is unknown" in told
+    assert "finetune.distillation.teachers.depth: 3 is not an option" in told
+    assert told.count("finetune.distillation.teachers: no file 'none.safetensors' under the data root") == 2
+
+
+def test_weights_of_another_network_are_found_before_the_training(tmp_path: Path) -> None:
+    teacher = {"name": "resnet8", "weights": "teacher.safetensors"}
+    torch.manual_seed(0)
+    save_file(NETWORKS.resolve("lenet")((1, 8, 8), 10).state_dict(), tmp_path / "teacher.safetensors")
+    with pytest.raises(Mistakes, match=r"finetune.distillation.teachers: weights do not fit network 'resnet8'"):
+        check_feasible(checked_config(parameters(teacher)), {"finetune"})
+    save_file(NETWORKS.resolve("resnet8")((1, 8, 8), 10).state_dict(), tmp_path / "teacher.safetensors")
+    check_feasible(checked_config(parameters(teacher)), {"finetune"})

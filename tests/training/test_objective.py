@@ -1,0 +1,107 @@
+"""The loss of a recipe: its parts, each with its weight, and what grows while the training goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pocketpipe.compression.distillation import attention_loss, decoupled_loss, distillation_loss
+from pocketpipe.compression.group_sparsity import channel_norms, penalty
+from pocketpipe.compression.tracing import trace
+from pocketpipe.errors import UserError
+from pocketpipe.network import StoredNetwork
+from pocketpipe.training.distilling import Attention, Decoupled, Distillation
+from pocketpipe.training.features import FeatureDistance, Response
+from pocketpipe.training.module import decays
+from pocketpipe.training.objective import Objective, risen
+from pocketpipe.training.recipe import GroupSparsity
+from training.samples import RECIPE, Blobs, deep, train
+
+GENERATOR = torch.Generator().manual_seed(0)
+OWN, TAUGHT = torch.randn(2, 5, 4, generator=GENERATOR)
+TARGETS = torch.tensor([0, 1, 2, 3, 0])
+TASK = Blobs()
+LOSS = TASK.loss(OWN, TARGETS)
+
+
+def objective(distillation: Distillation, features: FeatureDistance | None = None) -> Objective:
+    return Objective(TASK, RECIPE.model_copy(update={"distillation": distillation}), features)
+
+
+def test_the_parts_are_mixed_by_their_weight() -> None:
+    loss = objective(Distillation(weight=0.3, temperature=2.0))(Response(OWN), Response(TAUGHT), TARGETS, 0.0)
+    assert torch.allclose(loss, 0.7 * LOSS + 0.3 * distillation_loss(OWN, TAUGHT, 2.0))
+    assert torch.equal(Objective(TASK, RECIPE)(Response(OWN), None, TARGETS, 0.0), LOSS)
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.9, 1.0)])
+def test_dkd_grows(progress: float, share: float) -> None:
+    distillation = Distillation(weight=0.5, outputs=Decoupled(kind="dkd", alpha=2.0, beta=3.0, warmup=0.2))
+    loss = objective(distillation)(Response(OWN), Response(TAUGHT), TARGETS, progress)
+    dkd = decoupled_loss(OWN, TAUGHT, TARGETS, 4.0, alpha=2.0, beta=3.0)
+    assert torch.allclose(loss, 0.5 * LOSS + 0.5 * share * dkd)
+
+
+def test_features_come_beside_the_outputs() -> None:
+    attention = Attention(kind="attention", weight=7.0)
+    maps = [torch.rand(5, width, 3, 3, generator=GENERATOR) for width in (2, 2, 6, 6)]
+    own, taught = Response(OWN, tuple(maps[:2])), Response(TAUGHT, tuple(maps[2:]))
+    distillation = Distillation(weight=0.0, features=attention)
+    loss = objective(distillation, FeatureDistance(attention, (2, 2), (6, 6)))(own, taught, TARGETS, 0.0)
+    assert torch.allclose(loss, LOSS + 7.0 * sum(attention_loss(maps[i], maps[i + 2]) for i in range(2)))
+
+
+def test_dkd_is_for_classes() -> None:
+    distillation = Distillation(outputs=Decoupled(kind="dkd"))
+    with pytest.raises(UserError, match=r"distillation.outputs: dkd is for classification .*; use logits"):
+        objective(distillation)(Response(OWN), Response(TAUGHT), TAUGHT.softmax(1), 0.0)
+
+
+def test_group_sparsity_rises_to_its_strength() -> None:
+    network = deep((1, 6, 6), 4)
+    traced = trace(network, (1, 6, 6))
+    recipe = RECIPE.model_copy(update={"group_sparsity": GroupSparsity(strength=0.1, grows=0.5, focus=2.0)})
+    full = 0.1 * penalty(network, traced, focus=2.0)
+    for progress, share in ((0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (1.0, 1.0)):
+        assert torch.allclose(
+            torch.as_tensor(Objective(TASK, recipe, None, traced).penalty(network, progress)), share * full
+        )
+    assert Objective(TASK, RECIPE).penalty(network, 1.0) == 0.0
+    assert risen(0.0, 0.0) == 1.0
+
+
+def test_group_sparsity_leaves_channels_that_hardly_count(tmp_path: Path) -> None:
+    plain = RECIPE.model_copy(update={"epochs": 12, "weight_decay": 0.0})
+    sparse = plain.model_copy(update={"group_sparsity": GroupSparsity(strength=0.01, grows=0.3)})
+    shares = {}
+    for name, recipe in (("plain", plain), ("sparse", sparse)):
+        fitted = train(tmp_path / name, network=deep, recipe=recipe)
+        shares[name] = _weakest_half(fitted.network)
+        assert fitted.curves["val_accuracy"][-1] > 0.9
+    assert shares["sparse"] < 0.5 * shares["plain"]
+
+
+def _weakest_half(stored: StoredNetwork) -> float:
+    """Share of the weaker half of each group's channels in the squares of all, averaged over the groups."""
+    network = stored.build(TASK)
+    parameters = dict(network.named_parameters())
+    groups = [group for group in trace(network, TASK.input_shape).groups if group.slimmable]
+    squares = [channel_norms(parameters, group).detach().square().sort().values for group in groups]
+    return float(torch.stack([each[: len(each) // 2].sum() / each.sum() for each in squares]).mean())
+
+
+def test_what_lies_on_weights_does_not_decay() -> None:
+    network = nn.Linear(4, 3)
+    table = nn.Module()
+    table.register_parameter("centroids", nn.Parameter(torch.zeros(3, 8)))
+    table.register_parameter("scale", nn.Parameter(torch.zeros(3)))
+    table.forward = lambda weight: weight  # type: ignore[method-assign]
+    nn.utils.parametrize.register_parametrization(network, "weight", table)
+    found = {name: decays(name, parameter) for name, parameter in network.named_parameters()}
+    assert found == {
+        "bias": False,
+        "parametrizations.weight.original": True,
+        "parametrizations.weight.0.centroids": False,
+        "parametrizations.weight.0.scale": False,
+    }
