@@ -19,7 +19,7 @@ from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.sparsity.layers import left_dense
 from pocketpipe.compression.sparsity.step import SMALLEST_DENSITY
 from pocketpipe.compression.tracing import profile_of
-from pocketpipe.compression.weights import laid_on, original_of, weight_of
+from pocketpipe.compression.weights import bare, laid_on, original_of, weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, CompressionPlan
 from pocketpipe.profile import NetworkProfile
@@ -183,8 +183,39 @@ def test_what_stays_dense_is_named() -> None:
     assert masked(torch.randn(2, 5, 8)).shape == (2, 3)
     with pytest.raises(UserError, match=r"densities.gru.weight_hh_l0: cannot have a mask: its operator is"):
         SparsityStep(protocol="given", densities={"gru.weight_hh_l0": 0.5}).predict(profile)
-    with pytest.raises(UserError, match=r"reachable: compression [\d.]+; left dense: place, gru.weight_ih_l0"):
+    with pytest.raises(
+        UserError, match=r"reachable: compression [\d.]+; left dense: gru.weight_ih_l0, gru.weight_hh_l0"
+    ):
         SparsityStep(density=0.5).project(profile, Limits(file_bytes=100))
+
+
+class Cells(nn.Module):
+    """Torch's own cell, called step by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(8, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(x.shape[0], 6)
+        for step in range(x.shape[1]):
+            state = self.cell(x[:, step], state)
+        return self.head(state)
+
+
+def test_cells_have_masks() -> None:
+    network = Cells().eval()
+    task: Any = type("Task", (), {"input_shape": (5, 8)})
+    pinned = SparsityStep(density=0.25).pin(network, task, NO_DATA)
+    assert set(pinned.densities or {}) == {"cell.weight_ih", "cell.weight_hh", "head"}
+    masked = pinned.apply(network, task)
+    assert int(masked.cell.weight_hh.count_nonzero()) == 18 * 6 // 4
+    plain = bare(masked)
+    x = torch.randn(2, 5, 8)
+    assert torch.equal(masked(x), plain(x))
+    assert not torch.equal(masked(x), network(x))
+    assert profile_of(masked, (5, 8)).groups == profile_of(network, (5, 8)).groups
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -239,7 +270,7 @@ def test_the_space_and_its_ends() -> None:
         SMALLEST_DENSITY, abs=1e-4
     )
     assert SparsityStep.from_parameters(smallest | {"protocol": "erk"}, profile) == SparsityStep(
-        density=SMALLEST_DENSITY, protocol="erk"
+        density=SMALLEST_DENSITY, protocol="erk", schedule="gradual"
     )
     deep = profile_of(zoo("resnet20", DIGIT), DIGIT)
     assert set(SparsityStep.space(deep)) == {"density", "protocol"}

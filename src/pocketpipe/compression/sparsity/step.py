@@ -116,11 +116,11 @@ class SparsityStep(Step):
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
-        """The protocol at its density; `given` with the densities by layer."""
+        """The protocol at its density, or `given` with the densities by layer; gradual, as training always follows."""
         if parameters["protocol"] != "given":
-            return cls(density=parameters["density"], protocol=parameters["protocol"])
+            return cls(density=parameters["density"], protocol=parameters["protocol"], schedule="gradual")
         named = {key.removeprefix("densities/"): value for key, value in parameters.items() if "/" in key}
-        return cls(densities=named, protocol="given")
+        return cls(densities=named, protocol="given", schedule="gradual")
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """The density, or n of n:m, or all densities by one factor, as large as `limits` on bytes allow.
