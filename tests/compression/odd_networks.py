@@ -1,10 +1,15 @@
-"""Networks that are not in the zoo, each with something that couples channels in its own way."""
+"""Networks that are not in the zoo, each with something that couples channels in its own way; `ODD` has all of them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from compression.odd_images import IMAGES
+from compression.odd_sequences import SEQUENCES
 
 
 class Dense(nn.Module):
@@ -225,6 +230,19 @@ class Mixer(nn.Module):
         return self.head((x + y).mean(1))
 
 
+class NormalizedMixer(Mixer):
+    """The same with a normalization that holds the stream: the layer along positions is free nevertheless."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.back(functional.relu(self.along(self.norm(x).transpose(1, 2)))).transpose(1, 2)
+        return self.head((x + y).mean(1))
+
+
 class Folded(nn.Module):
     """Linear layers with BatchNorm after and before them, in one dimension."""
 
@@ -240,12 +258,15 @@ class Folded(nn.Module):
 
 
 IMAGE = (3, 8, 8)
-ODD: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+ODD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **IMAGES,
+    **SEQUENCES,
     "attention": (Attention, (6, 4)),
     "dense": (Dense, IMAGE),
     "folded": (Folded, (7,)),
     "grouped": (Grouped, IMAGE),
     "mixer": (Mixer, (6, 4)),
+    "mixer_normalized": (NormalizedMixer, (6, 4)),
     "own_zeros": (OwnZeros, (5, 4)),
     "plain_pad": (PlainPad, IMAGE),
     "positional": (Positional, IMAGE),

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn import functional
 
+from compression.counting import counted_macs
 from compression.odd_networks import ODD
-from compression.zoo import ALL, DIGIT, ROWS, SMALL, zoo
+from compression.zoo import ALL, DIGIT, ROWS, SMALL, odd, zoo
 from pocketpipe.compression.tracing import Trace, profile_of, trace
 from pocketpipe.errors import UserError
 from pocketpipe.network import NETWORKS
 
 
 def _traced(name: str) -> Trace:
-    factory, shape = ODD[name]
-    return trace(factory().eval(), shape)
+    return trace(*odd(name))
 
 
 def _by_name(traced: Trace) -> dict[str, tuple[int, tuple[str, ...]]]:
@@ -91,6 +91,133 @@ def test_concatenation_keeps_the_parts_apart() -> None:
     assert {name: group.channels for name, group in groups.items()} == widths
     assert groups["convs.0"].places["norms.2.running_mean", 0].flatten().tolist() == list(range(8, 14))
     assert groups["convs.1"].places["head.weight", 1].flatten().tolist() == list(range(14, 20))
+
+
+EXPECTED = {
+    "attention": {"query": 8, "value": 8, "inner": 20},
+    "cells": {"lstm.weight_ih": 6, "gru.weight_ih": 7},
+    "convnext": {"inner": 32},
+    "densenet": {
+        "stem": 8, "first.0.2": 8, "first.0.5": 4, "first.1.2": 8, "first.1.5": 4, "transition.2": 10,
+        "second.0.2": 8, "second.0.5": 4, "second.1.2": 8, "second.1.5": 4,
+    },
+    "encoder": {f"encoder.layers.{i}.{name}": n for i in (0, 1)
+                for name, n in (("self_attn.in_proj_weight", 4), ("linear1", 24))},
+    "gated": {"inner": 8, "wide": 6},
+    "inception": {
+        "stem.0": 8, "one.0": 6, "three.0.0": 5, "three.1.0": 7, "flat.0.0": 6, "flat.1": 6, "flat.2": 9,
+        "pooled.1.0": 4, "after.0": 12,
+    },
+    "lstm": {"embed": 7, "inside.weight_ih_l0": 6},
+    "lstm_projected": {"embed": 7, "inside.weight_hr_l0": 4},
+    "mixer_normalized": {"along": 12},
+    "resnext": {"stem": 2, "enter.0": 8, "up": 4},
+    "rnn": {"embed": 7, "inside.weight_ih_l0": 6},
+    "shufflenet_v1": {"stem.0": 12, "squeeze.0": 4},
+    "shufflenet_v2": {"stem.0": 6, "enter.0": 6, "left.2.0": 10, "right.0.0": 8, "last.0": 14},
+    "squeeze_excite": {"stem.0": 6, "expand.0": 18, "reduce": 4},
+    "torch_gru": {"embed": 7, "inside.weight_ih_l0": 6},
+    "unet": {"down": 6, "deep": 10, "up": 8},
+    "vit_chunked": {"attention.qkv": 4, "inner": 20},
+    "vit_explicit": {"attention.query": 3, "inner": 20},
+    "vit_packed": {"attention.qkv": 3, "inner": 20},
+    "vit_shared": {"attention.query": 2, "inner": 20},
+    "vit_stuck": {"inner": 20},
+    "vit_torch": {"attention.inside.in_proj_weight": 3, "inner": 20},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_can_be_thinned(name: str) -> None:
+    """All that the network's form allows: whole heads, hidden units over all gates, equal groups."""
+    assert {group.name: group.channels for group in _traced(name).groups if group.slimmable} == EXPECTED[name]
+
+
+def test_a_head_is_its_rows_of_query_key_and_value_and_its_columns_of_the_output() -> None:
+    group = next(group for group in _traced("vit_packed").groups if group.name == "attention.qkv")
+    rows = group.places["attention.qkv.weight", 0]
+    assert rows[1].tolist() == [*range(4, 8), *range(16, 20), *range(28, 32)]
+    assert group.places["attention.out.weight", 1][2].tolist() == [8, 9, 10, 11]
+    assert set(group.places) == {
+        ("attention.qkv.weight", 0), ("attention.qkv.bias", 0), ("attention.out.weight", 1)
+    }  # fmt: skip
+
+
+def test_the_width_of_heads_is_thinned_where_their_number_is_written_down() -> None:
+    group = next(group for group in _traced("vit_chunked").groups if group.name == "attention.qkv")
+    assert group.places["attention.out.weight", 1][1].tolist() == [1, 5, 9]
+
+
+def test_a_hidden_unit_is_its_row_of_each_gate_in_all_layers_and_directions() -> None:
+    group = next(group for group in _traced("lstm").groups if group.name == "inside.weight_ih_l0")
+    for layer in ("l0", "l0_reverse", "l1", "l1_reverse"):
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            assert group.places[f"inside.{part}_{layer}", 0][2].tolist() == [2, 8, 14, 20]
+        assert group.places[f"inside.weight_hh_{layer}", 1][2].tolist() == [2]
+    assert group.places["inside.weight_ih_l1", 1][2].tolist() == [2, 8]
+    assert group.places["head.weight", 1][2].tolist() == [2, 8]
+
+
+def test_groups_of_a_shuffled_convolution() -> None:
+    """Channel i of both groups goes; after the shuffle these are neighbours, half of them in each next group."""
+    group = next(group for group in _traced("shufflenet_v1").groups if group.name == "squeeze.0")
+    assert group.places["squeeze.0.weight", 0].tolist() == [[i, i + 4, i + 8, i + 12] for i in range(4)]
+    assert group.places["restore.weight", 1].tolist() == [[2 * i, 2 * i + 1] for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "line"),
+    [
+        ("vit_stuck", "attention.qkv", "node 'reshape' (aten.reshape) in module 'attention': takes channels apart by"),
+        ("vit_packed", "patches", "node 'layer_norm' (aten.layer_norm) in module 'norm1': each of its outputs depends"),
+        ("gated", "embed", "node 'rms_norm' (aten.rms_norm) in module 'norm': each of its outputs depends"),
+        ("lstm_projected", "inside.weight_ih_l0", "node 'lstm' (aten.lstm) in module 'inside': torch wants more"),
+        ("mixer", "along", "node 'linear_1' (aten.linear) in module 'along': another axis of its result carries"),
+    ],
+)
+def test_what_is_left_whole_is_named_with_its_node(name: str, group: str, line: str) -> None:
+    assert str(_reasons(_traced(name))[group]).startswith(line)
+
+
+def test_a_fused_product_scales_by_the_width_of_a_head() -> None:
+    """Fewer of its columns would change what the others compute."""
+
+    class OneHead(nn.Module):
+        def __init__(self, scale: float | None) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(4, 8) for _ in range(3))
+            self.head, self.scale = nn.Linear(8, 5), scale
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.query(x), self.key(x), self.value(x)
+            return self.head(functional.scaled_dot_product_attention(q, k, v, scale=self.scale).mean(1))
+
+    free, held = trace(OneHead(0.3).eval(), (6, 4)), trace(OneHead(None).eval(), (6, 4))
+    assert _by_name(free) == {"query": (8, ("query", "key")), "value": (8, ("value",))}
+    assert _by_name(held) == {"value": (8, ("value",))}
+    assert "its scale follows from the width of a head" in str(_reasons(held)["query"])
+
+
+def test_numbers_in_modules_that_follow_are_found_by_trying() -> None:
+    """Of three that could be the number of heads, just the one that is."""
+    traced = _traced("vit_explicit")
+    assert [(size.path, size.attribute) for size in traced.sizes] == [("attention", "num_heads")]
+    shared = _traced("vit_shared")  # four heads, four wide, two with keys of their own
+    assert {(size.path, size.attribute) for size in shared.sizes} == {("attention", "heads"), ("attention", "shared")}
+
+
+def test_what_nothing_reads_holds_nothing_back() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 8), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            x.softmax(-1).sum()
+            return self.head(x)
+
+    assert _by_name(trace(Unused().eval(), (4,))) == {"first": (8, ("first",))}
 
 
 def test_a_shuffle_of_two_halves_ties_them() -> None:
@@ -174,16 +301,46 @@ def test_macs_are_as_published(name: str, mmacs: float) -> None:
     assert profile_of(zoo(name, SMALL), SMALL).cost().macs / 1e6 == pytest.approx(mmacs, abs=0.01)
 
 
-CASES = [*((name, None) for name in sorted(ODD) if name not in ("attention", "spectrum")), *ALL]
+DEEPER = ("resnet32", "resnet44", "resnet110")  # as resnet20 and resnet56, with other numbers of blocks
+CASES = [
+    *((name, None) for name in sorted(ODD) if name != "spectrum"),  # the counter knows no Fourier transform
+    *(pytest.param(*case, marks=pytest.mark.slow) if case[0] in DEEPER else case for case in ALL),
+]
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
 def test_macs_agree_with_pytorchs_counter(name: str, shape: tuple[int, ...] | None) -> None:
-    """The counter sees the operators that really run. It knows products and convolutions, as the profile does."""
-    network, shape = (ODD[name][0]().eval(), ODD[name][1]) if shape is None else (zoo(name, shape), shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, *shape))
-    assert profile_of(network, shape).cost().macs == counter.get_total_flops() / 2
+    """Convolutions, layers, gates of recurrent cells, products of activations: all that is multiplied."""
+    network, shape = odd(name) if shape is None else (zoo(name, shape), shape)
+    assert profile_of(network, shape).cost().macs == counted_macs(network, shape)
+
+
+def test_macs_of_an_lstm_by_the_formula() -> None:
+    """Two layers, two directions, six steps: gates read the input (7, then both directions) and the state (6)."""
+    cost = profile_of(*odd("lstm")).cost()
+    first, second = 6 * 2 * 4 * 6 * (7 + 6), 6 * 2 * 4 * 6 * (12 + 6)
+    inside = {name: macs for name, macs in cost.macs_by_layer.items() if name.startswith("inside.")}
+    assert sum(inside.values()) == first + second
+    assert inside["inside.weight_hh_l1_reverse"] == 6 * 4 * 6 * 6
+
+
+def test_products_of_activations_have_macs_and_no_parameters() -> None:
+    """Scores and values of 3 heads over 5 tokens, 4 wide."""
+    profile = profile_of(*odd("vit_packed"))
+    products = [layer for layer in profile.layers if layer.operator == "matmul"]
+    assert [layer.name for layer in products] == [
+        f"attention.scaled_dot_product_attention.{part}" for part in ("scores", "values")
+    ]
+    assert [layer.macs(profile.widths()) for layer in products] == [3 * 5 * 5 * 4] * 2
+    assert [layer.macs(profile.widths({"attention.qkv": 1})) for layer in products] == [5 * 5 * 4] * 2
+    assert all(layer.parameters(profile.widths()) == layer.stored_bytes(profile.widths()) == 0 for layer in products)
+
+
+def test_parameters_are_those_of_the_network() -> None:
+    """Of one without BatchNorm, which the export folds away."""
+    for name in ("encoder", "vit_torch", "lstm_projected", "cells", "shuffle", "grouped"):
+        network, shape = odd(name)
+        assert profile_of(network, shape).cost().parameters == sum(p.numel() for p in network.parameters()), name
 
 
 @pytest.mark.parametrize(("name", "shape", "count"), [("resnet8", DIGIT, 8), ("gru", ROWS, 7)])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compression.odd_networks import ODD
 from pocketpipe.network import NETWORKS
 
 DIGIT = (1, 8, 8)
@@ -21,6 +22,14 @@ def zoo(name: str, shape: tuple[int, ...]) -> nn.Module:
     """The network with 10 outputs, in eval mode."""
     torch.manual_seed(0)
     return trained_looking(NETWORKS.resolve(name)(shape, 10))
+
+
+@cache
+def odd(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """A network of `ODD` in eval mode, and the shape of its input."""
+    torch.manual_seed(0)
+    factory, shape = ODD[name]
+    return trained_looking(factory()), shape
 
 
 def trained_looking(network: nn.Module) -> nn.Module:

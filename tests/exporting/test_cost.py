@@ -1,5 +1,7 @@
 """MACs and parameters counted on the ONNX file, against PyTorch's own counter and the network's parameters."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,3 +35,53 @@ def test_parameters_are_those_of_a_network_without_batchnorm() -> None:
     cost = cost_of(export_onnx(network.eval(), (3, 8, 8)), "net.onnx")
     assert cost.parameters == sum(p.numel() for p in network.parameters())
     assert cost.macs == 5 * 6 * 6 * 3 * 9 + 180 * 7
+
+
+class Multiplied(torch.nn.Module):
+    """A transposed convolution in groups, and products of activations in batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = torch.nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)
+        self.mix = torch.nn.Linear(17, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.up(x)
+        scores = (x @ x.transpose(-2, -1)).softmax(-1)
+        return self.mix(scores @ x)
+
+
+def test_transposed_convolutions_and_products_of_activations() -> None:
+    network = Multiplied().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 4, 8, 8))
+    cost = cost_of(export_onnx(network, (4, 8, 8)), "net.onnx")
+    up, scores, mix = 4 * 8 * 8 * 3 * 9, 6 * 17 * 17 * 17, 6 * 17 * 17 * 5
+    assert cost.macs == counter.get_total_flops() // 2 == up + 2 * scores + mix
+
+
+@pytest.mark.parametrize(("module", "gates"), [(torch.nn.LSTM, 4), (torch.nn.GRU, 3)], ids=["LSTM", "GRU"])
+def test_recurrent_operators(module: Callable[..., torch.nn.Module], gates: int) -> None:
+    """Every step multiplies by the gates of both directions, for the input and for the state."""
+
+    class Last(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = module(3, 4, batch_first=True, bidirectional=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inside(x)[0][:, -1]
+
+    cost = cost_of(export_onnx(Last().eval(), (5, 3)), "net.onnx")
+    assert cost.macs == 5 * 2 * gates * 4 * (3 + 4)
+
+
+def test_einsum_by_hand() -> None:
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("Einsum", ["q", "k"], ["scores"], equation="bihd, bjhd -> bhij")
+    shapes = {"q": (1, 5, 3, 4), "k": (1, 7, 3, 4), "scores": (1, 3, 5, 7)}
+    values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()}
+    graph = helper.make_graph([node], "products", [values["q"], values["k"]], [values["scores"]])
+    file = helper.make_model(graph).SerializeToString()
+    assert cost_of(file, "net.onnx").macs == 3 * 5 * 7 * 4

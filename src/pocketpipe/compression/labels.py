@@ -73,6 +73,11 @@ class Labels:
         if (kept := labels[labels >= 0]).numel():
             self._frozen.append((kept, reason))
 
+    def all_frozen(self, labels: Tensor) -> bool:
+        """Whether all these labels were themselves said to stay; what they are tied to is not looked at."""
+        frozen = torch.cat([kept for kept, _ in self._frozen] or [labels[:0]])
+        return bool(torch.isin(labels[labels >= 0], frozen).all())
+
     def roots(self) -> np.ndarray:
         """For each label the smallest label that it is tied to, through any number of others."""
         root = np.arange(self._count)

@@ -108,14 +108,19 @@ def _update_sizes(module: nn.Module) -> None:
         case nn.Embedding():
             module.num_embeddings, module.embedding_dim = module.weight.shape
         case nn.RNNBase():
-            reads, state = (module.get_parameter(f"weight_{part}_l0").shape[1] for part in ("ih", "hh"))
+            reads, state = (_columns(module, f"weight_{part}_l0") for part in ("ih", "hh"))
             projected = module.proj_size > 0
             module.input_size, module.proj_size = reads, state if projected else 0
-            module.hidden_size = module.get_parameter("weight_hr_l0").shape[1] if projected else state
+            module.hidden_size = _columns(module, "weight_hr_l0") if projected else state
         case nn.RNNCellBase():
             module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         case nn.MultiheadAttention() if _is_thin(module):
             ThinMultiheadAttention.of(module)
+
+
+def _columns(module: nn.Module, weight: str) -> int:
+    tensor: Tensor = getattr(module, weight)
+    return tensor.shape[1]
 
 
 def _is_thin(attention: nn.MultiheadAttention) -> bool:

@@ -140,7 +140,10 @@ def _first_names(network: nn.Module) -> dict[str, str]:
 
 
 def _groups(walk: Walk) -> tuple[TracedGroup, ...]:
-    """Atoms with the same members form a group; those that must stay because of input or output are no one's choice."""
+    """Atoms with the same members form a group; those that must stay because of input or output are no one's choice.
+
+    Members, groups and so their names go by the order of layers in the graph, whatever lies on a weight.
+    """
     makers = {(call.weight, call.out_axis): layer_name(call.weight) for call in walk.calls}
     gathered: dict[object, list[Atom]] = {}
     for atom in walk.labels.atoms():
@@ -148,8 +151,9 @@ def _groups(walk: Walk) -> tuple[TracedGroup, ...]:
         gathered.setdefault((axes, atom.frozen, atom.reason), []).append(atom)
     groups: list[TracedGroup] = []
     taken: dict[str, int] = {}
-    for atoms in gathered.values():
-        members = tuple(makers[place] for place in atoms[0].places if place in makers)
+    order = {place: index for index, place in enumerate(makers)}
+    for atoms in sorted(gathered.values(), key=lambda atoms: min(order.get(p, len(order)) for p in atoms[0].places)):
+        members = tuple(makers[place] for place in sorted(order.keys() & atoms[0].places.keys(), key=order.__getitem__))
         if not members or (atoms[0].frozen and atoms[0].reason is None):
             continue
         taken[members[0]] = taken.get(members[0], 0) + 1

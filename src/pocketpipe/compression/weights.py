@@ -7,6 +7,7 @@ What a step lays on a weight is a parametrization (`torch.nn.utils.parametrize`)
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,19 @@ def lay_on(network: nn.Module, layer: str, parametrization: nn.Module) -> None:
         if parametrize.is_parametrized(module) and not parametrize.is_parametrized(module, attribute):
             _give_own_class(module)
         parametrize.register_parametrization(module, attribute, parametrization)
+        if isinstance(module, nn.RNNBase):
+            type(module).__deepcopy__ = _copied_without_computed_weights  # type: ignore[attr-defined]
+
+
+def _copied_without_computed_weights(module: nn.RNNBase, memo: dict[int, Any]) -> Any:
+    """A deep copy of a recurrent module: torch keeps its last weights, and refuses to copy those that are computed."""
+    if id(module) in memo:
+        return memo[id(module)]
+    replica = module.__new__(type(module))
+    memo[id(module)] = replica
+    made_anew = {"_flat_weights": [None] * len(module._flat_weights)}  # by the next forward
+    replica.__dict__ = copy.deepcopy({**module.__dict__, **made_anew}, memo)
+    return replica
 
 
 def _holders(network: nn.Module, original: Tensor) -> list[tuple[nn.Module, str]]:

@@ -1,6 +1,6 @@
 """Cost measured on an ONNX file: MACs from its operators' shapes, independent of how the plan predicted them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,30 @@ def _floating_types(tensor: Any) -> tuple[int, ...]:
 
 def _macs(node: "NodeProto", shapes: Mapping[str, Shape]) -> int:
     """Multiply-accumulates of a node; 0 for operators that do not multiply by a matrix or kernel."""
-    if node.op_type == "Conv":
-        kernel = shapes[node.input[1]]  # (out, in / groups, *window)
-        return prod(shapes[node.output[0]]) * prod(kernel[1:])
-    if node.op_type in ("Gemm", "MatMul"):
-        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        summed = shapes[node.input[0]][0 if transposed else -1]
-        return prod(shapes[node.output[0]]) * summed
+    match node.op_type:
+        case "Conv":
+            kernel = shapes[node.input[1]]  # (out, in / groups, *window)
+            return prod(shapes[node.output[0]]) * prod(kernel[1:])
+        case "ConvTranspose":
+            kernel = shapes[node.input[1]]  # (in, out / groups, *window): every input element is laid down with it
+            return prod(shapes[node.input[0]]) * prod(kernel[1:])
+        case "Gemm" | "MatMul":
+            transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+            summed = shapes[node.input[0]][0 if transposed else -1]
+            return prod(shapes[node.output[0]]) * summed
+        case "Einsum":
+            (equation,) = (attribute.s.decode() for attribute in node.attribute if attribute.name == "equation")
+            return _einsum_macs(equation, [shapes[name] for name in node.input])
+        case "LSTM" | "GRU" | "RNN":
+            steps, batch = shapes[node.input[0]][:2]  # or the other way round, by the layout
+            return steps * batch * sum(prod(shapes[weight]) for weight in node.input[1:3])
     return 0
+
+
+def _einsum_macs(equation: str, operands: Sequence[Shape]) -> int:
+    """Of a product of two tensors: every combination of positions along all axes is one multiplication."""
+    inputs = equation.replace(" ", "").partition("->")[0].split(",")
+    if len(operands) != 2:
+        return 0
+    return prod({letter: size for axes, shape in zip(inputs, operands, strict=True)
+                 for letter, size in zip(axes, shape, strict=True)}.values())  # fmt: skip

@@ -60,7 +60,7 @@ def product_with_weight(
     walk.meet(walk.axis(weight.parameter, weight.shape, 1 - out_axis), x, dim)
     made = walk.axis(weight.parameter, weight.shape, out_axis)
     shape = shape_of(node)
-    if x.labels is None or x.dim == dim:
+    if x.labels is None or x.dim == dim or walk.labels.all_frozen(x.labels):
         return made_by(walk, called(walk, node, "linear", weight, out_axis, prod(shape[:-1])), dim, made)
     if made is not None:
         walk.labels.freeze(made, f"{describe(node)}: another axis of its result carries channels already")

@@ -90,6 +90,7 @@ def _cell(walk: Walk, node: fx.Node, cell: Cell, steps: int) -> tuple[Tensor, Te
         name, shape = cell.projection.parameter or "", cell.projection.shape
         state = walk.labels.of((name, 0), shape[0])
         walk.labels.tie(walk.labels.of((name, 1), shape[1]), hidden, why)
+        walk.labels.freeze(hidden, f"{why}: torch wants more hidden units than its state, which is projected, is wide")
         _note(walk, node, operator, cell.projection, (), steps)
     walk.labels.tie(walk.labels.of((cell.hidden.parameter or "", 1), cell.hidden.shape[1]), state, why)
     return state, hidden

@@ -1,0 +1,203 @@
+"""Small networks for sequences: attention in the ways in which people write it, and torch's recurrent modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ExplicitAttention(nn.Module):
+    """Query, key and value by a layer each; heads by a number that the module keeps."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = heads, width // heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = (*x.shape[:-1], self.num_heads, self.head_dim)
+        q, k, v = (layer(x).view(split).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        weights = (q @ k.transpose(-2, -1) / self.head_dim**0.5).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).reshape(*x.shape[:-1], -1))
+
+
+class PackedAttention(nn.Module):
+    """One layer for all three, taken apart by `reshape` and `unbind`; torch's fused product."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, width // heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, steps, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, steps, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        x = functional.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).reshape(n, steps, self.heads * self.head_dim))
+
+
+class ChunkedAttention(nn.Module):
+    """One layer for all three, taken apart by `chunk`; products by letters; the number of heads is written down."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        assert heads == 3
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.scale = (width // heads) ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (3, -1)) for part in self.qkv(x).chunk(3, -1))
+        weights = (torch.einsum("bihd,bjhd->bhij", q, k) * self.scale).softmax(-1)
+        return self.out(torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2))
+
+
+class SharedKeys(nn.Module):
+    """Several heads of queries read the same keys and values (Ainslie et al. 2023)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.shared, self.head_dim = heads, heads // 2, width // heads
+        self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.key, self.value = (nn.Linear(width, self.shared * self.head_dim) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, steps, _ = x.shape
+        q = self.query(x).view(n, steps, self.heads, self.head_dim).transpose(1, 2)
+        k, v = (layer(x).view(n, steps, self.shared, self.head_dim).transpose(1, 2) for layer in (self.key, self.value))
+        x = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.out(x.transpose(1, 2).reshape(n, steps, -1))
+
+
+class StuckAttention(nn.Module):
+    """Its sizes come from the stream, which LayerNorm holds: no number in the module can be changed."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, steps, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        x = functional.scaled_dot_product_attention(q, k, v)
+        return self.out(x.transpose(1, 2).reshape(n, steps, width))
+
+
+class TorchAttention(nn.Module):
+    """torch's own module, once with steps first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.inside = nn.MultiheadAttention(width, heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        attended: Tensor = self.inside(x, x, x)[0].transpose(0, 1)
+        return attended
+
+
+class ViT(nn.Module):
+    """Dosovitskiy et al. 2021: patches, a class token, learnt places; the attention is one of those above."""
+
+    def __init__(self, attention: Callable[[int, int], nn.Module], width: int = 12, heads: int = 3) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, width)), nn.Parameter(torch.randn(1, 5, width))
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.attention = attention(width, heads)
+        self.inner, self.outer = nn.Linear(width, 20), nn.Linear(20, width)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places
+        x = x + self.attention(self.norm1(x))
+        x = x + self.outer(functional.gelu(self.inner(self.norm2(x))))
+        return self.head(self.norm3(x)[:, 0])
+
+
+class Encoder(nn.Module):
+    """torch's own Transformer encoder, two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 12)
+        layer = nn.TransformerEncoderLayer(12, 4, 24, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(x)).mean(1))
+
+
+class Gated(nn.Module):
+    """An inner layer whose one half gates the other, by slices and by `glu`, normalized by root mean square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(4, 10), nn.RMSNorm(10)
+        self.inner, self.outer = nn.Linear(10, 16), nn.Linear(8, 10)
+        self.wide, self.narrow = nn.Linear(10, 12), nn.Linear(6, 10)
+        self.head = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.inner(self.norm(x))
+        half = y.shape[-1] // 2
+        x = x + self.outer(functional.silu(y[..., :half]) * y[..., half:])
+        return self.head((x + self.narrow(functional.glu(self.wide(x)))).mean(1))
+
+
+class Recurrent(nn.Module):
+    """One of torch's recurrent modules between two linear layers."""
+
+    def __init__(self, module: Callable[..., nn.Module], outputs: int, *, steps_first: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 7)
+        self.inside = module(7, 6, batch_first=not steps_first)
+        self.steps_first = steps_first
+        self.head = nn.Linear(outputs, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        if self.steps_first:
+            return self.head(self.inside(x.transpose(0, 1))[0][-1])
+        return self.head(self.inside(x)[0][:, -1])
+
+
+class Cells(nn.Module):
+    """An LSTM cell and a GRU cell on its state, unrolled; the first states are torch's own zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru = nn.LSTMCell(4, 6), nn.GRUCell(6, 7)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lower, upper = None, None
+        for step in range(x.shape[1]):
+            lower = self.lstm(x[:, step], lower)
+            upper = self.gru(lower[0], upper)
+        return self.head(upper)
+
+
+IMAGE, STEPS = (3, 8, 8), (6, 4)
+SEQUENCES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "cells": (Cells, STEPS),
+    "encoder": (Encoder, STEPS),
+    "gated": (Gated, STEPS),
+    "lstm": (partial(Recurrent, partial(nn.LSTM, num_layers=2, bidirectional=True), 12), STEPS),
+    "lstm_projected": (partial(Recurrent, partial(nn.LSTM, num_layers=2, proj_size=4), 4), STEPS),
+    "rnn": (partial(Recurrent, partial(nn.RNN, num_layers=2, bias=False), 6), STEPS),
+    "torch_gru": (partial(Recurrent, nn.GRU, 6, steps_first=True), STEPS),
+    "vit_chunked": (partial(ViT, ChunkedAttention), IMAGE),
+    "vit_explicit": (partial(ViT, ExplicitAttention), IMAGE),
+    "vit_packed": (partial(ViT, PackedAttention), IMAGE),
+    "vit_shared": (partial(ViT, SharedKeys, 16, 4), IMAGE),
+    "vit_stuck": (partial(ViT, StuckAttention), IMAGE),
+    "vit_torch": (partial(ViT, TorchAttention), IMAGE),
+}
