@@ -10,6 +10,8 @@ from _pytest.mark import ParameterSet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compression.zoo import ALL
+
 
 class Post(nn.Module):
     """relu(f(x) + x), the sum in place."""
@@ -36,6 +38,18 @@ class Pre(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(functional.relu(self.norm1(x)))
         return x + self.conv2(functional.relu(self.norm2(y)))
+
+
+class InPlace(nn.Module):
+    """x += f(x)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.conv(x)
+        return x
 
 
 class Clamped(nn.Module):
@@ -253,10 +267,9 @@ def _encoder() -> nn.Module:
     return Sequences(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False))
 
 
-def deep_ones_slow(named: list[tuple[str, tuple[int, ...]]]) -> list[ParameterSet]:
-    """Parameters of a test, (name, shape); the deep ResNets, which take seconds to trace, only in the slow suite."""
-    deep = {"resnet32", "resnet44", "resnet50", "resnet56"}
-    return [pytest.param(name, shape, marks=[pytest.mark.slow] if name in deep else []) for name, shape in named]
+def slow_but(quick: set[str]) -> list[ParameterSet]:
+    """Parameters (name, shape) of a test for all networks of the zoo: those but `quick` only in the slow suite."""
+    return [pytest.param(name, shape, marks=[] if name in quick else [pytest.mark.slow]) for name, shape in ALL]
 
 
 IMAGE, SEQUENCE = (3, 8, 8), (6, 4)
@@ -274,6 +287,7 @@ RESIDUAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[tuple[
     ),
     "pre-activation": (lambda: Images(Pre(), Pre(), positive=False), IMAGE, (("blocks.0", "blocks.1"),)),
     "clamped from the second on": (lambda: Images(Clamped(), Clamped()), IMAGE, (("blocks.1",),)),
+    "in place": (lambda: Images(InPlace(), InPlace()), IMAGE, (("blocks.0", "blocks.1"),)),
     "gated": (lambda: Images(Gated(), Gated()), IMAGE, (("blocks.0", "blocks.1"),)),
     "layers of a Transformer": (
         lambda: Sequences(Layer(), Layer(), Layer()),

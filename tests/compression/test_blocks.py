@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from compression.residual_networks import RESIDUAL, Gated, Images, deep_ones_slow
-from compression.zoo import ALL, DIGIT, trained_looking, zoo
+from compression.residual_networks import RESIDUAL, Gated, Images, InPlace, slow_but
+from compression.zoo import DIGIT, trained_looking, zoo
 from pocketpipe.budget import Budget, Limits
 from pocketpipe.compression.block_choice import CRITERIA, Chooser, dissimilarity, taylor
 from pocketpipe.compression.blocks import BlocksStep
@@ -93,7 +93,7 @@ def test_the_space_is_how_many_blocks_of_each_run_stay() -> None:
     assert BlocksStep.space(profile_of(zoo("lenet", DIGIT), DIGIT)) == {}
 
 
-@pytest.mark.parametrize(("name", "shape"), deep_ones_slow(ALL))
+@pytest.mark.parametrize(("name", "shape"), slow_but({"resnet8", "resnet20", "mobilenet_v2"}))
 def test_the_predicted_profile_is_that_of_the_network_made(name: str, shape: tuple[int, ...]) -> None:
     """In all fields, whichever blocks of a run go."""
     network, draw = zoo(name, shape), random.Random(name)
@@ -214,6 +214,26 @@ def test_greedy_by_loss_is_brute_force_one_block_at_a_time() -> None:
     assert max(losses.values()) - min(losses.values()) > 0.01  # or there is nothing to choose
 
 
+def test_a_second_look_measures_only_what_is_new() -> None:
+    network, asked = _three(), []
+
+    class Counting(Noise):
+        def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
+            asked.append(len(outputs))
+            return super().loss(outputs, targets, smoothing=smoothing)
+
+    BlocksStep.cheapest(network, Counting(), SOME, 1, examples=100)
+    assert asked == [100] * 3
+    two = BlocksStep.cheapest(network, Counting(), SOME, 2, examples=100)
+    assert len(asked) == 3 + 2
+    assert two.removed == BlocksStep.cheapest(_three(), Counting(), SOME, 2, examples=100).removed
+    with torch.no_grad():
+        network.head.weight.mul_(2)
+    asked.clear()
+    BlocksStep.cheapest(network, Counting(), SOME, 1, examples=100)
+    assert asked == [100] * 3  # other weights, other losses
+
+
 def test_a_run_gives_no_more_blocks_than_it_was_told_to() -> None:
     network = zoo("resnet20", DIGIT)
     keep = {"layer1.0": 3, "layer2.1": 1, "layer3.1": 0}
@@ -256,8 +276,9 @@ def test_taylor_is_the_slope_in_what_a_block_adds() -> None:
         assert found[name] == pytest.approx(abs(losses[1] - losses[0]) / 0.002, rel=1e-3)
 
 
-def test_dissimilarity_is_one_minus_the_cosine() -> None:
-    network = _three()
+@pytest.mark.parametrize("block", [Gated, InPlace])
+def test_dissimilarity_is_one_minus_the_cosine(block: type[nn.Module]) -> None:
+    network = trained_looking(Images(block(), block(), block()))
     batches = [
         (torch.from_numpy(SOME.inputs[:5]), torch.zeros(5)),
         (torch.from_numpy(SOME.inputs[5:7]), torch.zeros(2)),
@@ -265,8 +286,8 @@ def test_dissimilarity_is_one_minus_the_cosine() -> None:
     found = dissimilarity(network, THREE, iter(batches))
     with torch.no_grad():
         values = [network.start(network.norm(network.stem(torch.from_numpy(SOME.inputs[:7]))))]
-        for block in network.blocks:
-            values.append(block(values[-1]))
+        for part in network.blocks:
+            values.append(part(values[-1].clone()))
     for name, before, after in zip(THREE, values[:-1], values[1:], strict=True):
         a, b = before.flatten(1).numpy(), after.flatten(1).numpy()
         cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -356,7 +377,7 @@ def test_blocks_and_then_channels_on_one_budget(tmp_path: Path) -> None:
             return BlocksStep(keep=keep, criterion="similarity", examples=32)
 
     trials = search(
-        PROFILE, limits, [Cheap, ChannelsStep], try_plan, SearchSettings(trials=4, controls=1, ladder=(0.5,)), seed=0,
+        PROFILE, limits, [Cheap, ChannelsStep], try_plan, SearchSettings(trials=4, controls=1, ladder=()), seed=0,
         store=TrialStore(tmp_path),
     )  # fmt: skip
     on_budget = [trial for trial in trials if trial.origin != "ladder"]

@@ -91,7 +91,7 @@ class Chooser:
         for array in (self.data.inputs[: self.examples], self.data.targets[: self.examples]):
             digest.update(np.ascontiguousarray(array).tobytes())
         for tensor in self.network.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return _LOSSES.setdefault(self.network, {}).setdefault(digest.hexdigest(), {})
 
     def _copy(self) -> nn.Module:
@@ -180,15 +180,21 @@ def _watching(
     """Call `look(path, what enters, what leaves)` at every run of a block; what it returns takes the place of what
     leaves."""
 
-    def hook(path: str) -> Callable[..., Tensor | None]:
-        def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], exit_: Tensor) -> Tensor | None:
+    entries: dict[str, Tensor] = {}
+
+    def before(path: str) -> Callable[..., None]:
+        def call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             entry = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-            return look(path, entry, exit_)
+            entries[path] = entry.clone()  # a block may add in place
 
         return call
 
+    def after(path: str) -> Callable[..., Tensor | None]:
+        return lambda _, args, exit_: look(path, entries.pop(path), exit_)
+
     modules = [(path, network.get_submodule(path)) for path in paths]
-    handles = [module.register_forward_hook(hook(path), with_kwargs=True) for path, module in modules]
+    handles = [module.register_forward_pre_hook(before(path), with_kwargs=True) for path, module in modules]
+    handles += [module.register_forward_hook(after(path)) for path, module in modules]
     try:
         yield
     finally:
