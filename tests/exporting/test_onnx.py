@@ -83,7 +83,9 @@ def test_the_file_computes_what_pytorch_computes(build: type[nn.Module], shape: 
     outputs = run_onnx(data, inputs)
     with torch.no_grad():
         np.testing.assert_allclose(outputs, network(torch.from_numpy(inputs)).numpy(), rtol=1e-5, atol=1e-5)
-    assert check_export(data, network, inputs) <= 1e-4 * np.abs(outputs).max()
+    check = check_export(data, network, inputs)
+    assert check.difference <= 1e-4 * np.abs(outputs).max()
+    assert check.equal_share == 1.0
 
 
 @pytest.mark.parametrize(("build", "shape"), CASES)

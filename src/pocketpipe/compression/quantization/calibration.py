@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pocketpipe.compression.quantization.insertion import quantized_layers, quantizers_of, weight_quantizer
-from pocketpipe.compression.quantization.quantizers import WeightQuantizer, lsq_step
+from pocketpipe.compression.quantization.adaround import WeightGrid
+from pocketpipe.compression.quantization.grids import quantized_layers, weight_quantizer
+from pocketpipe.compression.quantization.insertion import quantizers_of
+from pocketpipe.compression.quantization.quantizers import WeightQuantizer, lsq_step, positive
 from pocketpipe.compression.quantization.ranges import Observer, weight_limit, weight_scales
-from pocketpipe.compression.weights import laid_on, original_of
+from pocketpipe.compression.weights import laid_on, original_of, parameter_name
 
 Ranges = Literal["minmax", "percentile", "mse", "entropy"]
 WeightRanges = Literal["minmax", "mse", "lsq"]
@@ -55,6 +57,23 @@ def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: 
             module.training = training
     for name, quantizer in quantizers.items():
         quantizer.set_range(*observers[name].range(quantizer.bits, ranges))
+
+
+@torch.no_grad()
+def take_parameters(network: nn.Module, source: nn.Module) -> None:
+    """Set every parameter that `source` has, quantizers or not, to its value there."""
+    values = {parameter_name(name): parameter for name, parameter in source.named_parameters()}
+    for name, parameter in network.named_parameters():
+        if parameter_name(name) in values:
+            parameter.copy_(values[parameter_name(name)])
+
+
+def weight_grids(network: nn.Module) -> dict[str, WeightGrid]:
+    """Steps and bits of the weights that have a quantizer, as `adaround` asks for them."""
+    quantizers = {layer: weight_quantizer(network, layer) for layer in quantized_layers(network)}
+    return {
+        layer: WeightGrid(positive(quantizer.scale.detach()), quantizer.bits) for layer, quantizer in quantizers.items()
+    }
 
 
 def _observing(observer: Observer) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:

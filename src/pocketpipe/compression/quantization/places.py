@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from pocketpipe.compression.quantization.operators import (
     clips,
@@ -63,6 +64,14 @@ class Place:
     """Whether nothing but the output reads it."""
 
 
+@dataclass(frozen=True)
+class BiasPlace:
+    """The bias of `call`'s layer is complete after `end`: the call itself, or that of its BatchNorm."""
+
+    call: fx.Node
+    end: fx.Node
+
+
 @dataclass
 class Places:
     """What an insertion has to do."""
@@ -71,6 +80,7 @@ class Places:
     layers: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
     """Path of a layer -> path of the BatchNorm that is folded into it."""
+    biases: list[BiasPlace] = field(default_factory=list)
 
 
 def find_places(graph: fx.Graph, network: nn.Module, *, separate_factors: bool) -> Places:
@@ -88,7 +98,7 @@ def find_places(graph: fx.Graph, network: nn.Module, *, separate_factors: bool) 
     for node in graph.nodes:
         if node in constant or not _is_floating(node) or _moves(node, network) or _is_absorbed(node, network):
             continue
-        end = _end_of_fusion(node, network, found.norms)
+        end = _end_of_fusion(node, network, found)
         readers, _ = _readers(end, network)
         factors = [reader for reader in readers if multiplies(reader, network)]
         split = separate_factors and 0 < len(factors) < len(readers)
@@ -151,13 +161,17 @@ def _constants(graph: fx.Graph, network: nn.Module) -> set[fx.Node]:
     return constant
 
 
-def _end_of_fusion(node: fx.Node, network: nn.Module, norms: dict[str, str]) -> fx.Node:
-    """The last of the nodes that are computed at once, `node` first. Notes a BatchNorm on the way in `norms`."""
+def _end_of_fusion(node: fx.Node, network: nn.Module, found: Places) -> fx.Node:
+    """The last of the nodes that are computed at once, `node` first. Notes BatchNorm and bias on the way."""
     end = node
     follower = _only_user(end)
     if follower is not None and _folds(end, follower, network):
-        norms[str(end.target)] = str(follower.target)
+        found.norms[str(end.target)] = str(follower.target)
         end, follower = follower, _only_user(follower)
+    if isinstance(layer := module_of(node, network), _ConvNd | nn.Linear) and (
+        layer.bias is not None or end is not node
+    ):
+        found.biases.append(BiasPlace(node, end))
     if follower is not None and node.op != "placeholder" and not clips(end, network) and clips(follower, network):
         end = follower
     return end
@@ -230,21 +244,30 @@ def _layer_calls(node: fx.Node, network: nn.Module) -> Iterable[LayerCall]:
     """The weights that `node` multiplies by."""
     module = module_of(node, network)
     path = str(node.target)
-    if isinstance(module, nn.MultiheadAttention):
-        own = [name for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-               if getattr(module, name) is not None]  # fmt: skip
-        yield from (LayerCall(node, f"{path}.{name}", 0) for name in own)
-        yield LayerCall(node, f"{path}.out_proj", 0)
-    elif isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
+    if isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
         yield LayerCall(node, path, 1 if module.groups == 1 else None)
-    elif isinstance(module, torch.nn.modules.conv._ConvNd | nn.Linear):
+    elif isinstance(module, _ConvNd | nn.Linear):
         yield LayerCall(node, path, 0)
-    elif module is None and operator_of(node) in _WEIGHT_ARGUMENT:
+    elif module is not None:
+        yield from _inner_calls(node, path, module)
+    elif operator_of(node) in _WEIGHT_ARGUMENT:
         position, axis = _WEIGHT_ARGUMENT[operator_of(node)]
         weight = node.args[position] if position < len(node.args) else node.kwargs.get("weight")
         parameter = _parameter(weight, network) if isinstance(weight, fx.Node) else None
         if parameter is not None:
             yield LayerCall(node, parameter, axis)
+
+
+def _inner_calls(node: fx.Node, path: str, module: nn.Module) -> Iterable[LayerCall]:
+    """The weights inside a module of torch's own (attention, an encoder), which is not looked into."""
+    for name, inner in module.named_modules(prefix=path):
+        if isinstance(inner, nn.MultiheadAttention):
+            projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+            yield from (
+                LayerCall(node, f"{name}.{each}", 0) for each in projections if getattr(inner, each) is not None
+            )
+        elif isinstance(inner, nn.Linear):
+            yield LayerCall(node, name, 0)
 
 
 def _parameter(node: fx.Node, network: nn.Module) -> str | None:

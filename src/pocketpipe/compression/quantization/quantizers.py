@@ -59,13 +59,13 @@ class _LearnedStep(torch.autograd.Function):
 
 
 def learned_step(x: Tensor, step: Tensor, low: Tensor, high: Tensor, shared_by: int) -> Tensor:
-    """`step * clamp(round(x / step), low, high)` in float32, with LSQ's gradients.
+    """`step * clamp(round(x / step), low, high)`, with LSQ's gradients; never in fewer bits than float32 has.
 
     `step` is positive and broadcasts against `x`; `low` and `high` are scalars; `shared_by` is the number N of
     elements (of one example) that share a step: its gradient is scaled by 1 / sqrt(N Qp) (section 2.2).
     """
     weight = (high.clamp(min=1.0) * shared_by).rsqrt()
-    rounded: Tensor = _LearnedStep.apply(x.float(), step, low, high, weight)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _LearnedStep.apply(x.to(step.dtype), step, low, high, weight)  # type: ignore[no-untyped-call]
     return rounded
 
 
@@ -134,7 +134,7 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) on the grid, float32."""
         low, high = activation_levels(self.bits)
-        zero_point = self.zero_point.float()
+        zero_point = self.zero_point.to(self.scale.dtype)
         features = x.numel() // max(x.shape[0], 1) if x.ndim else 1
         return learned_step(x, positive(self.scale), low - zero_point, high - zero_point, features)
 

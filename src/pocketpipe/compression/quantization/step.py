@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from pocketpipe.budget import Limits
+from pocketpipe.compression.quantization.adaround import round_network
+from pocketpipe.compression.quantization.bias_correction import correct_bias
 from pocketpipe.compression.quantization.calibration import (
     Ranges,
     WeightRanges,
     set_activation_steps,
     set_weight_steps,
+    take_parameters,
+    weight_grids,
 )
-from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert, layers_with_grids
+from pocketpipe.compression.quantization.equalization import equalize
+from pocketpipe.compression.quantization.folding import fold_batchnorm
+from pocketpipe.compression.quantization.grids import layers_with_grids
+from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile
@@ -34,9 +41,11 @@ BATCH = 64
 
 QUANTIZABLE = frozenset(["linear", *(f"conv{transposed}{d}d" for transposed in ("", "_transpose") for d in (1, 2, 3))])
 """Operators of a profile whose weights are quantized."""
-NODE_BYTES = 150
-"""Upper bound of what a weight's scale adds to the file beside the numbers: names, one node."""
-GRAPH_GROWTH = 2.0
+STEP_BYTES = 8
+"""Of a channel: a step for its weights and one for its bias."""
+NODE_BYTES = 200
+"""Upper bound of what a weight adds to the file beside the numbers: names, nodes, the table of a packed tensor."""
+GRAPH_GROWTH = 1.5
 """Upper bound of how much larger a graph gets by the nodes that quantize what is between its own."""
 
 
@@ -51,7 +60,7 @@ LayerBits = Annotated[int, AfterValidator(_is_bits)]
 
 
 def storage_bits(bits: int) -> int:
-    """Bits that a weight's element takes in the file: ONNX has integers of 4 and of 8 bits.
+    """Bits that an element takes in the ONNX file, which has integers of 4 and of 8; packed it takes `bits`.
 
     >>> [storage_bits(bits) for bits in (2, 4, 5, 8)]
     [4, 4, 8, 8]
@@ -163,14 +172,24 @@ class QuantizationStep(Step):
 
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Set all steps from the weights and the first `examples` of `data`, then carry out the options."""
+        batches = list(prepared_batches(task, data, BATCH, limit=self.examples))
+        reference = self._folded(before, task)
+        if self.equalization == "cross_layer":
+            equalize(reference, task.input_shape)
+            take_parameters(network, reference)
         set_weight_steps(network, self.weight_ranges)
-        set_activation_steps(network, prepared_batches(task, data, BATCH, limit=self.examples), self.ranges)
+        set_activation_steps(network, batches, self.ranges)
+        if self.rounding == "adaround":
+            round_network(network, reference, batches, weight_grids(network))
+        if self.bias_correction == "empirical":
+            correct_bias(network, reference, batches)
 
     def _folded(self, network: nn.Module, task: Task) -> nn.Module:
-        return network
+        """The network whose weights are rounded: with its BatchNorm, or a copy without."""
+        return fold_batchnorm(network, task.input_shape) if self.batchnorm == "folded" else network
 
     def _bits_by_layer(self, profile: NetworkProfile) -> dict[str, int]:
-        order = tuple(layer.name for layer in profile.layers if layer.operator in QUANTIZABLE)
+        order = _quantizable(profile)
         bits = Bits(self.weight_bits, self.activation_bits, self.first_last, self.bits)
         return {layer: bits.of_weight(layer, order) for layer in order}
 
@@ -180,7 +199,7 @@ class QuantizationStep(Step):
         after = self.predict(profile)
         widths = after.widths()
         fewer = {
-            layer: next(iter(choice for choice in CHOICES if storage_bits(choice) < storage_bits(bits[layer])), None)
+            layer: next((choice for choice in CHOICES if choice < bits[layer]), None)
             for run in _runs(profile).values()
             for layer in run
             if bits[layer] != FLOAT
@@ -200,26 +219,31 @@ class QuantizationStep(Step):
 
     def _refuse_misfits(self, profile: NetworkProfile) -> None:
         """Raise Mistakes for layers that the network does not have, a line each."""
-        known = [layer.name for layer in profile.layers if layer.operator in QUANTIZABLE]
+        known = _quantizable(profile)
         unknown = sorted(set(self.bits) - set(known))
         if unknown:
             raise Mistakes([f"quantization.bits.{name}: no such layer; layers: {', '.join(known)}" for name in unknown])
 
 
+def _quantizable(profile: NetworkProfile) -> tuple[str, ...]:
+    """Layers with a weight that is quantized, in the order of the graph."""
+    return tuple(layer.name for layer in profile.layers if layer.operator in QUANTIZABLE and layer.weight)
+
+
 def _runs(profile: NetworkProfile) -> dict[str, tuple[str, ...]]:
     """Layers that get their bits together, by the key of the search space; without the first and the last layer."""
-    inner = [layer.name for layer in profile.layers if layer.operator in QUANTIZABLE][1:-1]
+    inner = _quantizable(profile)[1:-1]
     length = max(1, ceil(len(inner) / MOST_CHOICES))
-    runs = [tuple(inner[start : start + length]) for start in range(0, len(inner), length)]
+    runs = [inner[start : start + length] for start in range(0, len(inner), length)]
     return {run[0] if len(run) == 1 else f"{run[0]}..{run[-1]}": run for run in runs}
 
 
 def _stored(layer: Layer, bits: int, profile: NetworkProfile) -> dict[str, object]:
     """What changes of a layer; one with a codebook keeps the bits of its indices."""
     widths = profile.widths()
-    steps = layer.bias.size(widths) if layer.bias else max(axis.size(widths) for axis in layer.weight[:2])
+    channels = layer.bias.size(widths) if layer.bias else max(axis.size(widths) for axis in layer.weight[:2])
     return {
-        "stored_bits": min(layer.stored_bits, storage_bits(bits)),
+        "stored_bits": min(layer.stored_bits, bits),
         "resident_bits": storage_bits(bits),
-        "side_bytes": layer.side_bytes + 4 * steps + NODE_BYTES,
+        "side_bytes": layer.side_bytes + STEP_BYTES * channels + NODE_BYTES,
     }

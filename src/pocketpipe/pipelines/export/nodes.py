@@ -20,14 +20,20 @@ def export_student(
     network = student.build(task)
     onnx = export_onnx(network, task.input_shape)
     inputs = task.preprocessing(splits.selection.inputs[:CHECKED_EXAMPLES])
-    difference = check_export(onnx, network, inputs)
+    check = check_export(onnx, network, inputs)
     packed = pack(onnx)
     return (
         onnx,
         packed,
         StageRecord(
             stage="export",
-            metrics={"onnx_bytes": len(onnx), "packed_bytes": len(packed), "max_difference_to_pytorch": difference},
+            metrics={
+                "onnx_bytes": len(onnx),
+                "packed_bytes": len(packed),
+                "max_difference_to_pytorch": check.difference,
+                "outputs_equal_to_pytorch": check.equal_share,
+                "agreement_with_pytorch": task.agreement(check.outputs, check.expected),
+            },
             facts={"onnx_sha256": hashlib.sha256(onnx).hexdigest()},
             data=f"student.onnx against PyTorch on {len(inputs)} examples of {splits.selection.name}",
         ),
