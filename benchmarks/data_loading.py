@@ -35,7 +35,7 @@ def main() -> None:
         stream = batches.cut(0)
         for step in range(steps):
             started = perf_counter()
-            inputs, targets = next(stream)
+            inputs, targets, _ = next(stream)
             loaded = perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = task.loss(network(inputs), targets)

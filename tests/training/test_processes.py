@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from pocketpipe.errors import UserError
 from pocketpipe.task import TaskChoice
+from pocketpipe.training.distilling import Distillation
 from pocketpipe.training.recipe import TrainerSettings
-from training.samples import RECIPE, plain, train
+from training.samples import RECIPE, plain, thin, train
 
 TWO = TrainerSettings(devices=2, threads=2, compile="never")
 RECIPE_OF_TWO = RECIPE.model_copy(update={"epochs": 2})
@@ -31,6 +33,25 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
         assert (weights - two.network.state[name]).abs().max() < 1e-5, name
     assert two.curves["train_loss"] == pytest.approx(one.curves["train_loss"], abs=1e-5)
     assert two.curves["val_accuracy"] == pytest.approx(one.curves["val_accuracy"])
+
+
+@pytest.mark.slow
+def test_two_processes_are_taught_as_one(tmp_path: Path) -> None:
+    """By two teachers, asked once a view, with a regressor beside: what is trained beside the network is shared too."""
+    teacher = train(tmp_path / "teacher", network=plain, seed=8).network
+    save_file(dict(train(tmp_path / "other", network=plain, seed=9).network.state), tmp_path / "other.safetensors")
+    named = {"name": "training.samples:plain", "weights": str(tmp_path / "other.safetensors")}
+    for name, options in (
+        ("cached", {"teachers": [named], "cached_views": 1}),
+        ("hints", {"features": {"kind": "hints", "points": ["0"]}}),
+    ):
+        distillation = Distillation.model_validate({"weight": 0.5, **options})
+        recipe = RECIPE_OF_TWO.model_copy(update={"distillation": distillation})
+        student = thin if name == "hints" else plain
+        one = train(tmp_path / name / "one", network=student, recipe=recipe, teacher=teacher)
+        two = train(tmp_path / name / "two", network=student, recipe=recipe, settings=TWO, teacher=teacher)
+        for key, weights in one.network.state.items():
+            assert (weights - two.network.state[key]).abs().max() < 1e-5, (name, key)
 
 
 def test_a_failing_rank_fails_the_training_with_its_error(tmp_path: Path) -> None:
