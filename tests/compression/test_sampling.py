@@ -11,9 +11,19 @@ import torch
 from torch import nn
 
 from pocketpipe.compression.members import Reader, reading_module
-from pocketpipe.compression.sampling import FEWEST, calibration, columns_of, input_rows, output_rows, sampled, watched
+from pocketpipe.compression.sampling import (
+    FEWEST,
+    calibration,
+    columns_of,
+    input_rows,
+    output_rows,
+    sampled,
+    training_views,
+    watched,
+)
 from pocketpipe.errors import UserError
 from pocketpipe.task import Preprocessing, Split
+from pocketpipe.tasks.digits import Digits
 
 LAYERS: list[tuple[Any, tuple[int, ...]]] = [
     (nn.Conv2d(3, 5, 3), (3, 8, 9)),
@@ -97,6 +107,17 @@ def test_large_examples_are_taken_in_smaller_numbers() -> None:
     assert (len(inputs), targets.tolist()) == (512, list(range(512)))
     few, _ = calibration(_task((3, 1000, 1000)), split, torch.device("cpu"), wanted_by="x")
     assert len(few) == FEWEST
+
+
+def test_training_views_are_augmented_and_repeat() -> None:
+    task, data = Digits(), Digits().load(seed=0, holdout=None)[0].val
+    device = torch.device("cpu")
+    views, again = (training_views(task, data, device, wanted_by="x") for _ in range(2))
+    plain, _ = calibration(task, data, device, wanted_by="x")
+    assert torch.equal(views, again)
+    assert views.shape == plain.shape
+    unmoved = (views == plain).flatten(1).all(1)
+    assert 0 < unmoved.sum() < len(plain) / 2
 
 
 @pytest.mark.parametrize("split", [None, Split("empty", np.zeros((0, 1)), np.zeros(0))])

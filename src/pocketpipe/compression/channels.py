@@ -15,7 +15,7 @@ from pocketpipe.compression.importance import Criterion, importance, most_import
 from pocketpipe.compression.portions import by_groups, in_portions
 from pocketpipe.compression.projection import Grid, projected
 from pocketpipe.compression.reconstruction import Statistics, reconstruct
-from pocketpipe.compression.sampling import calibration
+from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.slimming import refuse_broken, slim
 from pocketpipe.compression.tracing import trace
 from pocketpipe.doors import describe_validation
@@ -191,7 +191,7 @@ class ChannelsStep(Step):
             return
         if self.reconstruction == "least_squares":
             wanted_by = f"{self.kind}.reconstruction: {self.reconstruction}"
-            examples, _ = calibration(task, data, next(network.parameters()).device, wanted_by=wanted_by)
+            examples = training_views(task, data, next(network.parameters()).device, wanted_by=wanted_by)
             traced = trace(before, task.input_shape)
             reconstruct(network, before, traced, self._chosen, examples, statistics=self.statistics)
         if self.statistics == "reestimated":

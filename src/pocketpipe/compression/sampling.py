@@ -13,13 +13,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from pocketpipe.compression.members import Reader, ReadingModule
 from pocketpipe.errors import UserError
-from pocketpipe.samples import prepared_batches, to_tensor
+from pocketpipe.samples import prepared, to_tensor
 from pocketpipe.task import Split, Task
 
 EXAMPLES, FEWEST = 512, 32
 """Calibration examples that are taken at once, and at least these however large one is."""
 ELEMENTS = 2**22
 """Numbers that all inputs together may have."""
+VIEW_SEED = 1
 
 Look = Callable[[str, ReadingModule, Tensor, Tensor], None]
 """Called with (layer, module, input, output) when a layer has run."""
@@ -30,11 +31,23 @@ def calibration(task: Task, data: Split | None, device: torch.device, *, wanted_
 
     Raises UserError if there are none; `wanted_by` says for what they are needed.
     """
-    limit = min(EXAMPLES, max(FEWEST, ELEMENTS // prod(task.input_shape)))
+    first = _first(task, data, wanted_by)
+    inputs = prepared(task.preprocessing, to_tensor(first.inputs))
+    return inputs.to(device), to_tensor(first.targets).to(device)
+
+
+def training_views(task: Task, data: Split | None, device: torch.device, *, wanted_by: str) -> Tensor:
+    """As `calibration`, one augmented view of each: what the weights were trained on, and statistics are taken from."""
+    first = _first(task, data, wanted_by)
+    views = task.augment(to_tensor(first.inputs), torch.Generator().manual_seed(VIEW_SEED))
+    return prepared(task.preprocessing, views).to(device)
+
+
+def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
     if data is None or not len(data):
         raise UserError(f"{wanted_by} needs calibration examples, and there are none; give a split that has some")
-    (inputs,) = prepared_batches(task, data, limit, limit=limit)
-    return inputs.to(device), to_tensor(data.targets[:limit]).to(device)
+    limit = min(EXAMPLES, max(FEWEST, ELEMENTS // prod(task.input_shape)))
+    return Split(data.name, data.inputs[:limit], data.targets[:limit])
 
 
 @contextmanager

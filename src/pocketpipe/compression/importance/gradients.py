@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,8 @@ def taylor(
     et al. 2019, eq. 8), squared for each batch. `inputs` (N, ...) are prepared, with their `targets`.
     """
     copied = copy.deepcopy(network).eval().requires_grad_(True)
-    reading = {group.name: readers(copied, group) for group in groups if _read_by_layers(copied, group)}
+    ran = _that_run(copied, inputs[:1])
+    reading = {group.name: readers(copied, group) for group in groups if _read_by_layers(copied, group, ran)}
     weighing = {group.name: list(members(copied, group)) for group in groups if group.name not in reading}
     layers = sorted({reader.layer for found in reading.values() for reader in found})
     parameters = {member.name: copied.get_parameter(member.name) for found in weighing.values() for member in found}
@@ -53,9 +54,26 @@ def taylor(
     return scores
 
 
-def _read_by_layers(network: nn.Module, group: TracedGroup) -> bool:
-    """Whether all that reads the group is a convolution or linear layer, and there is one."""
-    found = readers(network, group)
+@torch.no_grad()
+def _that_run(network: nn.Module, example: Tensor) -> set[str]:
+    """Paths of the modules whose forward is called: attention uses the weights of some of its own directly."""
+    ran: set[str] = set()
+    paths = dict(network.named_modules())
+    handles = [
+        module.register_forward_pre_hook(lambda module, inputs, path=path: ran.add(path))
+        for path, module in paths.items()
+    ]
+    try:
+        network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
+
+
+def _read_by_layers(network: nn.Module, group: TracedGroup, ran: Collection[str]) -> bool:
+    """Whether all that reads the group is a convolution or linear layer that is called, and there is one."""
+    found = [reader for reader in readers(network, group) if reader.layer in ran]
     return len(found) > 0 and len(found) == sum(member.role == "reads" for member in members(network, group))
 
 
@@ -67,6 +85,7 @@ def _read(network: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str,
     def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             own = inputs[0].clone()  # apart from what other layers read of the same tensor
+            own.requires_grad_(True)  # a recurrent network's first state has none of its own
             seen.append((layer, own))
             return (own, *inputs[1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,13 +73,16 @@ def _moment(rows: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
 
 def _persistence(moment: Tensor) -> Tensor:
     """How early each channel enters LASSO's path as the penalty falls; of those that enter together, its beta."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import lasso_path
 
     values, vectors = np.linalg.eigh(moment.numpy())
     root = np.sqrt(values.clip(0))[:, None] * vectors.T  # root.T @ root = moment
     largest = np.abs(root.T @ root.sum(1)).max() / len(root)  # the least penalty that silences all, in its units
     penalties = largest * np.geomspace(1, SMALLEST_PENALTY, PENALTIES) + 1e-30
-    _, betas, _ = lasso_path(root, root.sum(1), alphas=penalties)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an order is asked for, not the last digits
+        _, betas, _ = lasso_path(root, root.sum(1), alphas=penalties)
     used = np.abs(betas) > NEGLIGIBLE
     entered = np.where(used.any(1), used.argmax(1), PENALTIES)
     at_entry = np.abs(betas)[np.arange(len(betas)), entered.clip(max=PENALTIES - 1)]
