@@ -15,12 +15,21 @@ def inertia(values: np.ndarray, centroids: np.ndarray) -> float:
 
 @pytest.mark.parametrize("clusters", [2, 4, 16])
 def test_it_ends_where_scikit_learn_ends(clusters: int) -> None:
-    values = np.random.default_rng(0).normal(size=3000)
+    values = np.random.default_rng(0).uniform(-1, 1, size=3000)  # no centroid is ever without members
     start = np.linspace(values.min(), values.max(), clusters).reshape(-1, 1)
     reference = KMeans(clusters, init=start, n_init=1, max_iter=1000, tol=0, algorithm="lloyd").fit(values[:, None])
     centroids = kmeans(values, clusters)
     assert np.allclose(centroids, np.sort(reference.cluster_centers_[:, 0]), atol=1e-6)
     assert inertia(values, centroids) == pytest.approx(reference.inertia_)
+
+
+def test_centroids_without_members_move_as_usefully_as_scikit_learns() -> None:
+    values = np.random.default_rng(1).laplace(size=3000)
+    start = np.linspace(values.min(), values.max(), 32).reshape(-1, 1)
+    reference = KMeans(32, init=start, n_init=1, max_iter=1000, tol=0, algorithm="lloyd").fit(values[:, None])
+    centroids = kmeans(values, 32)
+    assert len(np.unique(assign(values, centroids))) == 32
+    assert inertia(values, centroids) < 1.1 * reference.inertia_
 
 
 def test_seeds_drawn_by_distance_are_as_good_as_scikit_learns() -> None:

@@ -15,9 +15,10 @@ from torch import Tensor, fx, nn
 from pocketpipe.compression.graph import walk_graph
 from pocketpipe.compression.labels import Atom, Place
 from pocketpipe.compression.layer_list import layers_of
-from pocketpipe.compression.probing import Draft, settled
+from pocketpipe.compression.probing import Draft
 from pocketpipe.compression.residual import removable_blocks
 from pocketpipe.compression.resizing import resizable
+from pocketpipe.compression.settling import settled
 from pocketpipe.compression.slimming import first_line
 from pocketpipe.compression.walking import Choice, Size, Walk, module_paths
 from pocketpipe.compression.weights import layer_name
@@ -97,6 +98,7 @@ def profile_of(network: nn.Module, input_shape: tuple[int, ...]) -> NetworkProfi
 
 
 def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    _see_through(network)
     program, first_names = _exported(network, input_shape), _first_names(network)
     adaptive = frozenset(
         path for path, module in network.named_modules() if callable(getattr(module, "keep_channels", None))
@@ -113,6 +115,17 @@ def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
 
     found = settled(network, drafted)
     return replace(found, blocks=removable_blocks(network, program, first_names, found.layers, found.groups))
+
+
+def _see_through(network: nn.Module) -> None:
+    """Take out parametrizations that compute a weight from other tensors (`replaces_weight = True`: codebooks).
+
+    What they make has the weight's shape, and channels no longer go once they are there: the graph is the same.
+    """
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if getattr(child, "replaces_weight", False):
+                setattr(module, name, nn.Identity())
 
 
 def _exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Initialization = Literal["linear", "k-means++"]
 
-MOST_ITERATIONS = 300
+MOST_ITERATIONS = 1000
 SEEDED_FROM = 1 << 16
 """Values, evenly spaced in rank, from which k-means++ draws its seeds."""
 
@@ -24,7 +24,8 @@ def kmeans(values: Floats, clusters: int, initialization: Initialization = "line
 
     `linear`: from evenly spaced centroids between the extremes (Han et al. 2016, "Deep Compression", section 3.2: rare
     large weights keep centroids of their own); `k-means++`: from values drawn by their squared distance (Arthur and
-    Vassilvitskii 2007), with `seed`. A centroid without members stays where it is. No values: zeros.
+    Vassilvitskii 2007), with `seed`. A centroid without members goes where the squared error
+    is large. No values: zeros.
     """
     if not len(values):
         return np.zeros(clusters)
@@ -59,7 +60,19 @@ def _means(ordered: Floats, sums: Floats, centroids: Floats) -> Floats:
     midpoints = (centroids[1:] + centroids[:-1]) / 2
     ends = np.concatenate([[0], np.searchsorted(ordered, midpoints, side="right"), [len(ordered)]])
     counts = np.diff(ends)
-    return np.sort(np.where(counts > 0, np.diff(sums[ends]) / np.maximum(counts, 1), centroids))
+    means: Floats = np.diff(sums[ends]) / np.maximum(counts, 1)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        means[empty] = np.resize(_within_the_widest(ordered, ends, counts), len(empty))
+    return np.sort(means)
+
+
+def _within_the_widest(ordered: Floats, ends: NDArray[np.int64], counts: NDArray[np.int64]) -> Floats:
+    """A value from the upper half of each cluster, first of those that spread over most and have most members."""
+    full = counts > 0
+    spread = (ordered[ends[1:][full] - 1] - ordered[ends[:-1][full]]) ** 2 * counts[full]
+    values: Floats = ordered[(ends[:-1] + (3 * counts) // 4)[full]]
+    return values[np.argsort(-spread, kind="stable")]
 
 
 def _drawn(ordered: Floats, clusters: int, seed: int) -> Floats:

@@ -55,6 +55,8 @@ class Codebook(nn.Module):
     On the int8 grid values are integers times `grid_scale`, one scale a layer; rounding passes gradients through.
     """
 
+    replaces_weight = True
+    """For `tracing`: the weight beneath is not what the result is computed from."""
     indices: Tensor
     grid_scale: Tensor | None
 

@@ -157,7 +157,8 @@ class CodebookStep(Step):
         """Tables, a factor for each output channel (BatchNorm's, which stands beside the shared values), names."""
         channels = shape[1 if "transpose" in layer.operator else 0]
         tables = shape[0] if self.granularity == "per_channel" else 1
-        return layer.side_bytes + (tables << bits) * CENTROID_BYTES + channels * FACTOR_BYTES + HEAD_BYTES
+        centroids = tables * min(1 << bits, prod(shape) // tables)
+        return layer.side_bytes + centroids * CENTROID_BYTES + channels * FACTOR_BYTES + HEAD_BYTES
 
     def _refuse_misfits(self, profile: NetworkProfile) -> None:
         """Raise Mistakes for what does not fit a network, a line each."""
