@@ -11,6 +11,7 @@ from pocketpipe.errors import Mistakes
 from pocketpipe.evaluation import EvaluateSettings
 from pocketpipe.lineage.fingerprint import fingerprint
 from pocketpipe.network import NetworkChoice
+from pocketpipe.plan import MethodChoice
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.task import TaskChoice
 from pocketpipe.tracking.gates import GateSettings
@@ -29,7 +30,7 @@ class Config(Value):
     task: TaskChoice
     network: NetworkChoice
     budget: Budget
-    methods: Names
+    methods: Annotated[tuple[MethodChoice, ...], Field(min_length=1)]
     """Compression methods that the search may use, in the order in which they are carried out."""
     targets: Names
     seed: Annotated[int, Field(ge=0)]

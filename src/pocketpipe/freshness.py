@@ -112,7 +112,7 @@ def _modules(node: Node, config: Config) -> list[str]:
     named = {
         "task": [TASKS.module_of(config.task.name)],
         "network": [NETWORKS.module_of(config.network.name)],
-        "methods": [STEPS.module_of(name) for name in config.methods],
+        "methods": [STEPS.module_of(method.name) for method in config.methods],
         "targets": [TARGETS.module_of(name) for name in config.targets],
         "search": [TUNERS.module_of(config.search.tuner)],
     }

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from pocketpipe.budget import Limits
 from pocketpipe.doors import Door, Value, describe_validation
@@ -34,15 +34,19 @@ class Step(Value):
     refused_after: ClassVar[Mapping[str, str]] = {}
     """Kinds of steps that must not come earlier in a plan, each with the reason."""
 
-    @classmethod
     @abstractmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
-        """What search may vary, in NNI's form: `{"name": {"_type": "uniform", "_value": [0.1, 1.0]}}`."""
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        """What search may vary of this step, in NNI's form: `{"name": {"_type": "uniform", "_value": [0.1, 1.0]}}`.
 
-    @classmethod
+        A key that is a field's name stands for that field: search leaves it alone where the user has set it.
+        """
+
     @abstractmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
-        """The step that a tuner's proposal (keys of `space`) stands for, before projection."""
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        """This step with a tuner's proposal (keys of `space`) in what it leaves open, before projection.
+
+        Keys of layers or groups that an earlier step took away are not looked at.
+        """
 
     @abstractmethod
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
@@ -79,6 +83,47 @@ class Step(Value):
 
 
 STEPS: Door[type[Step]] = Door("method", room="pocketpipe.compression")
+
+
+class MethodChoice(Value):
+    """One entry of the `methods` section: a name, or a name with values for fields of its step.
+
+    >>> MethodChoice.model_validate("channels").options
+    {}
+    >>> str(MethodChoice.model_validate({"channels": {"multiple": 4}}))
+    'channels(multiple=4)'
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_forms(cls, entry: Any) -> Any:
+        if isinstance(entry, str):
+            return {"name": entry}
+        if isinstance(entry, dict) and len(entry) == 1 and "name" not in entry:
+            ((name, options),) = entry.items()
+            return {"name": name, "options": options or {}}
+        return entry
+
+    def __str__(self) -> str:
+        return self.name + (f"({', '.join(f'{k}={v}' for k, v in self.options.items())})" if self.options else "")
+
+    @classmethod
+    def all_of(cls, section: Sequence[Any]) -> tuple[MethodChoice, ...]:
+        """The `methods` section as it is written in YAML: names, and names with options."""
+        return tuple(cls.model_validate(entry) for entry in section)
+
+    def step(self) -> Step:
+        """The step with these options and the rest open, for search to fill in. Raises UserError or Mistakes."""
+        step_class = STEPS.resolve(self.name)
+        try:
+            return step_class.model_validate(self.options)
+        except ValidationError as error:
+            where = f"methods.{self.name}"
+            lines = describe_validation(error, where=where, allowed=tuple(step_class.model_fields))
+            raise Mistakes(lines) from error
 
 
 @dataclass(frozen=True)

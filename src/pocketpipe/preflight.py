@@ -15,7 +15,7 @@ from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS, NetworkChoice
-from pocketpipe.plan import STEPS, order_mistakes
+from pocketpipe.plan import STEPS, MethodChoice, order_mistakes
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import TASKS, TaskChoice
@@ -65,7 +65,7 @@ class Request:
     search: SearchSettings | None
     teachers: tuple[tuple[str, FurtherTeacher], ...]
     """Teachers that recipes name, each with the section's name."""
-    methods: tuple[str, ...]
+    methods: tuple[MethodChoice, ...]
     targets: tuple[str, ...]
 
     @classmethod
@@ -77,7 +77,7 @@ class Request:
             budget=_section(Budget, parameters.get("budget")),
             search=_section(SearchSettings, parameters.get("search")),
             teachers=tuple(_further_teachers(parameters)),
-            methods=_section(tuple[str, ...], parameters.get("methods")) or (),
+            methods=_section(tuple[MethodChoice, ...], parameters.get("methods")) or (),
             targets=_section(tuple[str, ...], parameters.get("targets")) or (),
         )
 
@@ -122,10 +122,11 @@ def _teacher_mistakes(section: str, teacher: FurtherTeacher) -> list[str]:
 
 
 def _other_mistakes(request: Request) -> Iterator[str]:
-    for name in request.methods:
-        yield from _said("methods", partial(STEPS.resolve, name))
-    known = [STEPS.resolve(name) for name in request.methods if not list(_said("", partial(STEPS.resolve, name)))]
-    yield from order_mistakes(known, where="methods")
+    for method in request.methods:
+        known = list(_said("methods", partial(STEPS.resolve, method.name)))
+        yield from known or _said("", method.step)
+    steps = [STEPS.resolve(m.name) for m in request.methods if not list(_said("", partial(STEPS.resolve, m.name)))]
+    yield from order_mistakes(steps, where="methods")
     for name in request.targets:
         yield from _said("targets", partial(TARGETS.resolve, name))
     for section, teacher in request.teachers:
@@ -173,7 +174,7 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
         network = replace(network, state=read_weights(weights))
     profile = profile_of(network.build(task), task.input_shape)
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
-        refuse_impossible(profile, [STEPS.resolve(name) for name in request.methods], request.budget)
+        refuse_impossible(profile, [method.step() for method in request.methods], request.budget)
 
 
 def _check_teacher(task_choice: TaskChoice, teacher: FurtherTeacher) -> None:

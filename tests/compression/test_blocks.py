@@ -83,14 +83,14 @@ def test_it_is_behind_the_door() -> None:
 
 
 def test_the_space_is_how_many_blocks_of_each_run_stay() -> None:
-    assert BlocksStep.space(PROFILE) == {
+    assert BlocksStep().space(PROFILE) == {
         "layer1.0": {"_type": "randint", "_value": [0, 4]},
         "layer2.1": {"_type": "randint", "_value": [0, 3]},
         "layer3.1": {"_type": "randint", "_value": [0, 3]},
     }
-    step = BlocksStep.from_parameters({"layer1.0": np.int64(2), "layer3.1": 0, "gone": 1}, PROFILE)  # type: ignore[dict-item]
+    step = BlocksStep().proposed({"layer1.0": np.int64(2), "layer3.1": 0, "gone": 1}, PROFILE)  # type: ignore[dict-item]
     assert step == BlocksStep(keep={"layer1.0": 2, "layer3.1": 0})
-    assert BlocksStep.space(profile_of(zoo("lenet", DIGIT), DIGIT)) == {}
+    assert BlocksStep().space(profile_of(zoo("lenet", DIGIT), DIGIT)) == {}
 
 
 @pytest.mark.parametrize(("name", "shape"), slow_but({"resnet8", "resnet20", "mobilenet_v2"}))
@@ -197,7 +197,7 @@ def test_blocks_that_a_large_one_made_up_for_come_back() -> None:
 
 
 def test_the_smallest_is_without_blocks_and_out_of_reach_is_said() -> None:
-    smallest = BlocksStep.from_parameters(dict.fromkeys(BlocksStep.space(PROFILE), 0), PROFILE).predict(PROFILE).cost()
+    smallest = BlocksStep().proposed(dict.fromkeys(BlocksStep().space(PROFILE), 0), PROFILE).predict(PROFILE).cost()
     assert sum(BlocksStep().project(PROFILE, Limits(macs=smallest.macs)).keep.values()) == 0
     with pytest.raises(UserError, match=r"without any block .* reachable: speedup \d\.\d+, compression \d\.\d+"):
         BlocksStep().project(PROFILE, Limits(macs=smallest.macs - 1))
@@ -368,16 +368,9 @@ def test_blocks_and_then_channels_on_one_budget(tmp_path: Path) -> None:
         made.append(sum(plan.steps[0].keep.values()))  # type: ignore[attr-defined]
         return Tried(pinned, score=-abs(made[-1] - 4))
 
-    class Cheap(BlocksStep):
-        """Chosen by similarity: one look."""
-
-        @classmethod
-        def from_parameters(cls, parameters: Any, profile: Any) -> Any:
-            keep = BlocksStep.from_parameters(parameters, profile).keep
-            return BlocksStep(keep=keep, criterion="similarity", examples=32)
-
+    cheap = BlocksStep(criterion="similarity", examples=32)  # one look
     trials = search(
-        PROFILE, limits, [Cheap, ChannelsStep], try_plan, SearchSettings(trials=4, controls=1, ladder=()), seed=0,
+        PROFILE, limits, [cheap, ChannelsStep()], try_plan, SearchSettings(trials=4, controls=1, ladder=()), seed=0,
         store=TrialStore(tmp_path),
     )  # fmt: skip
     on_budget = [trial for trial in trials if trial.origin != "ladder"]

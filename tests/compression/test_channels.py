@@ -18,7 +18,7 @@ from pocketpipe.compression.importance import CRITERIA
 from pocketpipe.compression.slimming import masked
 from pocketpipe.compression.tracing import profile_of, trace
 from pocketpipe.errors import Mistakes, UserError
-from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.plan import STEPS, CompressionPlan, MethodChoice
 from pocketpipe.samples import prepared_batches
 from pocketpipe.task import Split
 from pocketpipe.tasks.digits import Digits
@@ -34,7 +34,7 @@ def test_it_is_behind_the_door() -> None:
 
 
 def test_the_space_has_a_ratio_for_each_group_that_can_be_thinned() -> None:
-    space = ChannelsStep.space(profile_of(zoo("resnet8", DIGIT), DIGIT))
+    space = ChannelsStep().space(profile_of(zoo("resnet8", DIGIT), DIGIT))
     assert list(space) == [
         "conv1",
         "layer1.0.conv1",
@@ -45,13 +45,13 @@ def test_the_space_has_a_ratio_for_each_group_that_can_be_thinned() -> None:
     ]
     assert space["conv1"] == {"_type": "uniform", "_value": [SMALLEST_RATIO, 1.0]}
     factory, shape = ODD["shuffle"]
-    assert set(ChannelsStep.space(profile_of(factory(), shape))) == {"stem", "inner", "last"}
+    assert set(ChannelsStep().space(profile_of(factory(), shape))) == {"stem", "inner", "last"}
 
 
 def test_the_smallest_proposal_is_the_smallest_projection() -> None:
     """What the feasibility check promises (all ratios at their lowest) can be reached by projection, and no more."""
     profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
-    lowest = ChannelsStep.from_parameters(dict.fromkeys(ChannelsStep.space(profile), SMALLEST_RATIO), profile)
+    lowest = ChannelsStep().proposed(dict.fromkeys(ChannelsStep().space(profile), SMALLEST_RATIO), profile)
     smallest = lowest.predict(profile).cost()
     whole = ChannelsStep(widths={})
     assert whole.project(profile, Limits(macs=smallest.macs)).widths == lowest.widths
@@ -63,7 +63,7 @@ def test_a_plan_is_carried_out_and_replayed_from_its_json() -> None:
     network = zoo("resnet8", DIGIT)
     profile = profile_of(network, DIGIT)
     limits = Limits(macs=int(profile.cost().macs / 2.5))
-    proposal = ChannelsStep.from_parameters({group.name: 0.6 for group in profile.slimmable}, profile)
+    proposal = ChannelsStep().proposed({group.name: 0.6 for group in profile.slimmable}, profile)
     slimmed, pinned = CompressionPlan((proposal.project(profile, limits),)).carry_out(network, TASK, SOME)
     assert limits.keeps(profile_of(slimmed, DIGIT).cost())
     assert profile_of(slimmed, DIGIT).cost() == pinned.predict(profile).cost()
@@ -225,7 +225,7 @@ def test_where_nothing_is_cut_nothing_is_calibrated() -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), network.buffers(), strict=True))
 
 
-PINNED = ChannelsStep.configured(pinned=("layer3.*", "conv1"), multiple=4, criterion="taylor", minimum=4)
+PINNED = ChannelsStep(pinned=("layer3.*", "conv1"), multiple=4, criterion="taylor", minimum=4)
 
 
 def test_pinned_layers_are_left_whole() -> None:
@@ -233,7 +233,7 @@ def test_pinned_layers_are_left_whole() -> None:
     profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
     space = PINNED.space(profile)
     assert list(space) == ["layer1.0.conv1", "layer2.0.conv1"]
-    step = PINNED.from_parameters(dict.fromkeys(space, 0.5), profile)
+    step = PINNED.proposed(dict.fromkeys(space, 0.5), profile)
     projected = step.project(profile, Limits(macs=int(profile.cost().macs / 1.3)))
     assert set(projected.widths) == set(space)
 
@@ -254,7 +254,7 @@ def test_a_pattern_that_matches_nothing_names_close_layers(ask: str) -> None:
     profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
     step = ChannelsStep(widths={}, pinned=("layer1.0.conv3",))
     asked: dict[str, Any] = {
-        "space": lambda: ChannelsStep.configured(pinned=("layer1.0.conv3",)).space(profile),
+        "space": lambda: ChannelsStep(pinned=("layer1.0.conv3",)).space(profile),
         "project": lambda: step.project(profile, Limits(macs=10**6)),
         "predict": lambda: step.predict(profile),
     }
@@ -264,21 +264,21 @@ def test_a_pattern_that_matches_nothing_names_close_layers(ask: str) -> None:
 
 def test_a_configured_method_makes_steps_with_its_options() -> None:
     profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
-    step = PINNED.from_parameters({"layer1.0.conv1": 0.3}, profile)
+    step = PINNED.proposed({"layer1.0.conv1": 0.3}, profile)
     assert (step.criterion, step.multiple, step.widths) == ("taylor", 4, {"layer1.0.conv1": 4})
     assert PINNED.kind == "channels"
     assert CompressionPlan.from_json(CompressionPlan((step,)).to_json()).steps == (step,)
-    assert ChannelsStep.from_parameters({"layer1.0.conv1": 0.3}, profile).multiple == 1
+    assert ChannelsStep().proposed({"layer1.0.conv1": 0.3}, profile).multiple == 1
 
 
 def test_options_of_a_configured_method_are_checked_together() -> None:
+    choice = MethodChoice.model_validate({"channels": {"criterion": "l3", "multiple": 0, "width": 3}})
     with pytest.raises(Mistakes) as refused:
-        ChannelsStep.configured(criterion="l3", multiple=0, width=3, widths={})
+        choice.step()
     assert [line.split(":")[0] for line in refused.value.lines] == [
-        "channels.options.criterion",
-        "channels.options.multiple",
-        "channels.options.width",
-        "channels.options.widths",
+        "methods.channels.criterion",
+        "methods.channels.multiple",
+        "methods.channels.width",
     ]
 
 

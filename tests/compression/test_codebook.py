@@ -229,14 +229,14 @@ def test_macs_and_impossible_bytes_are_refused_with_what_can_be_reached() -> Non
 
 
 def test_search_varies_bits_layer_by_layer_in_shallow_networks_and_together_in_deep_ones() -> None:
-    shallow = CodebookStep.space(_profile(0))
+    shallow = CodebookStep().space(_profile(0))
     assert set(shallow) == {f"bits/{layer.name}" for layer in _profile(0).layers}
-    step = CodebookStep.from_parameters({key: 1 + i % 8 for i, key in enumerate(shallow)}, _profile(0))
+    step = CodebookStep().proposed({key: 1 + i % 8 for i, key in enumerate(shallow)}, _profile(0))
     assert step.layers is not None
     assert set(step.layers.values()) <= set(range(1, 9))
     deep = profile_of(zoo("resnet20", (3, 32, 32)), (3, 32, 32))
-    assert set(CodebookStep.space(deep)) == {"bits"}
-    assert CodebookStep.from_parameters({"bits": 3}, deep).bits == 3
+    assert set(CodebookStep().space(deep)) == {"bits"}
+    assert CodebookStep().proposed({"bits": 3}, deep).bits == 3
 
 
 # In plans.

@@ -18,17 +18,15 @@ class Evenly(Step):
     """Keep `share` of every group's channels, the first ones: no criterion at all."""
 
     kind: ClassVar[str] = "own.steps:Evenly"
-    share: Annotated[float, Field(gt=0.0, le=1.0)]
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     widths: dict[str, int] = {}
     """Filled in when pinned."""
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         return {"share": {"_type": "uniform", "_value": [0.1, 1.0]}}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
-        return cls(share=parameters["share"])
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        return self.model_copy(update={"share": parameters["share"]})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         for percent in range(100, 0, -1):

@@ -26,15 +26,14 @@ class Thin(Step):
     """A user's own step: the report knows it only by what it predicts."""
 
     kind: ClassVar[str] = "reporting.sample:Thin"
-    widths: dict[str, int]
+    widths: dict[str, int] = {}
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         return {group.name: {"_type": "uniform", "_value": [0.1, 1.0]} for group in profile.slimmable}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
-        return cls(widths={g.name: max(1, round(g.channels * parameters[g.name])) for g in profile.slimmable})
+    def proposed(self, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
+        widths = {g.name: max(1, round(g.channels * parameters[g.name])) for g in profile.slimmable}
+        return self.model_copy(update={"widths": widths})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """The same proportions, thinned by the smallest factor that keeps `limits`."""
@@ -95,7 +94,7 @@ def profile(blocks: int = 1) -> NetworkProfile:
 
 
 def _trial(index: int, origin: Any, ratios: Mapping[str, float], dense: NetworkProfile, score: float) -> Trial:
-    step = Thin.from_parameters(ratios, dense)
+    step = Thin().proposed(ratios, dense)
     limits = Budget(speedup=2.5, compression=2.0).limits(dense.cost())
     plan = CompressionPlan((step if origin == "ladder" else step.project(dense, limits),))
     cost = plan.predict(dense).cost()

@@ -34,7 +34,7 @@ def main(folder: Path, pause: float, tuner: str) -> None:
     store = TrialStore(folder)
     settings = SearchSettings(tuner=tuner, trials=14, controls=3)
     limits = Budget(speedup=2.5).limits(profile.cost())
-    trials = search(profile, limits, [Widths], slowly, settings, seed=11, store=store)
+    trials = search(profile, limits, [Widths()], slowly, settings, seed=11, store=store)
     choice = choose(trials, tune, count=settings.finalists, store=store)
     result = [trial.model_dump(exclude={"seconds"}) for trial in choice.trials] + [choice.winner.index]
     (folder / "result.json").write_text(json.dumps(result))

@@ -47,16 +47,14 @@ class Widths(Unpinned):
     """Keeps `widths` channels of each group; projection scales all keep ratios by one factor, then fills up."""
 
     kind: ClassVar[str] = "search.synthetic:Widths"
-    widths: dict[str, int]
-    ratios: dict[str, float]
+    widths: dict[str, int] = {}
+    ratios: dict[str, float] = {}
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         return {group.name: {"_type": "uniform", "_value": [SMALLEST, 1.0]} for group in profile.slimmable}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
-        return cls(widths=_widths(profile, parameters, 1.0), ratios=dict(parameters))
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        return self.model_copy(update={"widths": _widths(profile, parameters, 1.0), "ratios": dict(parameters)})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         smallest = _widths(profile, dict.fromkeys(self.ratios, SMALLEST), 1.0)
@@ -77,15 +75,13 @@ class Bits(Unpinned):
     """Stores each parameter in 4, 2 or 1 bytes. Changes the file, not the MACs."""
 
     kind: ClassVar[str] = "search.synthetic:Bits"
-    size: int
+    size: int = 4
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         return {"size": {"_type": "choice", "_value": [4, 2, 1]}}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
-        return cls(size=int(parameters["size"]))
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        return self.model_copy(update={"size": int(parameters["size"])})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         for size in (4, 2, 1):

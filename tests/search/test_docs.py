@@ -24,7 +24,7 @@ def test_the_tuner_of_the_page_is_found_by_name_and_improves_on_uniform(tmp_path
     assert settings.mistakes(where="search") == []
     profile = chain(groups=6)
     limits = Budget(speedup=3).limits(profile.cost())
-    trials = search(profile, limits, [Widths], Scorer(profile), settings, seed=0, store=TrialStore(tmp_path))
+    trials = search(profile, limits, [Widths()], Scorer(profile), settings, seed=0, store=TrialStore(tmp_path))
     assert max(trial.score for trial in trials) > trials[0].score + 0.01
     sys.modules.pop("tuner_of_the_page")
 

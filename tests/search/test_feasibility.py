@@ -16,7 +16,7 @@ SMALLEST = PROFILE.cost({group.name: 6 for group in PROFILE.groups})  # round(64
 
 
 def test_range_is_the_smallest_network():
-    found = reach(PROFILE, [Widths], Budget(speedup=2))
+    found = reach(PROFILE, [Widths()], Budget(speedup=2))
     assert found.smallest == SMALLEST
     by_name = {entry.requirement: entry for entry in found.ranges}
     assert by_name["speedup"].tightest == pytest.approx(DENSE.macs / SMALLEST.macs, rel=0.01)
@@ -28,24 +28,24 @@ def test_range_is_the_smallest_network():
 
 
 def test_bits_reach_bytes_but_not_macs():
-    found = reach(PROFILE, [Bits], Budget(compression=3))
+    found = reach(PROFILE, [Bits()], Budget(compression=3))
     tightest = {entry.requirement: entry.tightest for entry in found.ranges}
     assert tightest["speedup"] == 1.0
     assert 3.8 < tightest["compression"] < 4.0
     assert found.feasible
-    assert not reach(PROFILE, [Bits], Budget(speedup=1.1)).feasible
+    assert not reach(PROFILE, [Bits()], Budget(speedup=1.1)).feasible
 
 
 def test_both_methods_reach_further_than_each():
     def compression(*methods):
         return reach(PROFILE, methods, Budget(speedup=1)).ranges[1].tightest
 
-    assert compression(Widths, Bits) > max(compression(Widths), compression(Bits))
+    assert compression(Widths(), Bits()) > max(compression(Widths()), compression(Bits()))
 
 
 def test_impossible_is_one_line_with_asked_reachable_and_nearest():
     with pytest.raises(UserError) as caught:
-        refuse_impossible(PROFILE, [Widths], Budget(speedup=400, compression=2.0))
+        refuse_impossible(PROFILE, [Widths()], Budget(speedup=400, compression=2.0))
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("budget.speedup: 400x asked, 1..")
@@ -57,7 +57,7 @@ def test_impossible_is_one_line_with_asked_reachable_and_nearest():
 
 def test_absolute_terms_are_told_in_their_own_unit():
     with pytest.raises(UserError, match=rf"budget\.macs: 1,000 asked, {SMALLEST.macs:,}\.\.{DENSE.macs:,} reachable"):
-        refuse_impossible(PROFILE, [Widths], Budget(macs=1000))
+        refuse_impossible(PROFILE, [Widths()], Budget(macs=1000))
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,9 +69,9 @@ def test_absolute_terms_are_told_in_their_own_unit():
 )
 def test_the_nearest_budget_is_feasible_and_feasible_means_that_a_plan_exists(groups, channels, speedup, compression):
     profile = chain(groups, channels)
-    found = reach(profile, [Widths], Budget(speedup=speedup, compression=compression))
+    found = reach(profile, [Widths()], Budget(speedup=speedup, compression=compression))
     nearest = Budget(**found.nearest)
-    assert refuse_impossible(profile, [Widths], nearest).feasible
+    assert refuse_impossible(profile, [Widths()], nearest).feasible
     limits = nearest.limits(profile.cost())
-    plan = on_budget([Widths], uniform_parameters([Widths], profile, limits), profile, limits)
+    plan = on_budget([Widths()], uniform_parameters([Widths()], profile, limits), profile, limits)
     assert limits.keeps(plan.predict(profile).cost())

@@ -17,7 +17,10 @@ DENSE = PROFILE.cost()
 LIMITS = Budget(speedup=3.0).limits(DENSE)
 
 
-def run(folder, *, methods=(Widths,), limits=LIMITS, seed=0, try_plan=None, **settings):
+WIDTHS = (Widths(),)
+
+
+def run(folder, *, methods=WIDTHS, limits=LIMITS, seed=0, try_plan=None, **settings):
     chosen = SearchSettings(**{"trials": 12, **settings})
     return search(PROFILE, limits, methods, try_plan or Scorer(PROFILE), chosen, seed=seed, store=TrialStore(folder))
 
@@ -82,7 +85,7 @@ def test_a_plan_met_again_is_scored_once_and_says_so(tmp_path):
     scorer = Scorer(PROFILE)
     limits = Limits(file_bytes=DENSE.file_bytes)
     trials = run(
-        tmp_path, methods=(Bits,), limits=limits, try_plan=scorer, tuner="evolution", trials=12, controls=3, ladder=()
+        tmp_path, methods=(Bits(),), limits=limits, try_plan=scorer, tuner="evolution", trials=12, controls=3, ladder=()
     )
     assert len(trials) == 16
     assert len(scorer.calls) == len(set(scorer.calls)) <= 3
@@ -96,14 +99,14 @@ def test_a_plan_met_again_is_scored_once_and_says_so(tmp_path):
 def test_grid_of_a_finite_space_ends_early(tmp_path):
     """Three plans: the uniform one, which the grid is told and leaves out, and the two others."""
     limits = Limits(file_bytes=DENSE.file_bytes)
-    trials = run(tmp_path, methods=(Bits,), limits=limits, tuner="grid", trials=50, controls=0, ladder=())
+    trials = run(tmp_path, methods=(Bits(),), limits=limits, tuner="grid", trials=50, controls=0, ladder=())
     assert [t.plan.steps[0].size for t in trials] == [4, 2, 1]
 
 
 def test_methods_share_the_budget(tmp_path):
     """8 times smaller with 4-byte, 2-byte or 1-byte parameters: channels use just what the bits leave."""
     limits = Budget(compression=8.0).limits(DENSE)
-    trials = run(tmp_path, methods=(Widths, Bits), limits=limits, trials=15, controls=4, ladder=())
+    trials = run(tmp_path, methods=(Widths(), Bits()), limits=limits, trials=15, controls=4, ladder=())
     sizes = {trial.plan.steps[1].size for trial in trials}
     assert len(sizes) >= 2
     for trial in trials:
@@ -124,7 +127,7 @@ def test_own_tuner_gets_the_uniform_plan_first_and_every_result(tmp_path):
 def test_lower_is_better_turns_the_sign_for_the_tuner(tmp_path):
     settings = SearchSettings(tuner="search.own_tuners:halving", trials=2, controls=0, ladder=())
     store = TrialStore(tmp_path)
-    trials = search(PROFILE, LIMITS, [Widths], Scorer(PROFILE), settings, seed=0, store=store, higher_is_better=False)
+    trials = search(PROFILE, LIMITS, [Widths()], Scorer(PROFILE), settings, seed=0, store=store, higher_is_better=False)
     assert list(own_tuners.made[-1].results.values()) == [-t.score for t in trials[1:]]
 
 
@@ -143,7 +146,7 @@ def test_a_step_that_overshoots_is_named(tmp_path):
             return self.model_copy(update={"widths": {}})
 
     with pytest.raises(UserError, match=r"search\.synthetic:Widths.*exceed the limits"):
-        run(tmp_path, methods=(Careless,))
+        run(tmp_path, methods=(Careless(),))
 
 
 def test_a_score_that_is_no_number_is_refused(tmp_path):
@@ -163,17 +166,19 @@ def test_network_that_leaves_nothing_to_vary(tmp_path):
     )
 
     class Fixed(Bits):
-        @classmethod
-        def space(cls, profile):
+        size: int = 1
+
+        def space(self, profile):
             return {}
 
-        @classmethod
-        def from_parameters(cls, parameters, profile):
-            return cls(size=1)
+        def proposed(self, parameters, profile):
+            return self
 
     settings = SearchSettings(trials=5, ladder=())
     limits = Budget(compression=3.0).limits(rigid.cost())
-    trials = search(rigid, limits, [Fixed], lambda plan: Tried(plan, 0.5), settings, seed=0, store=TrialStore(tmp_path))
+    trials = search(
+        rigid, limits, [Fixed()], lambda plan: Tried(plan, 0.5), settings, seed=0, store=TrialStore(tmp_path)
+    )
     assert [t.origin for t in trials] == ["uniform"]
 
 

@@ -29,7 +29,7 @@ def narrowest_share(profile: NetworkProfile, plan: CompressionPlan) -> float:
 
 @pytest.mark.parametrize("budget", [{"speedup": 2.0}, {"speedup": 2.5, "compression": 2.0}, {"compression": 3.0}])
 def test_every_trial_is_on_the_budget(tmp_path, profile, budget):
-    channels = STEPS.resolve("channels")
+    channels = STEPS.resolve("channels")()
     limits = Budget(**budget).limits(profile.cost())
 
     def try_plan(plan: CompressionPlan) -> Tried:
@@ -46,10 +46,10 @@ def test_every_trial_is_on_the_budget(tmp_path, profile, budget):
 
 
 def test_the_tightest_of_both_requirements_together_can_be_projected(profile):
-    channels = STEPS.resolve("channels")
+    channels = STEPS.resolve("channels")()
     with pytest.raises(UserError, match=r"speedup: 400x asked, 1\.\.\d+(\.\d+)?x reachable with methods \[channels\]"):
         refuse_impossible(profile, [channels], Budget(speedup=400))
     tightest = {entry.requirement: entry.tightest for entry in reach(profile, [channels], Budget(speedup=1)).ranges}
     limits = Budget(**tightest).limits(profile.cost())
-    everything = channels.from_parameters({group.name: 1.0 for group in profile.slimmable}, profile)
+    everything = channels.proposed({group.name: 1.0 for group in profile.slimmable}, profile)
     assert limits.keeps(everything.project(profile, limits).predict(profile).cost())

@@ -36,4 +36,6 @@ def test_a_quantized_network_is_compiled_to_the_references_integers(name: str, t
     target = TARGETS.resolve(name)
     target.compile(file, metadata, tmp_path / name)
     graph = lower(file)
-    assert np.array_equal(target.run(tmp_path / name, inputs), graph.real(reference.run(graph, graph.quantized(inputs))))
+    assert np.array_equal(
+        target.run(tmp_path / name, inputs), graph.real(reference.run(graph, graph.quantized(inputs)))
+    )

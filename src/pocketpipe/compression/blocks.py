@@ -60,15 +60,14 @@ class BlocksStep(Step):
     seed: int = 0
     """Of the criterion `random`."""
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """For each run how many of its blocks stay."""
         return {run[0]: {"_type": "randint", "_value": [0, len(run) + 1]} for run in profile.runs}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
         """As many blocks as proposed; runs that an earlier step took out are not asked for."""
-        return cls(keep={run[0]: round(parameters[run[0]]) for run in profile.runs if run[0] in parameters})
+        keep = {run[0]: round(parameters[run[0]]) for run in profile.runs if run[0] in parameters}
+        return self.model_copy(update={"keep": keep})
 
     @classmethod
     def cheapest(

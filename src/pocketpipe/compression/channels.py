@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from pocketpipe.budget import Limits
 from pocketpipe.compression.batchnorm import reestimate_on
@@ -18,7 +18,6 @@ from pocketpipe.compression.reconstruction import Statistics, reconstruct
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.slimming import refuse_broken, slim
 from pocketpipe.compression.tracing import trace
-from pocketpipe.doors import describe_validation
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import ChannelGroup, NetworkProfile
@@ -49,17 +48,14 @@ class ChannelsStep(Step):
         "quantization": "its scales belong to the channels that there were; put channels first",
         "codebook": "its tables belong to the channels that there were; put channels first",
     }
-    options: ClassVar[Mapping[str, Any]] = {}
-    """Fields of the steps that search makes: see `configured`."""
-
-    widths: dict[str, Count]
+    widths: dict[str, Count] = {}
     """Channels to keep by the group's name."""
     channels: dict[str, tuple[int, ...]] | None = None
     """Which ones, ascending; None until pinned."""
     criterion: Criterion = "l1"
     """By what pinning chooses them: see `importance`."""
     reconstruction: Reconstruction | None = None
-    """Whether layers that read thinned groups get weights that reproduce their outputs: see `reconstruct`."""
+    """Whether the layers after a cut get weights that reproduce their outputs: see `reconstruct`."""
     statistics: Statistics = "reestimated"
     """Whether BatchNorm's statistics are measured anew after the cut."""
     pinned: tuple[str, ...] = ()
@@ -71,46 +67,15 @@ class ChannelsStep(Step):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the criterion `random`."""
 
-    @classmethod
-    def configured(cls, **options: Any) -> type[Self]:
-        """This method with other values of its fields in the steps that search makes.
-
-        Raises Mistakes for what a field does not allow.
-
-        >>> nothing = NetworkProfile(input_shape=(), layers=(), groups=())
-        >>> ChannelsStep.configured(criterion="taylor", multiple=8).from_parameters({}, nothing).multiple
-        8
-        """
-        own = {"widths", "channels"}  # what search finds
-        allowed = tuple(name for name in cls.model_fields if name not in own)
-        where = f"{cls.kind}.options"
-        mistakes = [f"{where}.{name}: is what search finds; options: {', '.join(allowed)}" for name in own & {*options}]
-        try:
-            cls(widths={}, **{name: value for name, value in options.items() if name not in own})
-        except ValidationError as error:
-            mistakes += describe_validation(error, where=where, allowed=allowed)
-        if mistakes:
-            raise Mistakes(sorted(mistakes))
-        return type(cls.__name__, (cls,), {"options": {**cls.options, **options}, "__module__": cls.__module__})
-
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """One keep ratio for each group that can be thinned and is not pinned."""
-        free = cls._open().free(profile)
-        return {group.name: {"_type": "uniform", "_value": [SMALLEST_RATIO, 1.0]} for group in free}
+        return {group.name: {"_type": "uniform", "_value": [SMALLEST_RATIO, 1.0]} for group in self.free(profile)}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
         """Widths nearest to the ratios; groups that an earlier step took out with their block are not asked for."""
-        step = cls._open()
         channels = {group.name: group.channels for group in profile.slimmable if group.name in parameters}
-        widths = {name: step._grid.nearest(parameters[name] * width, width) for name, width in channels.items()}
-        return step.model_copy(update={"widths": widths})
-
-    @classmethod
-    def _open(cls) -> Self:
-        """A step with the options and no widths, of the registered class: it equals what is read back from JSON."""
-        return cast("Self", STEPS.resolve(cls.kind).model_validate({"widths": {}, **cls.options}))
+        widths = {name: self._grid.nearest(parameters[name] * width, width) for name, width in channels.items()}
+        return self.model_copy(update={"widths": widths})
 
     @property
     def _grid(self) -> Grid:

@@ -8,9 +8,10 @@ from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.search.space import joint_space, own_parameters, point_at
+from pocketpipe.search.space import joint_space, point_at, proposed
 
-Methods = Sequence[type[Step]]
+Methods = Sequence[Step]
+"""Steps with what the user has set; the rest is open, and search fills it in."""
 CLOSE_ENOUGH = 0.98
 """Share of the binding limit at which sharing a budget between methods stops."""
 SHARING_ROUNDS = 8
@@ -21,7 +22,7 @@ def as_proposed(methods: Methods, parameters: Mapping[str, Any], profile: Networ
     """The plan that `parameters` stand for, in the order of `methods`, whatever it costs."""
     steps = []
     for method in methods:
-        steps.append(method.from_parameters(own_parameters(parameters, method.kind), profile))
+        steps.append(proposed(method, parameters, profile))
         profile = steps[-1].predict(profile)
     return CompressionPlan(tuple(steps))
 
@@ -37,7 +38,7 @@ def on_budget(
     steps: list[Step] = []
     before = profile
     for position, method in enumerate(methods):
-        step = method.from_parameters(own_parameters(parameters, method.kind), before)
+        step = proposed(method, parameters, before)
         rest = methods[position + 1 :]
         steps.append(_with_share(step, rest, parameters, before, limits) if rest else step.project(before, limits))
         before = steps[-1].predict(before)
@@ -102,7 +103,7 @@ def shrunk(methods: Methods, profile: NetworkProfile, fraction: float) -> dict[s
     return parameters
 
 
-def _size(method: type[Step], parameters: Mapping[str, Any], profile: NetworkProfile) -> tuple[int, int]:
+def _size(method: Step, parameters: Mapping[str, Any], profile: NetworkProfile) -> tuple[int, int]:
     cost = as_proposed([method], parameters, profile).predict(profile).cost()
     return cost.macs, cost.file_bytes
 

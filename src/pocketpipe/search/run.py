@@ -27,7 +27,7 @@ TryPlan = Callable[[CompressionPlan], Tried]
 def search(
     profile: NetworkProfile,
     limits: Limits,
-    methods: Sequence[type[Step]],
+    methods: Sequence[Step],
     try_plan: TryPlan,
     settings: SearchSettings,
     *,
@@ -87,7 +87,7 @@ class _Attempts:
 
     profile: NetworkProfile
     limits: Limits
-    methods: Sequence[type[Step]]
+    methods: Sequence[Step]
     try_plan: TryPlan
     store: TrialStore
     sign: float

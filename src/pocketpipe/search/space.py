@@ -10,9 +10,23 @@ from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.tuners.base import SearchSpace
 
 
-def joint_space(methods: Sequence[type[Step]], profile: NetworkProfile) -> SearchSpace:
-    """The spaces of all methods as one; each key is prefixed with its method's kind (`channels/conv1`)."""
-    return {f"{method.kind}/{key}": entry for method in methods for key, entry in sorted(method.space(profile).items())}
+def joint_space(methods: Sequence[Step], profile: NetworkProfile) -> SearchSpace:
+    """The spaces of all methods as one; each key is prefixed with its method's kind (`channels/conv1`).
+
+    Fields that the user has set are not in it.
+    """
+    return {
+        f"{method.kind}/{key}": entry
+        for method in methods
+        for key, entry in sorted(method.space(profile).items())
+        if key not in method.model_fields_set
+    }
+
+
+def proposed(method: Step, parameters: Mapping[str, Any], profile: NetworkProfile) -> Step:
+    """One method's step at a point of the joint space, with the fields that the user has set as they are."""
+    fixed = {key: getattr(method, key) for key in method.space(profile) if key in method.model_fields_set}
+    return method.proposed({**own_parameters(parameters, method.kind), **fixed}, profile)
 
 
 def own_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:

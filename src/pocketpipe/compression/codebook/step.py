@@ -69,18 +69,17 @@ class CodebookStep(Step):
     """What training changes: the values; `weights`: the weights beneath, which choose their values anew until 75 % of
     the training, then the values; `none`: neither."""
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
-        """Bits of each layer; of all layers together where there are many."""
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        """Bits of each layer; of all layers together where there are many, or where the user has set them."""
         names = list(_shapes(profile))
-        keys = [f"bits/{name}" for name in names] if len(names) <= FEW_LAYERS else ["bits"]
+        by_layer = len(names) <= FEW_LAYERS and "bits" not in self.model_fields_set
+        keys = [f"bits/{name}" for name in names] if by_layer else ["bits"]
         return {key: {"_type": "choice", "_value": list(range(FEWEST, MOST + 1))} for key in keys}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
-        """The step with these bits."""
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        """The step with these bits; weights are tuned, since a fine-tuning follows a search."""
         named = {key.removeprefix("bits/"): int(bits) for key, bits in parameters.items() if key.startswith("bits/")}
-        return cls(layers=named) if named else cls(bits=int(parameters["bits"]))
+        return self.model_copy(update={"layers": named} if named else {"bits": int(parameters["bits"])})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """Fewer bits, the largest layers first, until `limits` on bytes are kept, and as close under them as bits come.

@@ -111,16 +111,20 @@ class QuantizationStep(Step):
             raise ValueError("equalization: cross_layer needs batchnorm: folded")
         return self
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
-        """Bits of each layer's weight, of several in a row in deep networks; the first and the last keep theirs."""
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        """Bits of each layer's weight, of several in a row in deep networks; the first and the last keep theirs.
+
+        Nothing where the user has set the weights' bits.
+        """
+        if {"weight_bits", "bits"} & self.model_fields_set:
+            return {}
         return {key: {"_type": "choice", "_value": list(CHOICES)} for key in _runs(profile)}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, float], profile: NetworkProfile) -> Self:
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
         """The bits as proposed."""
         runs = _runs(profile)
-        return cls(bits={layer: int(value) for key, value in parameters.items() for layer in runs[key]})
+        bits = {layer: int(value) for key, value in parameters.items() for layer in runs.get(key, ())}
+        return self.model_copy(update={"bits": {**self.bits, **bits}})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """With fewer bits for the largest layers until the file is small enough."""

@@ -90,23 +90,22 @@ class SparsityStep(Step):
                 raise ValueError(f"pattern {self.pattern}: leave out density and protocol, each layer keeps n of m")
         if self.protocol == "given" and (self.densities is None or self.density is not None):
             raise ValueError("protocol given: say densities, a share for each layer, and no density")
-        if self.protocol != "given" and self.density is None:
-            raise ValueError("density is missing: which share of the weights stays? (or protocol given and densities)")
         if self.schedule == "gradual" and self.begin >= self.end:
             raise ValueError(f"begin {self.begin:g} must be below end {self.end:g}: shares of the training")
         if self.schedule == "gradual" and self.regression is not None:
             raise ValueError("regression refits the weights that a final mask leaves; use it with schedule one_shot")
         return self
 
-    @classmethod
-    def space(cls, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """The density, and the protocol that shares it; each layer's density too where there are few layers.
 
         Projection sets the total, so what a tuner really decides is how layers share it. Protocols are points that
         are known to be good in a space of as many axes as layers: with dozens of layers a tuner of some tens of trials
         does not beat them by moving single layers, with few it may. Where bytes bound the plan, proposals that differ
-        in density alone are one plan after projection, and are tried once.
+        in density alone are one plan after projection, and are tried once. n:m and given densities leave nothing open.
         """
+        if self.pattern != "unstructured" or self.densities is not None:
+            return {}
         layers = maskable(profile)
         few = 0 < len(layers) <= FEW_LAYERS
         uniform = {"_type": "uniform", "_value": [SMALLEST_DENSITY, 1.0]}
@@ -114,13 +113,17 @@ class SparsityStep(Step):
         by_layer = {f"densities/{name}": uniform for name in layers} if few else {}
         return {"density": uniform, "protocol": {"_type": "choice", "_value": protocols}, **by_layer}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
         """The protocol at its density, or `given` with the densities by layer; gradual, as training always follows."""
+        schedule = "gradual" if "schedule" not in self.model_fields_set and self.regression is None else self.schedule
+        if not self.space(profile):
+            return self.model_copy(update={"schedule": schedule})
         if parameters["protocol"] != "given":
-            return cls(density=parameters["density"], protocol=parameters["protocol"], schedule="gradual")
-        named = {key.removeprefix("densities/"): value for key, value in parameters.items() if "/" in key}
-        return cls(densities=named, protocol="given", schedule="gradual")
+            chosen = {"density": parameters["density"], "protocol": parameters["protocol"], "densities": None}
+        else:
+            named = {key.removeprefix("densities/"): value for key, value in parameters.items() if "/" in key}
+            chosen = {"density": None, "protocol": "given", "densities": named}
+        return self.model_copy(update={**chosen, "schedule": schedule})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """The density, or n of n:m, or all densities by one factor, as large as `limits` on bytes allow.
@@ -204,8 +207,7 @@ class SparsityStep(Step):
 
     @property
     def _known_density(self) -> float:
-        assert self.density is not None, "checked when the step was made"
-        return self.density
+        return 1.0 if self.density is None else self.density
 
     def _counts(self, profile: NetworkProfile) -> dict[str, int]:
         """Weights kept in each layer that is masked, as far as shapes and `densities` tell."""

@@ -1,12 +1,13 @@
 """Trace the teacher and hold the budget against what is reachable."""
 
 from pathlib import Path
+from typing import Any
 
 from pocketpipe.budget import Budget
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.network import StoredNetwork
-from pocketpipe.plan import STEPS
+from pocketpipe.plan import MethodChoice
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
 from pocketpipe.search.feasibility import refuse_impossible
@@ -14,7 +15,7 @@ from pocketpipe.task import TaskChoice
 
 
 def profile_network(
-    teacher: StoredNetwork, task_choice: TaskChoice, budget: Budget, methods: list[str], data_root: Path
+    teacher: StoredNetwork, task_choice: TaskChoice, budget: Budget, methods: list[Any], data_root: Path
 ) -> tuple[NetworkProfile, bytes, StageRecord]:
     """(profile, teacher's ONNX file, record). Raises UserError for a budget that the methods cannot reach."""
     task = task_choice.build(data_root)
@@ -23,7 +24,7 @@ def profile_network(
     traced = profile_of(module, task.input_shape)
     overhead = len(onnx) - traced.cost().file_bytes
     profile = traced.model_copy(update={"file_overhead": max(overhead, 0)})
-    reach = refuse_impossible(profile, [STEPS.resolve(name) for name in methods], budget)
+    reach = refuse_impossible(profile, [method.step() for method in MethodChoice.all_of(methods)], budget)
     cost = profile.cost()
     return (
         profile,

@@ -1,12 +1,13 @@
 """Put all findings on one page."""
 
 import hashlib
+from typing import Any
 
 from pocketpipe.budget import Budget
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.lineage.fingerprint import engine_versions
 from pocketpipe.network import NetworkChoice
-from pocketpipe.plan import CompressionPlan
+from pocketpipe.plan import CompressionPlan, MethodChoice
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.report import Findings, render
@@ -21,7 +22,7 @@ def write_report(
     task_choice: TaskChoice,
     network_choice: NetworkChoice,
     budget: Budget,
-    methods: list[str],
+    methods: list[Any],
     targets: list[str],
     seed: int,
     evaluation: Evaluation,
@@ -46,7 +47,7 @@ def write_report(
             "task": task_choice.model_dump(mode="json"),
             "network": network_choice.model_dump(mode="json"),
             "budget": budget.model_dump(mode="json", exclude_none=True),
-            "methods": list(methods),
+            "methods": [str(method) for method in MethodChoice.all_of(methods)],
             "targets": list(targets),
             "seed": seed,
         },

@@ -11,7 +11,7 @@ from torch import nn
 from pocketpipe.budget import Budget
 from pocketpipe.champion import Champion
 from pocketpipe.network import StoredNetwork
-from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.plan import CompressionPlan, MethodChoice
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
 from pocketpipe.search.finalists import choose
@@ -29,7 +29,7 @@ from pocketpipe.training.recipe import Recipe, TrainerSettings
 def find_plan(
     task_choice: TaskChoice,
     budget: Budget,
-    methods: list[str],
+    methods: list[Any],
     settings: SearchSettings,
     short_recipe: Recipe,
     trainer: TrainerSettings,
@@ -71,7 +71,7 @@ def find_plan(
         trials = search(
             profile,
             limits,
-            [STEPS.resolve(name) for name in methods],
+            [method.step() for method in MethodChoice.all_of(methods)],
             try_plan,
             settings,
             seed=seed,
