@@ -124,6 +124,9 @@ def test_unstructured_keeps_the_largest(density: float) -> None:
 
 
 def test_equal_magnitudes_keep_the_first() -> None:
+    many = Unstructured().mask(torch.ones(100, 100), 0.3).flatten()
+    assert many[:3000].all()
+    assert not many[3000:].any()
     assert Unstructured().mask(torch.tensor([[1.0, -1.0], [1.0, -1.0]]), 0.75).tolist() == [[True, True], [True, False]]
     assert NOfM(1, 2, axis=1).mask(torch.tensor([[1.0, -1.0, -1.0, 1.0]]), 0.5).tolist() == [[True, False, True, False]]
 

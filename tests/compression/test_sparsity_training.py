@@ -13,8 +13,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from compression.test_channels import SOME
-from compression.test_channels import TASK as DIGITS
+from compression.noise import SOME
+from compression.noise import TASK as DIGITS
 from compression.zoo import DIGIT, zoo
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.during import OnWeight, Scheduled, scheduled

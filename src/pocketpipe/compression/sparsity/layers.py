@@ -17,7 +17,7 @@ def why_dense(layer: Layer) -> str | None:
         return None
     return (
         f"its operator is {layer.operator!r}: masks lie on weights of convolutions and matrix products, "
-        "not on embeddings, bare parameters and torch's own recurrent modules, which read their weights past masks"
+        "not on embeddings, bare parameters and torch's own recurrent modules"
     )
 
 
