@@ -130,7 +130,7 @@ def test_attention_compares_maps_of_different_widths() -> None:
     unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in maps]
     loss = attention_loss(student, teacher)
     loss.backward()
-    assert loss.item() == pytest.approx(np.square(unit[0] - unit[1]).mean(), rel=1e-5)
+    assert loss.item() == pytest.approx(np.square(unit[0] - unit[1]).sum(1).mean(), rel=1e-5)
     assert student.grad is not None
     assert teacher.grad is None
     assert attention_loss(teacher * 3, teacher).item() == pytest.approx(0.0, abs=1e-12)  # strength alone is no matter

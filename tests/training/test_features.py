@@ -84,7 +84,7 @@ def test_a_regressor_is_a_1x1_convolution() -> None:
 
 def test_a_student_learns_to_look_where_its_teacher_does(tmp_path: Path) -> None:
     teacher = train(tmp_path / "teacher", seed=8).network
-    features = Attention(kind="attention", weight=100.0, points=("2",))
+    features = Attention(kind="attention", weight=3.0, points=("2",))
     plain = RECIPE.model_copy(update={"epochs": 6})
     taught = plain.model_copy(update={"distillation": Distillation(weight=0.0, features=features)})
     students = [

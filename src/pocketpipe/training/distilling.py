@@ -39,8 +39,8 @@ class Attention(Value):
     """Attention transfer (Zagoruyko and Komodakis 2017): where in the image a feature map is strong."""
 
     kind: Literal["attention"]
-    weight: Factor = 500.0
-    """Beta / 2 of the authors' code."""
+    weight: Factor = 1.0
+    """Beta / 2 of the paper, which divides it by the positions of a map besides: 0.5 on 32x32, 2 on 16x16, 8 on 8x8."""
     points: Points = None
 
 
