@@ -94,7 +94,8 @@ def test_each_layer_fits_the_whole_output_with_what_those_before_it_have_become(
     network = _chain()
     slimmed = slim(network, trace(network, SHAPE), KEPT)
     found = copy.deepcopy(slimmed)
-    assert reconstruct(found, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="kept") == ("second", "third")
+    refitted = reconstruct(found, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="kept")
+    assert refitted == ("second", "third", "head")
 
     inner, original = slimmed.first(EXAMPLES).relu(), network.first(EXAMPLES).relu()
     rows = nn.functional.unfold(inner, 3, padding=1, stride=2).movedim(1, 2).flatten(0, 1)
@@ -143,6 +144,33 @@ def test_channels_that_others_can_stand_for_are_not_missed() -> None:
     assert (slimmed(EXAMPLES) - wanted).abs().mean() < 0.01 * cut
 
 
+class Branches(nn.Module):
+    """Two branches from one input; only one of them is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.reads = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.other, self.head = nn.Linear(4, 3), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.reads(self.cut(x).relu()), self.other(x)], 1).relu())
+
+
+@torch.no_grad()
+def test_a_layer_that_reads_whole_groups_makes_up_for_cuts_before_it_and_a_branch_without_cuts_stays() -> None:
+    torch.manual_seed(0)
+    network = trained_looking(Branches())
+    examples = torch.randn(300, 4)
+    kept = {"cut": (0, 1, 2)}
+    slimmed = slim(network, trace(network, (4,)), kept)
+    reconstruct(slimmed, network, trace(network, (4,)), kept, examples, statistics="kept")
+    assert torch.allclose(slimmed.other.weight, network.other.weight, atol=1e-6)
+    error = (slimmed(examples) - network(examples)).square().mean()
+    slimmed.head.weight.copy_(network.head.weight)
+    slimmed.head.bias.copy_(network.head.bias)
+    assert error < (slimmed(examples) - network(examples)).square().mean()
+
+
 class Odd(nn.Module):
     """What reads `first`: depthwise, grouped and bare weights, a layer that runs twice, and one plain layer."""
 
@@ -180,7 +208,7 @@ def test_a_weight_with_a_mask_on_it_stays_as_it_is() -> None:
     lay_on(network, "second", Mask(network.second.weight.abs() > 0.1))
     traced = trace(network, SHAPE)
     slimmed = slim(network, traced, KEPT)
-    assert reconstruct(slimmed, network, traced, KEPT, EXAMPLES, statistics="kept") == ("third",)
+    assert reconstruct(slimmed, network, traced, KEPT, EXAMPLES, statistics="kept") == ("third", "head")
 
 
 def test_nothing_is_left_behind() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.labels import Place
-from pocketpipe.compression.members import ReadingModule, readers
+from pocketpipe.compression.members import ReadingModule, readers, reading_module
 from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
 from pocketpipe.compression.slimming import Kept
 from pocketpipe.compression.tracing import Trace
@@ -41,7 +41,7 @@ class Target:
 def reconstruct(
     network: nn.Module, before: nn.Module, trace: Trace, kept: Kept, examples: Tensor, *, statistics: Statistics
 ) -> tuple[str, ...]:
-    """Refit, in place, the weights of all layers of `network` that read thinned groups; returns their names.
+    """Refit, in place, the weights of all layers of `network` that a cut comes before; returns their names.
 
     `network` is `before` with just the channels `kept` of `trace`, the trace of `before`; `examples` (N, ...) are
     prepared inputs. One layer follows the other as they run: each sees what those before it, refitted already, make of
@@ -49,7 +49,7 @@ def reconstruct(
     than once, has masks on its weight, or is no plain product (grouped, transposed, a bare parameter), stays as it is.
     BatchNorm acts with the statistics that it will have: those of the examples, if they are to be re-estimated.
     """
-    layers = [layer for layer in _reading(before, trace, kept) if not laid_on(network, layer)]
+    layers = [layer for layer in _after_a_cut(before, trace, kept) if not laid_on(network, layer)]
     targets = _targets(before, layers, trace, kept, examples)
     normalized = {layer.name for layer in trace.layers if layer.bias is not None}
     anew = batch_statistics(network) if statistics == "reestimated" else nullcontext()
@@ -59,11 +59,17 @@ def reconstruct(
     return tuple(targets)
 
 
-def _reading(before: nn.Module, trace: Trace, kept: Kept) -> list[str]:
-    """The layers that read a thinned group, in graph order."""
+def _after_a_cut(before: nn.Module, trace: Trace, kept: Kept) -> list[str]:
+    """The layers from the first one on that reads a thinned group, in graph order, as far as they are plain products.
+
+    Those that read no thinned group see what the cut ones before them make, too. Where that is what it was (another
+    branch), their fit is the weight that they have.
+    """
     thinned = [group for group in trace.groups if len(kept.get(group.name, ())) not in (0, group.channels)]
     reading = {reader.layer for group in thinned for reader in readers(before, group)}
-    return [layer.name for layer in trace.layers if layer.name in reading]
+    names = [layer.name for layer in trace.layers]
+    first = next((position for position, name in enumerate(names) if name in reading), len(names))
+    return [name for name in names[first:] if reading_module(before, name) is not None]
 
 
 def _targets(before: nn.Module, layers: Sequence[str], trace: Trace, kept: Kept, examples: Tensor) -> dict[str, Target]:

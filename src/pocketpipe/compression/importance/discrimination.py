@@ -25,7 +25,7 @@ ROWS = 4096
 RIDGE = 1e-3
 HEAD_STEPS, HEAD_RATE, HEAD_MOMENTUM = 60, 0.5, 0.9
 """How an auxiliary classifier is trained: full-batch SGD from zero weights, so that no seed is needed."""
-WEIGHT = 1.0
+WEIGHT = 0.1
 """Of the discrimination loss beside the relative error of the reconstruction."""
 SEED = 0
 
