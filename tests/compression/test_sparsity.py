@@ -272,6 +272,16 @@ def test_the_space_and_its_ends() -> None:
     assert SparsityStep().proposed(smallest | {"protocol": "erk"}, profile) == SparsityStep(
         density=SMALLEST_DENSITY, protocol="erk", schedule="gradual"
     )
+    assert SparsityStep(pattern="2:4").space(profile) == {}
+    assert set(SparsityStep(protocol="lamp").space(profile)) == {"density", "protocol"}
+    inner = SparsityStep(pinned=("conv1", "linear"), schedule="one_shot")
+    assert {"densities/conv1", "densities/linear"} & set(inner.space(profile)) == set()
+    proposal = inner.proposed(smallest, profile)
+    assert set(proposal.densities or {}) == {
+        key.removeprefix("densities/") for key in inner.space(profile) if "/" in key
+    }
+    assert proposal.schedule == "one_shot"
+    proposal.predict(profile)
     deep = profile_of(zoo("resnet20", DIGIT), DIGIT)
     assert set(SparsityStep().space(deep)) == {"density", "protocol"}
     assert SparsityStep().space(deep)["protocol"]["_value"] == PROTOCOLS
@@ -365,6 +375,16 @@ def test_all_that_does_not_fit_a_network_is_listed() -> None:
     ]
     with pytest.raises(UserError, match="the patterns leave no layer to mask"):
         SparsityStep(density=0.5, pinned=("*",)).predict(_profile())
+
+
+def test_an_open_density_is_no_plan() -> None:
+    with pytest.raises(UserError, match="density is still open"):
+        SparsityStep(protocol="lamp").pin(zoo("resnet8", DIGIT), TASK, NO_DATA)
+    with pytest.raises(UserError, match="density is still open"):
+        SparsityStep().predict(_profile())
+    projected = SparsityStep(protocol="lamp").project(_profile(), Limits(file_bytes=100_000))
+    assert projected.protocol == "lamp"
+    assert 0.2 < (projected.density or 0) < 0.4
 
 
 def test_a_step_that_is_not_pinned_is_not_applied() -> None:

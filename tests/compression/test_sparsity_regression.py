@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +11,17 @@ from torch.nn import functional
 from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.sparsity.regression import RIDGE, fitted, refit
 from pocketpipe.compression.weights import weight_of
-from pocketpipe.task import Preprocessing, Split
+from pocketpipe.task import Preprocessing, Split, Task
+from training.samples import Blobs
 
-TASK: Any = type("Task", (), {"input_shape": (4, 6, 6), "preprocessing": Preprocessing()})
+
+class Noise(Blobs):
+    input_shape = (4, 6, 6)
+    preprocessing = Preprocessing()
+    augment = Task.augment
+
+
+TASK = Noise()
 DATA = Split("noise", np.random.default_rng(0).normal(size=(64, 4, 6, 6)).astype(np.float32), np.zeros(64))
 
 

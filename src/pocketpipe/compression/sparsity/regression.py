@@ -14,16 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import ReadingModule, reading_module
-from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
+from pocketpipe.compression.sampling import input_rows, output_rows, sampled, training_views, watched
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.weights import laid_on, set_weight
-from pocketpipe.samples import prepared_batches
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
 
-EXAMPLES = 512
-"""Calibration examples."""
 ROWS = 8192
 """Sampled positions over all examples, for each layer."""
 RIDGE = 1e-3
@@ -42,12 +39,12 @@ class Target(NamedTuple):
 def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tuple[str, ...]:
     """Refit, in place, what masks leave of the layers of `network`, which is `before` with masks; returns their names.
 
-    One layer after the other as they run: each sees what those before it, refitted already, make of the first
-    examples of `data`, and comes as near as it can to its outputs in `before`. A layer that runs more than once,
+    One layer after the other as they run: each sees what those before it, refitted already, make of training
+    views of `data`, and comes as near as it can to its outputs in `before`. A layer that runs more than once,
     or is no plain product (grouped, transposed, a bare matrix), keeps the weights that it has.
     """
     device = next(network.parameters()).device
-    examples = next(prepared_batches(task, data, EXAMPLES, limit=EXAMPLES)).to(device)
+    examples = training_views(task, data, device, wanted_by="sparsity.regression")
     targets = _targets(before, _masked_layers(network), examples)
     with _refitting(network, targets):
         network(examples)

@@ -54,7 +54,7 @@ class SparsityStep(Step):
     }
 
     density: Density | None = None
-    """Share of weights kept, counted over all layers that are masked; n:m says it itself, `given` by layer."""
+    """Share of weights kept, over all layers that are masked; None = open, or said by n:m, or by layer (`given`)."""
     densities: dict[str, Density] | None = None
     """The same by layer. The plan's own with protocol `given` (layers not named stay dense), else set by pinning."""
     protocol: Protocol = "uniform"
@@ -102,12 +102,13 @@ class SparsityStep(Step):
         Projection sets the total, so what a tuner really decides is how layers share it. Protocols are points that
         are known to be good in a space of as many axes as layers: with dozens of layers a tuner of some tens of trials
         does not beat them by moving single layers, with few it may. Where bytes bound the plan, proposals that differ
-        in density alone are one plan after projection, and are tried once. n:m and given densities leave nothing open.
+        in density alone are one plan after projection, and are tried once. n:m and given densities leave nothing open,
+        and a density or protocol that the user has set leaves single layers alone.
         """
         if self.pattern != "unstructured" or self.densities is not None:
             return {}
-        layers = maskable(profile)
-        few = 0 < len(layers) <= FEW_LAYERS
+        layers = maskable(profile, self.pinned)
+        few = len(layers) <= FEW_LAYERS and not self.model_fields_set & {"density", "protocol"}
         uniform = {"_type": "uniform", "_value": [SMALLEST_DENSITY, 1.0]}
         protocols = [*BY_SHAPES, *BY_WEIGHTS, *(["given"] if few else [])]
         by_layer = {f"densities/{name}": uniform for name in layers} if few else {}
@@ -121,7 +122,8 @@ class SparsityStep(Step):
         if parameters["protocol"] != "given":
             chosen = {"density": parameters["density"], "protocol": parameters["protocol"], "densities": None}
         else:
-            named = {key.removeprefix("densities/"): value for key, value in parameters.items() if "/" in key}
+            layers = maskable(profile, self.pinned)
+            named = {name: parameters[key] for name in layers if (key := f"densities/{name}") in parameters}
             chosen = {"density": None, "protocol": "given", "densities": named}
         return self.model_copy(update={**chosen, "schedule": schedule})
 
@@ -207,7 +209,9 @@ class SparsityStep(Step):
 
     @property
     def _known_density(self) -> float:
-        return 1.0 if self.density is None else self.density
+        if self.density is None:
+            raise UserError("sparsity: density is still open; say which share of weights stays, or let search say it")
+        return self.density
 
     def _counts(self, profile: NetworkProfile) -> dict[str, int]:
         """Weights kept in each layer that is masked, as far as shapes and `densities` tell."""
