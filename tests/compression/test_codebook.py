@@ -7,8 +7,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from compression.odd_networks import ODD
@@ -19,6 +21,7 @@ from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.codebook import CodebookStep
 from pocketpipe.compression.codebook.parametrization import Codebook, Form
 from pocketpipe.compression.during import scheduled
+from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import bare, laid_on, lay_on, original_of, set_weight, weight_of
@@ -179,24 +182,24 @@ def test_on_the_int8_grid_values_are_integers_times_a_scale_after_training_too()
 def test_predicted_bytes_are_an_upper_bound_of_the_packed_file(bits: int, granularity: Any, density: Any) -> None:
     steps = [] if density is None else [SparsityStep(density=density)]
     plan = CompressionPlan((*steps, CodebookStep(bits=bits, granularity=granularity)))
-    onnx = export_onnx(_carried_out(*plan.steps), DIGIT)
+    file = export_onnx(_carried_out(*plan.steps), DIGIT)
     predicted = plan.predict(_profile()).cost()
-    assert 0.3 * predicted.file_bytes < len(pack(onnx)) <= predicted.file_bytes
+    assert 0.3 * predicted.file_bytes < len(pack(file)) <= predicted.file_bytes
     assert predicted.resident_bytes is not None
-    assert len(onnx) <= predicted.resident_bytes
+    assert len(file) <= predicted.resident_bytes
 
 
 def test_the_file_keeps_values_shared_with_batchnorm_beside_them() -> None:
     made = _carried_out(CodebookStep(bits=4))
-    onnx = export_onnx(made, DIGIT)
+    file = export_onnx(made, DIGIT)
     inputs = np.random.default_rng(0).normal(size=(8, *DIGIT)).astype(np.float32)
     with torch.no_grad():
         expected = made(torch.from_numpy(inputs)).numpy()
-    assert np.allclose(run_onnx(onnx, inputs), expected, atol=1e-4 * np.abs(expected).max())
-    how = {tensor.name: tensor.how for tensor in packed(onnx).tensors if tensor.plain_bytes > 3000}
+    assert np.allclose(run_onnx(file, inputs), expected, atol=1e-4 * np.abs(expected).max())
+    how = {tensor.name: tensor.how for tensor in packed(file).tensors if tensor.plain_bytes > 3000}
     assert how
     assert all("palette of 1" in text for text in how.values()), how  # 15 or 16 values
-    assert unpack(pack(onnx)) == onnx
+    assert unpack(pack(file)) == file
 
 
 @pytest.mark.parametrize("compression", [4.0, 6.0, 9.0])
@@ -239,6 +242,19 @@ def test_search_varies_bits_layer_by_layer_in_shallow_networks_and_together_in_d
     assert CodebookStep().proposed({"bits": 3}, deep).bits == 3
 
 
+def test_what_the_user_sets_is_left_alone_and_layers_that_are_gone_are_not_looked_at() -> None:
+    profile = _profile(0)
+    assert CodebookStep(layers={"conv1": 3}).space(profile) == {}
+    assert set(CodebookStep(bits=5).space(profile)) == {"bits"}
+    spared = CodebookStep(pinned=("conv1",), tuned="weights")
+    space = spared.space(profile)
+    assert "bits/conv1" not in space
+    step = spared.proposed({**dict.fromkeys(space, 2), "bits/removed": 2}, profile)
+    assert step.tuned == "weights"
+    assert step.predict(profile).layer("linear").stored_bits == 2
+    assert step.predict(profile).layer("conv1").stored_bits == 32
+
+
 # In plans.
 
 
@@ -255,6 +271,25 @@ def test_replayed_on_a_fresh_network_it_takes_the_state(grid: Any) -> None:
     inputs = torch.rand(2, *DIGIT)
     assert torch.equal(again.eval()(inputs), made.eval()(inputs))
     assert len(pinned.to_json()) < 2000
+
+
+def test_quantization_takes_the_integers_of_the_grid() -> None:
+    """int8 weights in the file are the codebook's integers, up to the sign that a folded BatchNorm gives a channel."""
+    plan = CompressionPlan((SparsityStep(density=0.3), CodebookStep(bits=4, grid="int8"), QuantizationStep()))
+    made = _carried_out(*plan.steps)
+    onnx_file = export_onnx(made, DIGIT)
+    stored = [
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load_from_string(onnx_file).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    books = [module for module in made.modules() if isinstance(module, Codebook)]
+    assert len(stored) == len(books) == 8
+    for book in books:
+        assert book.grid_scale is not None
+        integers = set((book.values() / book.grid_scale).round().abs().int().flatten().tolist())
+        assert any(set(np.abs(weight.astype(int)).flatten().tolist()) <= integers for weight in stored)
+    assert len(pack(onnx_file)) <= plan.predict(_profile()).cost().file_bytes
 
 
 @pytest.mark.parametrize(("name", "shape"), [(name, shape) for name, shape in ALL if name not in LARGE])

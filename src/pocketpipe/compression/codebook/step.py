@@ -70,16 +70,20 @@ class CodebookStep(Step):
     the training, then the values; `none`: neither."""
 
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
-        """Bits of each layer; of all layers together where there are many, or where the user has set them."""
-        names = list(_shapes(profile))
+        """Bits of each layer; of all layers together where there are many. Nothing where the user says `layers`."""
+        if self.layers is not None:
+            return {}
+        names = list(self._bits(profile))
         by_layer = len(names) <= FEW_LAYERS and "bits" not in self.model_fields_set
         keys = [f"bits/{name}" for name in names] if by_layer else ["bits"]
         return {key: {"_type": "choice", "_value": list(range(FEWEST, MOST + 1))} for key in keys}
 
     def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
-        """The step with these bits; weights are tuned, since a fine-tuning follows a search."""
+        """The step with these bits."""
         named = {key.removeprefix("bits/"): int(bits) for key, bits in parameters.items() if key.startswith("bits/")}
-        return self.model_copy(update={"layers": named} if named else {"bits": int(parameters["bits"])})
+        if named:
+            return self.model_copy(update={"layers": {name: named[name] for name in _shapes(profile) if name in named}})
+        return self.model_copy(update={"bits": int(parameters.get("bits", self.bits))})
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """Fewer bits, the largest layers first, until `limits` on bytes are kept, and as close under them as bits come.
