@@ -164,6 +164,25 @@ class ConvNeXt(nn.Module):
         return self.head((x + y.permute(0, 3, 1, 2)).mean((2, 3)))
 
 
+class Standardized(nn.Module):
+    """A convolution whose weight is computed (Qiao et al. 2019), between others; a part of a weight in a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.computed, self.third = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3, stride=2), nn.Conv2d(8, 7, 1)
+        self.both = nn.Linear(7, 12)
+        self.hidden, self.head = nn.Linear(6, 9), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.computed.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        x = functional.conv2d(functional.relu(self.first(x)), weight, self.computed.bias, stride=2)
+        x = functional.relu(self.third(functional.relu(x))).mean((2, 3))
+        gates, values = self.both.weight.split([6, 6])
+        x = functional.linear(x, gates).sigmoid() * functional.linear(x, values, self.both.bias[6:])
+        return self.head(self.hidden(x).relu())
+
+
 IMAGE = (3, 8, 8)
 IMAGES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "convnext": (ConvNeXt, IMAGE),
@@ -172,5 +191,6 @@ IMAGES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "resnext": (ResNeXt, IMAGE),
     "shufflenet_v1": (ShuffleNetV1, IMAGE),
     "shufflenet_v2": (ShuffleNetV2, IMAGE),
+    "standardized": (Standardized, IMAGE),
     "squeeze_excite": (SqueezeExcite, IMAGE),
 }

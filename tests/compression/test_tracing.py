@@ -115,6 +115,7 @@ EXPECTED = {
     "rnn": {"embed": 7, "inside.weight_ih_l0": 6},
     "shufflenet_v1": {"stem.0": 12, "squeeze.0": 4},
     "shufflenet_v2": {"stem.0": 6, "enter.0": 6, "left.2.0": 10, "right.0.0": 8, "last.0": 14},
+    "standardized": {"hidden": 9},
     "squeeze_excite": {"stem.0": 6, "expand.0": 18, "reduce": 4},
     "torch_gru": {"embed": 7, "inside.weight_ih_l0": 6},
     "unet": {"down": 6, "deep": 10, "up": 8},
@@ -170,6 +171,12 @@ def test_groups_of_a_shuffled_convolution() -> None:
     [
         ("vit_stuck", "attention.qkv", "node 'reshape' (aten.reshape) in module 'attention': takes channels apart by"),
         ("vit_packed", "patches", "node 'layer_norm' (aten.layer_norm) in module 'norm1': each of its outputs depends"),
+        ("standardized", "first", "node 'conv2d_1' (aten.conv2d) in the network's own forward: its weight is computed"),
+        (
+            "standardized",
+            "third",
+            "node 'split_with_sizes' (aten.split_with_sizes) in the network's own forward",
+        ),
         ("gated", "embed", "node 'rms_norm' (aten.rms_norm) in module 'norm': each of its outputs depends"),
         ("lstm_projected", "inside.weight_ih_l0", "node 'lstm' (aten.lstm) in module 'inside': torch wants more"),
         ("mixer", "along", "node 'linear_1' (aten.linear) in module 'along': another axis of its result carries"),
@@ -204,6 +211,30 @@ def test_numbers_in_modules_that_follow_are_found_by_trying() -> None:
     assert [(size.path, size.attribute) for size in traced.sizes] == [("attention", "num_heads")]
     shared = _traced("vit_shared")  # four heads, four wide, two with keys of their own
     assert {(size.path, size.attribute) for size in shared.sizes} == {("attention", "heads"), ("attention", "shared")}
+
+
+def test_what_is_held_elsewhere_does_not_hold_more_than_it_must() -> None:
+    """The input of the grouped convolution must stay, whichever way it would go; its output is free inside groups."""
+
+    class HeldInput(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.grouped = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1, groups=2)
+            self.head = nn.Linear(12, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.grouped(torch.fft.fft2(self.first(x)).abs()).relu().mean((2, 3)))
+
+    class HeldByNorm(HeldInput):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            x = x + functional.layer_norm(x, x.shape[1:])
+            return self.head(self.grouped(x).relu().mean((2, 3)))
+
+    for network in (HeldInput(), HeldByNorm()):
+        traced = trace(network.eval(), (3, 8, 8))
+        assert _by_name(traced) == {"grouped": (6, ("grouped",))}
+        assert "grouped" not in str(_reasons(traced)["first"])
 
 
 def test_what_nothing_reads_holds_nothing_back() -> None:

@@ -15,9 +15,10 @@ from torch import Tensor, fx, nn
 from pocketpipe.compression.graph import walk_graph
 from pocketpipe.compression.labels import Atom, Place
 from pocketpipe.compression.layer_list import layers_of
-from pocketpipe.compression.probing import Draft, settled
+from pocketpipe.compression.probing import Draft
 from pocketpipe.compression.residual import removable_blocks
 from pocketpipe.compression.resizing import resizable
+from pocketpipe.compression.settling import settled
 from pocketpipe.compression.slimming import first_line
 from pocketpipe.compression.walking import Choice, Size, Walk, module_paths
 from pocketpipe.compression.weights import layer_name

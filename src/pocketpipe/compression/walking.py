@@ -55,6 +55,10 @@ class Choice:
 
     tried: int = 0
     problem: str = ""
+    failed: bool = False
+    """Whether channels could go, by the graph, and it did not run; else they had to stay whatever was chosen here."""
+    closed: bool = False
+    """Nothing else is to be tried."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,12 @@ class Decision:
     labels: Tensor
     parts: bool
     """Whether it takes parts of an axis; else it says which of several axes gets shorter."""
+    closed: bool
 
     @property
     def open(self) -> bool:
-        """Whether it takes a way now. One that has none keeps its channels."""
-        return self.tried < self.options
+        """Whether it takes a way now, and may take another. One that has none keeps its channels."""
+        return self.tried < self.options and not self.closed
 
     @property
     def has_another(self) -> bool:
@@ -153,9 +158,9 @@ class Walk:
 
     def choose(self, node: fx.Node, labels: Tensor, options: Sequence[Option], *, parts: bool = False) -> Option | None:
         """The first of the ways for `labels` to go through `node` that was not tried in vain; None if there is none."""
-        tried = self.choices.get(node.name, Choice()).tried
-        self.decisions.append(Decision(node.name, len(options), tried, labels, parts))
-        return options[tried] if tried < len(options) else None
+        choice = self.choices.get(node.name, Choice())
+        self.decisions.append(Decision(node.name, len(options), choice.tried, labels, parts, choice.closed))
+        return options[choice.tried] if choice.tried < len(options) else None
 
     def in_vain(self, node: fx.Node) -> str:
         """Why no way through `node` is left, for a person."""

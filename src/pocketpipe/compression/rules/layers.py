@@ -13,11 +13,15 @@ from pocketpipe.compression.rules.registry import rule, unknown
 from pocketpipe.compression.walking import (
     LayerCall,
     Length,
+    ProductCall,
     Walk,
     arguments,
     describe,
+    inputs_of,
+    module_paths,
     operator_name,
     shape_of,
+    unlabelled,
 )
 
 
@@ -27,7 +31,7 @@ def convolution(walk: Walk, node: fx.Node) -> Any:
     given = arguments(node)
     x, weight = walk.value(given["input"]), walk.value(given["weight"])
     if x is None or weight is None or weight.parameter is None:
-        return unknown(walk, node)
+        return _with_computed_weight(walk, node, given["weight"])
     transposed = "transpose" in operator_name(node)
     dim, groups = len(x.shape) - len(weight.shape) + 1, given["groups"]
     out_axis, in_axis = (1, 0) if transposed else (0, 1)
@@ -43,11 +47,16 @@ def convolution(walk: Walk, node: fx.Node) -> Any:
     return made_by(walk, call, dim, made)
 
 
-@rule("linear")
-def linear(walk: Walk, node: fx.Node) -> Any:
-    """The last axis of the input meets axis 1 of the weight; axis 0 makes the output."""
-    given = arguments(node)
-    return product_with_weight(walk, node, walk.value(given["input"]), walk.value(given["weight"]), out_axis=0)
+def _with_computed_weight(walk: Walk, node: fx.Node, weight: fx.Node) -> Any:
+    """A weight that the code makes of others, as a standardized one: all that it reads stays. It costs MACs as ever."""
+    reason = f"{describe(node)}: its weight is computed, not stored"
+    walk.keep(inputs_of(walk, node), reason)
+    result, kernel = shape_of(node), shape_of(weight)
+    transposed = "transpose" in operator_name(node)
+    positions = prod((shape_of(node.args[0]) if transposed else result)[-(len(kernel) - 2) :])  # type: ignore[arg-type]
+    name = ".".join([*module_paths(node)[-1:], node.name]).strip(".")
+    walk.products.append(ProductCall(name, ((positions * prod(kernel), None),), result[1:], node))
+    return unlabelled(node, reason)
 
 
 def product_with_weight(

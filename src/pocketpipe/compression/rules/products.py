@@ -41,6 +41,20 @@ class Factor:
         return letter in self.letters and self.value.shape[self.letters.index(letter)] > 1
 
 
+@rule("linear")
+def linear(walk: Walk, node: fx.Node) -> Any:
+    """The last axis of the input meets axis 1 of the weight; axis 0 makes the output."""
+    given = arguments(node)
+    x, weight = walk.value(given["input"]), walk.value(given["weight"])
+    if x is None or weight is None or x.parameter or len(x.shape) < 2:
+        return unknown(walk, node)
+    if weight.parameter:
+        return product_with_weight(walk, node, x, weight, out_axis=0)
+    product = _multiplied(walk, node, x, _transposed(weight))  # a weight that is computed, or a part of one
+    bias = walk.value(given["bias"])
+    return product if bias is None else joined(walk, node, [product, bias], product.shape)
+
+
 @rule("matmul", "mm", "bmm")
 def matmul(walk: Walk, node: fx.Node) -> Any:
     """With a matrix of weights it is a layer; between activations the summed axes go together."""

@@ -203,7 +203,9 @@ def _without_labels(walk: Walk, node: fx.Node, x: Activation | None) -> Any:
     if x is None:
         return unknown(walk, node)
     if x.parameter is not None:
-        walk.keep([x], f"{describe(node)}: takes a weight apart")
+        reason = f"{describe(node)}: takes a weight apart"
+        walk.keep([x], reason)
+        return unlabelled(node, reason)
     return made_in_code(walk, node) if x.follows else unlabelled(node, x.origin)
 
 
