@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pocketpipe.cost import Cost
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import GraphProto, NodeProto
 
 Shape = tuple[int, ...]
 
@@ -19,7 +19,7 @@ def cost_of(onnx_file: bytes, name: str) -> Cost:
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
     graph = model.graph
     shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    weights = [tuple(t.dims) for t in graph.initializer if t.data_type in _floating_types(onnx.TensorProto)]
+    weights = _weights(graph, _floating_types(onnx.TensorProto))
     for value in (*graph.input, *graph.output, *graph.value_info):
         shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     macs = {node.name or node.output[0]: count for node in graph.node if (count := _macs(node, shapes))}
@@ -32,8 +32,20 @@ def cost_of(onnx_file: bytes, name: str) -> Cost:
     )
 
 
+def _weights(graph: "GraphProto", floating: tuple[int, ...]) -> list[Shape]:
+    """Shapes of the numbers that were trained: not of shapes and indices, nor of steps and zero points."""
+    dequantizing = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    integers = {node.input[0] for node in dequantizing}
+    steps = {name for node in dequantizing for name in node.input[1:]}
+    return [
+        tuple(tensor.dims)
+        for tensor in graph.initializer
+        if tensor.name in integers or (tensor.data_type in floating and tensor.name not in steps)
+    ]
+
+
 def _floating_types(tensor: Any) -> tuple[int, ...]:
-    return (tensor.FLOAT, tensor.FLOAT16, tensor.BFLOAT16, tensor.DOUBLE)  # integers hold shapes and indices
+    return (tensor.FLOAT, tensor.FLOAT16, tensor.BFLOAT16, tensor.DOUBLE)
 
 
 def _macs(node: "NodeProto", shapes: Mapping[str, Shape]) -> int:

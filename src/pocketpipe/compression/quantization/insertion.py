@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.grids import own_step
-from pocketpipe.compression.quantization.places import LayerCall, Place, find_places
+from pocketpipe.compression.quantization.layer_calls import LayerCall
+from pocketpipe.compression.quantization.places import Place, find_places
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from pocketpipe.compression.quantization.symbolic import traced
 from pocketpipe.compression.quantization.weaving import (

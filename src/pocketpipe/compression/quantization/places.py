@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
+from pocketpipe.compression.quantization.layer_calls import LayerCall, layer_calls
 from pocketpipe.compression.quantization.operators import (
     clips,
     module_of,
@@ -23,17 +24,6 @@ from pocketpipe.compression.quantization.operators import (
     takes_norm,
 )
 from pocketpipe.compression.quantization.symbolic import EXAMPLE
-from pocketpipe.compression.weights import layer_name
-
-
-@dataclass(frozen=True)
-class LayerCall:
-    """A call that multiplies by a weight of the network."""
-
-    node: fx.Node
-    layer: str
-    axis: int | None
-    """The weight's axis of output channels; None where a position along it does not stand for one channel."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ def find_places(graph: fx.Graph, network: nn.Module, *, separate_factors: bool) 
     """
     found = Places()
     constant = _constants(graph, network)
-    found.layers = [call for node in graph.nodes for call in _layer_calls(node, network)]
+    found.layers = [call for node in graph.nodes for call in layer_calls(node, network)]
     layers_of: dict[fx.Node, tuple[str, ...]] = {}
     for call in found.layers:
         layers_of[call.node] = (*layers_of.get(call.node, ()), call.layer)
@@ -152,9 +142,7 @@ def _constants(graph: fx.Graph, network: nn.Module) -> set[fx.Node]:
     """Nodes that are made of the network's own tensors alone."""
     constant: set[fx.Node] = set()
     for node in graph.nodes:
-        weight = node.op == "get_attr" or isinstance(
-            module_of(node, network), torch.nn.utils.parametrize.ParametrizationList
-        )
+        weight = node.op == "get_attr" or isinstance(module_of(node, network), ParametrizationList)
         sources = node.all_input_nodes
         if weight or (sources and all(source in constant for source in sources)):
             constant.add(node)
@@ -233,48 +221,3 @@ def _moves(node: fx.Node, network: nn.Module) -> bool:
 
 def _source(node: fx.Node) -> fx.Node:
     return node.all_input_nodes[0]
-
-
-_WEIGHT_ARGUMENT = {"linear": (1, 0), "conv1d": (1, 0), "conv2d": (1, 0), "conv3d": (1, 0), "matmul": (1, 1),
-                    "mm": (1, 1), "addmm": (2, 1)}  # fmt: skip
-"""For each function: (position of the weight among its arguments, the weight's axis of output channels)."""
-
-
-def _layer_calls(node: fx.Node, network: nn.Module) -> Iterable[LayerCall]:
-    """The weights that `node` multiplies by."""
-    module = module_of(node, network)
-    path = str(node.target)
-    if isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
-        yield LayerCall(node, path, 1 if module.groups == 1 else None)
-    elif isinstance(module, _ConvNd | nn.Linear):
-        yield LayerCall(node, path, 0)
-    elif module is not None:
-        yield from _inner_calls(node, path, module)
-    elif operator_of(node) in _WEIGHT_ARGUMENT:
-        position, axis = _WEIGHT_ARGUMENT[operator_of(node)]
-        weight = node.args[position] if position < len(node.args) else node.kwargs.get("weight")
-        parameter = _parameter(weight, network) if isinstance(weight, fx.Node) else None
-        if parameter is not None:
-            yield LayerCall(node, parameter, axis)
-
-
-def _inner_calls(node: fx.Node, path: str, module: nn.Module) -> Iterable[LayerCall]:
-    """The weights inside a module of torch's own (attention, an encoder), which is not looked into."""
-    for name, inner in module.named_modules(prefix=path):
-        if isinstance(inner, nn.MultiheadAttention):
-            projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-            yield from (
-                LayerCall(node, f"{name}.{each}", 0) for each in projections if getattr(inner, each) is not None
-            )
-        elif isinstance(inner, nn.Linear):
-            yield LayerCall(node, name, 0)
-
-
-def _parameter(node: fx.Node, network: nn.Module) -> str | None:
-    """Name of the layer whose weight `node` is: the parameter itself, or with parametrizations on it."""
-    is_list = isinstance(module_of(node, network), torch.nn.utils.parametrize.ParametrizationList)
-    if node.op == "get_attr" or is_list:
-        example = node.meta.get(EXAMPLE)
-        if isinstance(example, Tensor) and example.ndim >= 2:
-            return layer_name(f"{node.target}.original" if is_list else str(node.target))
-    return None

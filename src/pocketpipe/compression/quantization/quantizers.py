@@ -109,7 +109,7 @@ class WeightQuantizer(nn.Module):
     @torch.no_grad()
     def set_step(self, step: Tensor | float) -> None:
         """Set the step(s)."""
-        self.scale.copy_(torch.as_tensor(step).clamp(min=SMALLEST_STEP))
+        self.scale.copy_(torch.as_tensor(step, dtype=self.scale.dtype).clamp(min=SMALLEST_STEP))
 
     def extra_repr(self) -> str:
         """Bits and axis."""

@@ -1,0 +1,349 @@
+"""Where quantizers go, what stays as it was, and that everything that a layer reads lies on a grid."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
+
+from compression.odd_networks import ODD
+from compression.zoo import ALL, DIGIT, ROWS, trained_looking, zoo
+from pocketpipe.compression.quantization.calibration import set_activation_steps, set_weight_steps
+from pocketpipe.compression.quantization.grids import (
+    bias_and_factor,
+    folded_grid,
+    folded_integers,
+    quantized_layers,
+    weight_quantizer,
+)
+from pocketpipe.compression.quantization.insertion import Bits, insert, quantizers_of
+from pocketpipe.compression.quantization.quantizers import WeightQuantizer
+from pocketpipe.compression.weights import bare, lay_on, parameter_name, weight_of
+from pocketpipe.errors import UserError
+
+LARGE = ("resnet18", "resnet32", "resnet44", "resnet50", "resnet56")
+
+
+def _inputs(shape: tuple[int, ...], count: int = 16, seed: int = 0) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _calibrated(network: nn.Module, shape: tuple[int, ...], bits: Bits | None = None) -> nn.Module:
+    quantized = insert(network, shape, bits or Bits())
+    set_weight_steps(quantized, "minmax")
+    set_activation_steps(quantized, [_inputs(shape)], "minmax")
+    return quantized.eval()
+
+
+class Small(nn.Module):
+    """A convolution with BatchNorm and ReLU, dropout as a function, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 5, 3, bias=False)
+        self.norm = nn.BatchNorm2d(5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.conv(x))).mean((2, 3))
+        return self.head(functional.dropout(x, 0.5, training=self.training))
+
+
+def test_the_simulation_is_what_torchs_fake_quantization_computes() -> None:
+    network = trained_looking(Small())
+    quantized = _calibrated(network, (2, 6, 6))
+    x = _inputs((2, 6, 6), seed=1)
+
+    def fake(value: Tensor, name: str) -> Tensor:
+        quantizer = quantizers_of(quantized)[name]
+        scale, zero_point = float(quantizer.scale.detach()), int(quantizer.zero_point)
+        return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, -128, 127)
+
+    def weight(layer: str) -> Tensor:
+        scale = weight_quantizer(quantized, layer).scale.detach()
+        zeros = torch.zeros(len(scale), dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weight_of(network, layer), scale, zeros, 0, -127, 127)
+
+    def bias(layer: nn.Module, norm: nn.Module | None, name: str, source: str) -> Tensor:
+        """Rounded to steps of the input times those of the folded weight."""
+        exact, factor = bias_and_factor(layer, norm)
+        assert exact is not None
+        scale = weight_quantizer(quantized, name).scale.detach().double()
+        step = (
+            quantizers_of(quantized)[source].scale.detach().double() * scale * (1 if factor is None else factor.abs())
+        )
+        return ((exact / step).round() * step).float()
+
+    factor = network.norm.weight / (network.norm.running_var + network.norm.eps).sqrt()
+    y = functional.conv2d(fake(x, "input"), weight("conv")) * factor.view(-1, 1, 1)
+    y = fake(functional.relu(y + bias(network.conv, network.norm, "conv", "input").view(-1, 1, 1)), "conv")
+    y = functional.linear(fake(y.mean((2, 3)), "mean"), weight("head")) + bias(network.head, None, "head", "mean")
+    expected = fake(y, "head")
+    with torch.no_grad():
+        difference = (quantized(x) - expected).abs()
+    step = float(quantizers_of(quantized)["head"].scale.detach())
+    assert (difference > step / 2).float().mean() < 0.03, "ties aside they are equal"
+
+
+def test_names_of_a_residual_network() -> None:
+    quantized = insert(zoo("resnet8", DIGIT), DIGIT, Bits())
+    assert list(quantizers_of(quantized)) == [
+        "input", "conv1", "layer1_0_conv1", "layer1_0_conv2", "layer1_0_add", "layer2_0_conv1", "layer2_0_conv2",
+        "layer2_0_add", "layer3_0_conv1", "layer3_0_conv2", "layer3_0_add", "mean", "linear",
+    ]  # fmt: skip
+
+
+def test_modules_and_parameters_keep_their_names() -> None:
+    network = zoo("resnet8", DIGIT)
+    quantized = insert(network, DIGIT, Bits())
+    assert isinstance(quantized, type(network))
+    kept = {parameter_name(name) for name in quantized.state_dict()}
+    assert set(network.state_dict()) <= kept
+    assert {name for name, _ in network.named_modules()} <= {name for name, _ in quantized.named_modules()}
+
+
+def test_few_bits_are_for_factors_and_sums_keep_eight() -> None:
+    quantized = insert(zoo("resnet8", DIGIT), DIGIT, Bits(weights=3, activations=4))
+    bits = {name: quantizer.bits for name, quantizer in quantizers_of(quantized).items()}
+    assert bits["layer1_0_conv1"] == 4
+    assert bits["layer1_0_conv2"] == 8, "it is only added"
+    assert (bits["layer1_0_add"], bits["layer1_0_add_factor"]) == (8, 4), "added on, and a factor"
+    assert (bits["input"], bits["mean"], bits["linear"]) == (8, 8, 8), "of the first and the last layer"
+    weights = {layer: weight_quantizer(quantized, layer).bits for layer in quantized_layers(quantized)}
+    assert (weights["conv1"], weights["layer1.0.conv1"], weights["linear"]) == (8, 3, 8)
+
+
+def test_single_layers_have_their_own_bits() -> None:
+    bits = Bits(weights=4, layers={"conv1": 2, "layer1.0.conv2": 32})
+    quantized = insert(zoo("resnet8", DIGIT), DIGIT, bits)
+    assert weight_quantizer(quantized, "conv1").bits == 2
+    assert "layer1.0.conv2" not in quantized_layers(quantized)
+
+
+def test_the_steps_of_a_recurrent_network_share_quantizers() -> None:
+    quantized = insert(zoo("gru", ROWS), ROWS, Bits())
+    names = [name for name in quantizers_of(quantized) if name.startswith("cell")]
+    assert 0 < len(names) < 30
+    assert quantized(_inputs(ROWS, 3)).shape == (3, 10)
+
+
+GRIDS = [(name, shape, lambda name=name, shape=shape: zoo(name, shape)) for name, shape in ALL if name not in LARGE]
+LEFT_OUT = ("written_down", "encoder")
+"""The first cannot read images that lie channels last; torch's encoder is not looked into."""
+GRIDS += [(name, shape, factory) for name, (factory, shape) in ODD.items() if name not in LEFT_OUT]
+
+
+@pytest.mark.parametrize(("name", "shape", "build"), GRIDS, ids=[name for name, _, _ in GRIDS])
+def test_what_layers_read_lies_on_a_grid(name: str, shape: tuple[int, ...], build: Callable[[], nn.Module]) -> None:
+    """At most 256 values in all that a layer reads in one call, at most 255 in a channel of its weight."""
+    torch.manual_seed(0)
+    network = build()
+    quantized = _calibrated(network, shape)
+    read: list[int] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read.append(inputs[0].unique().numel())
+        assert max(len(channel.unique()) for channel in module.weight.flatten(1)) <= 255
+
+    for module in quantized.modules():
+        if isinstance(module, _ConvNd | nn.Linear):
+            module.register_forward_pre_hook(look)
+    x = _inputs(shape)
+    with torch.no_grad():
+        outputs = quantized(x)
+        assert max(read, default=0) <= 256
+        assert outputs.unique().numel() <= 256
+        exact = network.eval()(x)
+        assert (outputs - exact).square().mean() < 0.05 * exact.square().mean().clamp(min=1e-3)
+        assert quantized(x[:1]).shape == exact[:1].shape, "the batch is free"
+
+
+def test_late_folding_keeps_the_integers() -> None:
+    """The BatchNorm's factor goes into the steps, its sign into the integers."""
+    network = trained_looking(Small())
+    network.norm.weight.data[1] *= -1
+    quantized = _calibrated(network, (2, 6, 6))
+    _, factor = bias_and_factor(network.conv, network.norm)
+    assert factor is not None
+    grid = folded_grid(quantized, "conv", factor)
+    assert grid is not None
+    integers = folded_integers(quantized, "conv", grid, factor)
+    own = weight_quantizer(quantized, "conv").integers(weight_of(network, "conv"))
+    assert torch.equal(integers, own * torch.tensor([1, -1, 1, 1, 1], dtype=torch.int8).view(-1, 1, 1, 1))
+    folded = weight_of(quantized, "conv") * factor.view(-1, 1, 1, 1)
+    torch.testing.assert_close(integers * grid.along(4), folded.float(), rtol=1e-6, atol=0)
+
+
+def test_a_channel_whose_batchnorm_is_switched_off_still_has_a_step() -> None:
+    network = trained_looking(Small())
+    network.norm.weight.data[2] = 0
+    quantized = _calibrated(network, (2, 6, 6))
+    _, factor = bias_and_factor(network.conv, network.norm)
+    grid = folded_grid(quantized, "conv", factor)
+    assert grid is not None
+    assert grid.step.min() > 1e-5 * grid.step.max()
+    assert not folded_integers(quantized, "conv", grid, factor)[2].any()
+
+
+def test_masked_weights_stay_zero() -> None:
+    class Half(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight * (torch.arange(weight.numel()).view_as(weight) % 2)
+
+    network = trained_looking(Small())
+    lay_on(network, "conv", Half())
+    quantized = _calibrated(network, (2, 6, 6))
+    assert torch.equal(weight_of(quantized, "conv") == 0, (weight_of(network, "conv") == 0))
+
+
+def test_a_weight_on_a_grid_of_its_own_gets_no_quantizer() -> None:
+    class Coarse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("grid_scale", torch.tensor(0.1))
+
+        def forward(self, weight: Tensor) -> Tensor:
+            return (weight / 0.1).round() * 0.1
+
+    network = trained_looking(Small())
+    lay_on(network, "conv", Coarse())
+    quantized = _calibrated(network, (2, 6, 6))
+    assert quantized_layers(quantized) == ("head",)
+    grid = folded_grid(quantized, "conv", None)
+    assert grid is not None
+    torch.testing.assert_close(folded_integers(quantized, "conv", grid, None) * 0.1, weight_of(network, "conv"))
+
+
+def test_weights_with_two_names_share_their_steps() -> None:
+    factory, shape = ODD["tied"]
+    quantized = insert(factory(), shape, Bits())
+    again, same = (weight_quantizer(quantized, layer) for layer in ("again", "same"))
+    assert again is same
+
+
+def test_a_copy_is_independent_and_the_original_is_left_alone() -> None:
+    network = zoo("resnet8", DIGIT)
+    before = copy.deepcopy(network.state_dict())
+    quantized = _calibrated(network, DIGIT)
+    x = _inputs(DIGIT)
+    copied = copy.deepcopy(quantized)
+    with torch.no_grad():
+        expected = quantized(x)
+        quantizers_of(copied)["input"].set_range(-0.1, 0.1)
+        copied.conv1.parametrizations.weight.original.zero_()
+        assert torch.equal(quantized(x), expected)
+        assert not torch.equal(copied(x), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_state_of_one_makes_another_the_same() -> None:
+    quantized = _calibrated(zoo("resnet8", DIGIT), DIGIT)
+    torch.manual_seed(5)
+    fresh = insert(trained_looking(copy.deepcopy(zoo("resnet8", DIGIT))), DIGIT, Bits()).eval()
+    fresh.load_state_dict(quantized.state_dict())
+    x = _inputs(DIGIT, seed=2)
+    with torch.no_grad():
+        assert torch.equal(fresh(x), quantized(x))
+
+
+def test_batchnorm_and_dropout_follow_training() -> None:
+    quantized = _calibrated(trained_looking(Small()), (2, 6, 6))
+    x = _inputs((2, 6, 6))
+    mean = quantized.norm.running_mean.clone()
+    quantized.train()
+    torch.manual_seed(0)
+    first, second = quantized(x), quantized(x)
+    assert not torch.equal(first, second), "dropout"
+    assert not torch.equal(quantized.norm.running_mean, mean)
+    quantized.eval()
+    with torch.no_grad():
+        assert torch.equal(quantized(x), quantized(x))
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    quantized = _calibrated(zoo("resnet8", DIGIT), DIGIT, Bits(weights=4, activations=4)).train()
+    quantized(_inputs(DIGIT)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in quantized.parameters())
+
+
+def test_hooks_on_blocks_see_what_they_make() -> None:
+    quantized = _calibrated(zoo("resnet8", DIGIT), DIGIT)
+    seen: list[Tensor] = []
+    quantized.layer2.register_forward_hook(lambda module, inputs, made: seen.append(made))
+    with torch.no_grad():
+        quantized(_inputs(DIGIT))
+    assert [tuple(made.shape) for made in seen] == [(16, 32, 4, 4)]
+    assert seen[0].unique().numel() <= 256
+
+
+def test_without_its_rounding_it_is_the_network_that_it_was() -> None:
+    network = zoo("resnet8", DIGIT)
+    quantized = _calibrated(network, DIGIT)
+    plain = bare(quantized)
+    with torch.no_grad():
+        for layer in quantized_layers(quantized):
+            weight_of(plain, layer).copy_(weight_of(network, layer))
+        x = _inputs(DIGIT)
+        torch.testing.assert_close(plain(x), network(x))
+
+
+def test_the_output_can_stay_in_float() -> None:
+    quantized = insert(zoo("resnet8", DIGIT), DIGIT, Bits(), output="float")
+    assert "linear" not in quantizers_of(quantized)
+
+
+def test_one_step_for_a_whole_weight() -> None:
+    quantized = insert(zoo("resnet8", DIGIT), DIGIT, Bits(), granularity="per_tensor")
+    assert {weight_quantizer(quantized, layer).scale.numel() for layer in quantized_layers(quantized)} == {1}
+
+
+class _ByValue(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else x
+
+
+class _ByBatch(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.shape[0] > 1 else x
+
+
+class _Unused(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        y.relu_()
+        return y
+
+
+class _NoLayer(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (_ByValue(3, 3), "not depend on its values"),
+        (_ByBatch(3, 3), "size of the batch"),
+        (_Unused(3, 3), "'relu_' changes a tensor in place"),
+        (_NoLayer(), "no layer with a weight"),
+    ],
+)
+def test_what_cannot_be_traced_is_one_clear_line(network: nn.Module, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        insert(network, (3,), Bits())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_is_quantized_once() -> None:
+    with pytest.raises(UserError, match="quantized twice"):
+        insert(insert(zoo("lenet", DIGIT), DIGIT, Bits()), DIGIT, Bits())
+
+
+def test_quantizers_of_weights_are_parametrizations() -> None:
+    quantized = insert(zoo("lenet", DIGIT), DIGIT, Bits())
+    assert sum(isinstance(module, WeightQuantizer) for module in quantized.modules()) == 5

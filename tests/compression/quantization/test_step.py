@@ -1,0 +1,273 @@
+"""The step as plans use it: space, projection, cost, pinning, application, calibration, JSON, refusals."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from compression.odd_networks import ODD
+from compression.zoo import DIGIT, zoo
+from pocketpipe.budget import Limits
+from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.quantization import QuantizationStep
+from pocketpipe.compression.quantization.insertion import quantizers_of
+from pocketpipe.compression.quantization.step import CHOICES, MOST_CHOICES
+from pocketpipe.compression.tracing import profile_of
+from pocketpipe.compression.weights import weight_of
+from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.exporting.onnx import export_onnx
+from pocketpipe.exporting.packing import pack
+from pocketpipe.network import StoredNetwork
+from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.profile import NetworkProfile
+from pocketpipe.samples import prepared_batches
+from pocketpipe.task import Preprocessing, Split
+
+
+def _task(shape: tuple[int, ...]) -> Any:
+    return SimpleNamespace(input_shape=shape, labels=tuple("0123456789"), preprocessing=Preprocessing())
+
+
+def _data(shape: tuple[int, ...], count: int = 64) -> Split:
+    return Split("noise", np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32), np.zeros(count))
+
+
+def _profile(network: nn.Module, shape: tuple[int, ...]) -> NetworkProfile:
+    profile = profile_of(network, shape)
+    overhead = len(export_onnx(network, shape)) - profile.cost().file_bytes
+    return profile.model_copy(update={"file_overhead": max(overhead, 0)})
+
+
+def _carried_out(step: QuantizationStep, network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    quantized, _ = CompressionPlan((step,)).carry_out(network, _task(shape), _data(shape))
+    return quantized.eval()
+
+
+def test_it_is_behind_the_door() -> None:
+    assert STEPS.resolve("quantization") is QuantizationStep
+
+
+def test_the_space_has_bits_for_each_layer_but_the_first_and_the_last() -> None:
+    space = QuantizationStep().space(profile_of(zoo("resnet8", DIGIT), DIGIT))
+    assert list(space)[:2] == ["layer1.0.conv1", "layer1.0.conv2"]
+    assert len(space) == 6
+    assert space["layer1.0.conv1"] == {"_type": "choice", "_value": list(CHOICES)}
+
+
+def test_bits_that_the_user_sets_are_not_searched() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    assert not QuantizationStep(weight_bits=4).space(profile)
+    assert QuantizationStep(activation_bits=4).proposed({"layer1.0.conv1": 2}, profile) == QuantizationStep(
+        activation_bits=4, bits={"layer1.0.conv1": 2}
+    )
+
+
+def test_a_deep_networks_layers_share_bits() -> None:
+    profile = profile_of(zoo("resnet56", DIGIT), DIGIT)
+    space = QuantizationStep().space(profile)
+    assert len(space) <= MOST_CHOICES
+    step = QuantizationStep().proposed(dict.fromkeys(space, 4), profile)
+    assert len(step.bits) == 54
+    assert set(step.bits.values()) == {4}
+    assert QuantizationStep().proposed({next(iter(space)): 2}, profile).bits == {
+        "layer1.0.conv1": 2,
+        "layer1.0.conv2": 2,
+        "layer1.1.conv1": 2,
+    }
+
+
+def test_projection_takes_bits_from_the_largest_layers_first() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    step = QuantizationStep()
+    bytes_now = step.predict(profile).cost().file_bytes
+    assert step.project(profile, Limits(file_bytes=bytes_now)) == step
+    projected = step.project(profile, Limits(file_bytes=bytes_now - 1000))
+    assert projected.bits == {"layer3.0.conv2": 6}, "the largest one"
+    tight = step.project(profile, Limits(file_bytes=30_000))
+    assert tight.predict(profile).cost().file_bytes <= 30_000
+    assert (
+        tight.bits.get("layer3.0.conv2", 8) < tight.bits.get("layer1.0.conv1", 8) or len(set(tight.bits.values())) == 1
+    )
+
+
+def test_projection_leaves_first_and_last_layers_alone_and_says_what_is_out_of_reach() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    with pytest.raises(
+        UserError, match=r"the fewest bits leave [\d,]+ bytes, over the limit .*; reachable: compression"
+    ):
+        QuantizationStep().project(profile, Limits(file_bytes=10_000))
+    lowest = QuantizationStep().proposed(dict.fromkeys(QuantizationStep().space(profile), 2), profile)
+    smallest = lowest.predict(profile).cost().file_bytes
+    assert QuantizationStep().project(profile, Limits(file_bytes=smallest)).bits == lowest.bits
+
+
+def test_macs_cannot_be_removed_by_it() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    macs = profile.cost().macs
+    assert QuantizationStep().predict(profile).cost().macs == macs
+    assert QuantizationStep().project(profile, Limits(macs=macs)) == QuantizationStep()
+    with pytest.raises(UserError, match="quantization removes none"):
+        QuantizationStep().project(profile, Limits(macs=macs - 1))
+
+
+CASES = [("resnet8", DIGIT, 8), ("resnet8", DIGIT, 3), ("lenet", DIGIT, 2)]
+
+
+@pytest.mark.parametrize(("name", "shape", "bits"), CASES)
+def test_the_predicted_cost_is_an_upper_bound_of_the_files(name: str, shape: tuple[int, ...], bits: int) -> None:
+    network = zoo(name, shape)
+    step = QuantizationStep(weight_bits=bits, ranges="minmax")
+    onnx = export_onnx(_carried_out(step, network, shape), shape)
+    cost = step.predict(_profile(network, shape)).cost()
+    assert len(onnx) <= (cost.resident_bytes or 0)
+    assert min(len(onnx), len(pack(onnx))) <= cost.file_bytes
+    assert cost.file_bytes < 1.2 * len(onnx), "and not far from it"
+
+
+def test_small_graphs_are_predicted_from_above_as_well() -> None:
+    factory, shape = ODD["attention"]
+    network = factory().eval()
+    onnx = export_onnx(_carried_out(QuantizationStep(ranges="minmax"), network, shape), shape)
+    assert len(onnx) <= QuantizationStep().predict(_profile(network, shape)).cost().file_bytes
+
+
+def test_it_is_carried_out_and_replayed_from_json_and_weights() -> None:
+    network, task = zoo("resnet8", DIGIT), _task(DIGIT)
+    step = QuantizationStep(weight_bits=4, activation_bits=4, bits={"layer3.0.conv2": 2})
+    quantized, pinned = CompressionPlan((step,)).carry_out(network, task, _data(DIGIT))
+    again = CompressionPlan.from_json(pinned.to_json())
+    assert again == pinned
+    assert len(pinned.to_json()) < 1000
+    stored = StoredNetwork("resnet8", plan=again).with_weights(quantized)
+    built = stored.build(task)
+    x = torch.randn(3, *DIGIT)
+    with torch.no_grad():
+        assert torch.equal(built(x), quantized.eval()(x))
+
+
+def test_calibration_is_deterministic_and_uses_so_many_examples() -> None:
+    network, task, data = zoo("resnet8", DIGIT), _task(DIGIT), _data(DIGIT)
+
+    def scales(step: QuantizationStep, split: Split) -> list[float]:
+        quantized = step.apply(network, task)
+        step.calibrate(quantized, network, task, split)
+        return [float(quantizer.scale.detach()) for quantizer in quantizers_of(quantized).values()]
+
+    first = scales(QuantizationStep(examples=32), data)
+    assert first == scales(QuantizationStep(examples=32), data)
+    assert first == scales(QuantizationStep(), data.take(np.arange(32)))
+    assert first != scales(QuantizationStep(), data)
+
+
+class _Unequal(nn.Module):
+    """Channels of very different ranges between two convolutions that make up for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 6, 3)
+        with torch.no_grad():
+            factors = 2.0 ** torch.arange(8)
+            self.first.weight.mul_(factors.view(-1, 1, 1, 1))
+            self.first.bias.mul_(factors)
+            self.second.weight.div_(factors.view(1, -1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x))).mean((2, 3))
+
+
+def _error(options: dict[str, Any]) -> float:
+    network = _Unequal()
+    step = QuantizationStep(
+        **{"weight_bits": 4, "first_last": 4, "weight_ranges": "minmax", "ranges": "minmax"} | options
+    )
+    quantized = _carried_out(step, network, DIGIT)
+    with torch.no_grad():
+        batch = next(prepared_batches(_task(DIGIT), _data(DIGIT), 64))
+        return float((quantized(batch) - network(batch)).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "than"),
+    [
+        ({"rounding": "adaround"}, {}),
+        ({"bias_correction": "empirical"}, {}),
+        ({}, {"granularity": "per_tensor"}),
+        ({"batchnorm": "folded", "equalization": "cross_layer"}, {"batchnorm": "folded"}),
+    ],
+    ids=["adaround", "bias correction", "per channel", "equalization"],
+)
+def test_options_bring_the_outputs_nearer(options: dict[str, Any], than: dict[str, Any]) -> None:
+    assert _error(options) < 0.9 * _error(than)
+
+
+def test_folded_first_computes_nearly_what_folded_late_does() -> None:
+    """Steps of channels follow the factors, so that only rounding differs."""
+    network = zoo("resnet8", DIGIT)
+    x = next(prepared_batches(_task(DIGIT), _data(DIGIT), 64))
+    late, folded = (
+        _carried_out(QuantizationStep(batchnorm=when, weight_ranges="minmax", ranges="minmax"), network, DIGIT)
+        for when in ("late", "folded")
+    )
+    with torch.no_grad():
+        step = float(quantizers_of(late)["linear"].scale)
+        assert (late(x) - folded(x)).abs().max() < 6 * step
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        torch.testing.assert_close(weight_of(late, "linear"), weight_of(folded, "linear"))
+
+
+def test_a_thinned_network_is_quantized() -> None:
+    network, task = zoo("resnet8", DIGIT), _task(DIGIT)
+    task.augment = lambda inputs, generator: inputs
+    plan = CompressionPlan((ChannelsStep(widths={"conv1": 9, "layer3.0.conv1": 30}), QuantizationStep()))
+    quantized, pinned = plan.carry_out(network, task, _data(DIGIT))
+    onnx = export_onnx(quantized, DIGIT)
+    assert min(len(onnx), len(pack(onnx))) <= pinned.predict(_profile(network, DIGIT)).cost().file_bytes
+
+
+def test_mistakes_are_named() -> None:
+    network, task = zoo("resnet8", DIGIT), _task(DIGIT)
+    with pytest.raises(Mistakes, match=r"quantization.bits.conv9: no such layer; layers: conv1, layer1.0.conv1"):
+        QuantizationStep(bits={"conv9": 4}).pin(network, task, _data(DIGIT))
+    with pytest.raises(ValidationError, match="9 bits: 2 to 8 are possible, or 32"):
+        QuantizationStep(bits={"conv1": 9})
+    with pytest.raises(ValidationError, match="needs batchnorm: folded"):
+        QuantizationStep(equalization="cross_layer")
+    with pytest.raises(Mistakes, match="quantized already"):
+        CompressionPlan((QuantizationStep(), QuantizationStep()))
+    with pytest.raises(Mistakes, match="put channels first"):
+        CompressionPlan((QuantizationStep(), ChannelsStep(widths={"conv1": 9})))
+
+
+class _Standardized(nn.Module):
+    """A weight that is computed before a layer reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(nn.functional.linear(x, self.weight.clone())))
+
+
+def test_weights_that_no_layer_reads_are_named() -> None:
+    network, task = _Standardized(), _task((3,))
+    with pytest.raises(UserError, match=r"the weights of weight are not read directly .* \(bits: \{weight: 32\}\)"):
+        QuantizationStep().pin(network, task, _data((3,)))
+    left = QuantizationStep(bits={"weight": 32}).pin(network, task, _data((3,)))
+    assert left.predict(profile_of(network, (3,))).layer("weight").stored_bits == 32
+
+
+def test_apply_leaves_the_mode_of_the_network() -> None:
+    network = copy.deepcopy(zoo("resnet8", DIGIT)).train()
+    quantized = QuantizationStep().apply(network, _task(DIGIT))
+    assert quantized.training
+    assert all(module.training for module in network.modules())
