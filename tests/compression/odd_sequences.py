@@ -152,6 +152,65 @@ class Gated(nn.Module):
         return self.head((x + self.narrow(functional.glu(self.wide(x)))).mean(1))
 
 
+class Llama(nn.Module):
+    """Touvron et al. 2023: root mean squares, rotated queries and keys, a gated inner layer; heads by their width."""
+
+    def __init__(self, width: int = 16, heads: int = 4, steps: int = 6) -> None:
+        super().__init__()
+        self.width = width // heads
+        self.embed, self.norm1, self.norm2 = nn.Linear(4, width), nn.RMSNorm(width), nn.RMSNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.normalize = nn.RMSNorm(self.width)
+        self.gate, self.up, self.down = nn.Linear(width, 24), nn.Linear(width, 24), nn.Linear(24, width)
+        angles = torch.outer(torch.arange(float(steps)), torch.tensor([1.0, 0.1]).repeat(2))
+        self.register_buffer("cosines", angles.cos())
+        self.register_buffer("sines", angles.sin())
+        self.head = nn.Linear(width, 5)
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, -1)
+        return x * self.cosines + torch.cat([-second, first], -1) * self.sines
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y, (n, steps, _) = self.norm1(x), x.shape
+        q, k, v = (
+            each(y).view(n, steps, -1, self.width).transpose(1, 2) for each in (self.query, self.key, self.value)
+        )
+        y = functional.scaled_dot_product_attention(
+            self._rotated(self.normalize(q)), self._rotated(k), v, is_causal=True
+        )
+        x = x + self.out(y.transpose(1, 2).reshape(n, steps, -1))
+        y = self.norm2(x)
+        return self.head((x + self.down(functional.silu(self.gate(y)) * self.up(y))).mean(1))
+
+
+class Swin(nn.Module):
+    """Liu et al. 2021: attention inside shifted windows, with a learnt bias for each head and relative position."""
+
+    def __init__(self, width: int = 12, heads: int = 3, window: int = 4) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.patches, self.norm = nn.Conv2d(3, width, 1), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.table = nn.Parameter(torch.randn((2 * window - 1) ** 2, heads))
+        self.register_buffer("places", torch.arange(window**4) * 7 % (2 * window - 1) ** 2)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).permute(0, 2, 3, 1)
+        n, height, width, channels = x.shape
+        size, area = self.window, self.window**2
+        windows = (n, height // size, size, width // size, size, channels)
+        y = torch.roll(self.norm(x), (-2, -2), (1, 2)).view(windows).transpose(2, 3).reshape(-1, area, channels)
+        q, k, v = self.qkv(y).view(y.shape[0], area, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        bias = self.table[self.places].view(area, area, -1).permute(2, 0, 1)
+        y = ((q @ k.transpose(-2, -1) / 2 + bias).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        tiles = (n, height // size, width // size, size, size, channels)
+        y = self.out(y).view(tiles).transpose(2, 3).reshape(n, height, width, channels)
+        return self.head((x + torch.roll(y, (2, 2), (1, 2))).mean((1, 2)))
+
+
 class Recurrent(nn.Module):
     """One of torch's recurrent modules between two linear layers."""
 
@@ -190,9 +249,11 @@ SEQUENCES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cells": (Cells, STEPS),
     "encoder": (Encoder, STEPS),
     "gated": (Gated, STEPS),
+    "llama": (Llama, STEPS),
     "lstm": (partial(Recurrent, partial(nn.LSTM, num_layers=2, bidirectional=True), 12), STEPS),
     "lstm_projected": (partial(Recurrent, partial(nn.LSTM, num_layers=2, proj_size=4), 4), STEPS),
     "rnn": (partial(Recurrent, partial(nn.RNN, num_layers=2, bias=False), 6), STEPS),
+    "swin": (Swin, IMAGE),
     "torch_gru": (partial(Recurrent, nn.GRU, 6, steps_first=True), STEPS),
     "vit_chunked": (partial(ViT, ChunkedAttention), IMAGE),
     "vit_explicit": (partial(ViT, ExplicitAttention), IMAGE),

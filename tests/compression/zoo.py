@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +16,9 @@ DIGIT = (1, 8, 8)
 ROWS = (8, 8)
 SMALL = (3, 32, 32)
 ALL = [(name, ROWS if name == "gru" else DIGIT) for name in NETWORKS.names()]
+DEEPER = ("resnet32", "resnet44", "resnet110")
+EACH = [pytest.param(*case, marks=pytest.mark.slow) if case[0] in DEEPER else case for case in ALL]
+"""The same for tests of one network each: those that are others with more blocks are slow."""
 
 
 @cache

@@ -24,7 +24,9 @@ def walk_graph(
     walk = Walk(adaptive, choices)
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    for node in _needed(program.graph):
+    walk.needed |= _needed(program.graph)
+    for node in program.graph.nodes:
+        walk.labels.binding = node in walk.needed
         if node.op == "placeholder":
             name = stored.get(node.name)
             constant = node.name in signature.inputs_to_lifted_tensor_constants
@@ -41,20 +43,22 @@ def walk_graph(
             walk.values[node] = rule_for(node)(walk, node)
         else:
             walk.values[node] = unlabelled(node, f"a constant ({node.name!r})")
+    walk.calls = [call for call in walk.calls if call.node in walk.needed]
+    walk.products = [product for product in walk.products if product.node in walk.needed]
     return walk
 
 
-def _needed(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes on which the output depends, in their order: what is not needed cannot hold channels back.
+def _needed(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes on which the output depends. The others are run too, so that shapes must fit, but nothing reads them.
 
-    What changes a tensor in place is needed too: later nodes read that tensor, not the result.
+    What changes a tensor in place is needed: later nodes read that tensor, not the result.
     """
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         in_place = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
         if node.op == "output" or in_place or any(user in needed for user in node.users):
             needed.add(node)
-    return [node for node in graph.nodes if node in needed]
+    return needed
 
 
 def _placeholder(node: fx.Node, parameter: str | None, constant: bool) -> Activation | None:

@@ -43,6 +43,8 @@ class Labels:
     _count: int = 0
     _ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _frozen: list[tuple[Tensor, str | None]] = field(default_factory=list)
+    binding: bool = True
+    """Whether labels can be frozen now: not by code whose result nothing reads."""
 
     def of(self, place: Place, size: int) -> Tensor:
         """Labels (size,) of a weight axis: the same at every call."""
@@ -70,7 +72,7 @@ class Labels:
 
     def freeze(self, labels: Tensor, reason: str | None) -> None:
         """These labels must stay."""
-        if (kept := labels[labels >= 0]).numel():
+        if self.binding and (kept := labels[labels >= 0]).numel():
             self._frozen.append((kept, reason))
 
     def all_frozen(self, labels: Tensor) -> bool:

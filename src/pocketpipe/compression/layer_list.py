@@ -100,7 +100,7 @@ def _product(product: ProductCall, lengths: Lengths) -> Layer:
 
 
 def _shapes(walk: Walk) -> dict[str, tuple[int, ...]]:
-    values = (value for node, value in walk.values.items() if node.op == "placeholder")
+    values = (value for node, value in walk.values.items() if node.op == "placeholder" and node in walk.needed)
     return {value.parameter: value.shape for value in values if value is not None and value.parameter}
 
 

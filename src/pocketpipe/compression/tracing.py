@@ -198,7 +198,7 @@ def _adapters(walk: Walk, roots: Tensor) -> tuple[Adapter, ...]:
     for path in sorted(walk.adaptive):
         inside = {node for node in walk.values if path in module_paths(node)}
         entering = {source for node in inside for source in node.all_input_nodes if source not in inside}
-        leaving = {node for node in inside if any(user in walk.values and user not in inside for user in node.users)}
+        leaving = {node for node in inside if any(user in walk.needed and user not in inside for user in node.users)}
         labels_in, labels_out = _channels(walk, entering), _channels(walk, leaving)
         if not inside:
             continue  # never called: nothing to adapt

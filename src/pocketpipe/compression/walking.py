@@ -102,6 +102,8 @@ class Walk:
     choices: Mapping[str, Choice] = field(default_factory=dict)
     """By the node's name; a node that is not named takes its first way."""
     labels: Labels = field(default_factory=Labels)
+    needed: set[fx.Node] = field(default_factory=set)
+    """Nodes on which the output depends."""
     values: dict[fx.Node, Any] = field(default_factory=dict)
     """Activation, a list of them, or None for what is no tensor."""
     calls: list[LayerCall] = field(default_factory=list)

@@ -26,7 +26,8 @@ def in_groups(walk: Walk, node: fx.Node, x: Activation, weight: Activation, dim:
             _meet_inside(walk, x, own, walk.axis(weight.parameter or "", weight.shape, 1), groups, why)
             _inside(walk, made, groups, why)
         case None:
-            _keep(walk, (own, made), why)
+            _keep(walk, (own,), why)
+            _inside(walk, made, groups, why)
     return made
 
 
@@ -48,12 +49,12 @@ def transposed_in_groups(
         case "inside":
             _inside(walk, own, groups, why)
         case None:
-            _keep(walk, (own, columns), why)
+            _keep(walk, (own,), why)
     return None if columns is None else columns.repeat(groups)
 
 
 def _way(walk: Walk, node: fx.Node, own: Tensor | None, made: Tensor | None, groups: int) -> str | None:
-    """`inside` or `groups`; None if neither does. Where one side must stay, the other can only be thinned inside."""
+    """`inside` or `groups`; None if neither does for the input. Where one side must stay, the other can go inside."""
     if own is None or made is None:
         return "inside"
     each = len(own) // groups

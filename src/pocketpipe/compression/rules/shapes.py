@@ -16,9 +16,9 @@ PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_
 MOVES = frozenset({
     "permute", "transpose", "mT", "view", "reshape", "flatten", "unflatten", "select", "unbind", "getitem", "chunk",
     "split", "split_with_sizes", "narrow", "slice", "squeeze", "unsqueeze", "contiguous", "clone", "expand",
-    "repeat_interleave", "mul", "div", "layer_norm", "rms_norm",
+    "repeat_interleave", "cat", "stack", "layer_norm", "rms_norm",
 })  # fmt: skip
-"""What may lie between the place where heads are taken apart and the product that works on each of them."""
+"""What may lie, beside pointwise operators, between the place where heads are taken apart and the product of each."""
 
 
 @rule("pad", "constant_pad_nd")
@@ -128,7 +128,7 @@ def _is_multiplied(node: fx.Node) -> bool:
             name = operator_name(user).removeprefix("aten.")
             if name in PRODUCTS:
                 return True
-            if name in MOVES:
+            if name in MOVES or torch.Tag.pointwise in getattr(user.target, "tags", ()):
                 seen.add(user)
                 ahead.append(user)
     return False
