@@ -90,7 +90,6 @@ def test_all_outputs_and_workspaces_get_the_fingerprint_of_their_node() -> None:
     assert catalog["finetune_workspace"].fingerprint == found["finetune.finetune_student"].fingerprint
 
 
-def test_every_recipe_reads() -> None:
-    for recipe in ("base", "gru", "cifar10"):
-        parameters = OmegaConfigLoader(str(PROJECT / "conf"), env=recipe, **settings.CONFIG_LOADER_ARGS)["parameters"]
-        assert read_config(parameters).budget.speedup
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (PROJECT / "conf").iterdir() if path.is_dir()))
+def test_every_recipe_reads(recipe: str) -> None:
+    read_config(OmegaConfigLoader(str(PROJECT / "conf"), env=recipe, **settings.CONFIG_LOADER_ARGS)["parameters"])
