@@ -36,13 +36,22 @@ def example(name: str) -> tuple[nn.Module, tuple[int, ...]]:
             return zoo(name, DIGIT), DIGIT
 
 
-@pytest.mark.parametrize("name", ["resnet8", "mobilenet_v1", "dense", "shuffle", "squeeze"])
+@pytest.mark.parametrize("name", ["resnet8", "dense", "shuffle", "squeeze"])
 def test_the_penalty_is_the_sum_of_what_zeroing_each_channel_takes_away(name: str) -> None:
     network, shape = example(name)
     traced = trace(network, shape)
     groups = [group for group in traced.groups if group.slimmable]
     expected = sum(zeroed_away(network, traced, group, i) for group in groups for i in range(group.channels))
     assert penalty(network, traced).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_norm_of_a_depthwise_channel_is_what_zeroing_it_takes_away() -> None:
+    network, shape = example("mobilenet_v1")
+    traced = trace(network, shape)
+    group = next(group for group in traced.groups if group.slimmable)
+    norms = channel_norms(dict(network.named_parameters()), group)
+    for channel in (0, group.channels - 1):
+        assert norms[channel].item() == pytest.approx(zeroed_away(network, traced, group, channel), rel=1e-5)
 
 
 def test_the_weakest_channel_is_pulled_hardest() -> None:
