@@ -271,6 +271,19 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert all(parameter.grad is not None for parameter in quantized.parameters())
 
 
+@pytest.mark.slow
+def test_it_can_be_compiled_whole() -> None:
+    quantized = _calibrated(zoo("resnet8", DIGIT), DIGIT, Bits(weights=4, activations=4)).train()
+    compiled = torch.compile(copy.deepcopy(quantized), dynamic=False, fullgraph=True)
+    x = _inputs(DIGIT)
+    losses = [network(x).square().mean() for network in (quantized, compiled)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[0], losses[1])
+    for one, other in zip(quantized.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-2, atol=1e-4)
+
+
 def test_hooks_on_blocks_see_what_they_make() -> None:
     quantized = _calibrated(zoo("resnet8", DIGIT), DIGIT)
     seen: list[Tensor] = []

@@ -38,7 +38,7 @@ class Grid:
         None is below `NARROWEST` of the largest: a bias is counted in them.
         """
         step = (self.step.double() * factor.abs()).to(self.step.dtype)
-        return replace(self, step=step.clamp(min=float(step.max()) * NARROWEST), axis=axis)
+        return replace(self, step=torch.maximum(step, step.max() * NARROWEST), axis=axis)
 
 
 def along(values: Tensor, axis: int | None, ndim: int) -> Tensor:
