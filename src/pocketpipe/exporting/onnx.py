@@ -55,6 +55,10 @@ def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     if is_quantized(network):
         prepared = exportable(network)
         model = _export(prepared.network.cpu().float().eval(), example, prepared.opset)
+        if prepared.four_bit_layers and any(node.op_type == "MatMul" for node in model.graph.node):
+            # ONNX Runtime 1.32 makes a Gemm of a product and a sum, and then refuses what it made under this opset.
+            prepared = exportable(network, newest=OPSET)
+            model = _export(prepared.network.cpu().float().eval(), example, prepared.opset)
         finish(model, prepared.four_bit_layers)
     else:
         model = _export(bare(network).cpu().float().eval(), example, OPSET)

@@ -50,12 +50,16 @@ class Exportable:
 
 
 @torch.no_grad()
-def exportable(network: nn.Module) -> Exportable:
-    """The integers and scales of a quantized network, BatchNorm folded. `network` is not changed."""
+def exportable(network: nn.Module, newest: int = OPSET_OF_INT4) -> Exportable:
+    """The integers and scales of a quantized network, BatchNorm folded. `network` is not changed.
+
+    `newest`: the newest opset allowed; below that of int4 such integers are stored in eight bits each.
+    """
     assert isinstance(network, QuantizedNetwork)
     plain = bare(network)
     grids = {layer: grid for layer in layers_with_grids(network) if (grid := grid_of(network, layer)) is not None}
-    four_bits = frozenset(layer for layer, grid in grids.items() if grid.bits <= FOUR_BITS)
+    small = [layer for layer, grid in grids.items() if grid.bits <= FOUR_BITS]
+    four_bits = frozenset(small if newest >= OPSET_OF_INT4 else [])
     opset = OPSET_OF_INT4 if four_bits else OPSET
     for layer, grid in grids.items():
         factor = _fold_norm(network, plain, layer)
