@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: compress test test-slow lint ui install lock clean
+RECIPES := blocks sparsity codebook quantization everything distillation staged gru
+
+.PHONY: compress test test-slow recipes lint ui install lock clean
 
 compress: $(INSTALLED)  ## the main job on the embedded default data
 	$(BIN)/kedro run --pipeline compress
@@ -14,6 +16,11 @@ test: $(INSTALLED)  ## the default suite (under 10 minutes on 2 cores)
 
 test-slow: $(INSTALLED)  ## what takes minutes, or needs real data (POCKETPIPE_DATA)
 	$(BIN)/python -m pytest -m slow
+
+recipes: $(INSTALLED)  ## every recipe on embedded data, whole; fails where a budget is not kept
+	for recipe in $(RECIPES); do \
+		env -u MLFLOW_TRACKING_URI POCKETPIPE_OUTPUT=build/recipes $(BIN)/kedro run --pipeline compress --env $$recipe || exit 1; \
+	done
 
 lint: $(INSTALLED)  ## style, types, and the rules of the house
 	$(BIN)/ruff check .
