@@ -203,7 +203,10 @@ def test_no_space_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.Monke
     ("arguments", "said"),
     [
         (["--pipeline", "compres"], "pipeline: 'compres' is unknown; known: "),
-        (["--pipeline", "compress", "--env", "mien"], "recipe (--env): 'mien' is unknown; known: base, blocks, cifar10, cifar10_teacher, "),
+        (
+            ["--pipeline", "compress", "--env", "mien"],
+            "recipe (--env): 'mien' is unknown; known: base, blocks, cifar10, cifar10_teacher, ",
+        ),
     ],
 )
 def test_unknown_pipeline_or_recipe(arguments: list[str], said: str) -> None:
