@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class TakenOut(nn.Module):
-    """Where a block was: hands on the first tensor that it is given (a block may be called with masks and flags too).
+    """Where a block was: hands on the first thing that it is given (a block may be called with masks and flags too).
 
     >>> import torch
     >>> TakenOut()(torch.ones(2), mask=None)
@@ -17,8 +17,9 @@ class TakenOut(nn.Module):
     """
 
     def forward(self, *args: object, **kwargs: object) -> Tensor:
-        """The first tensor among the arguments, as it is."""
-        return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        """The first argument as it is: a tensor, or what stands for one while the network is traced."""
+        first: Tensor = [*args, *kwargs.values()][0]  # type: ignore[assignment]
+        return first
 
 
 def emptied(network: nn.Module, places: Iterable[str]) -> dict[str, nn.Module]:
