@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +21,22 @@ from pocketpipe.targets.toolchain import find_toolchain
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wno-unused-function", "-O2")
 
-HARNESS = """
-#include <stdio.h>
-#include "model.h"
-int main(void) {
-    pocketpipe_input input[POCKETPIPE_INPUTS];
-    int8_t output[POCKETPIPE_OUTPUTS];
-    while (fread(input, 1, sizeof input, stdin) == sizeof input) {
-        pocketpipe_run(input, output);
-        fwrite(output, 1, sizeof output, stdout);
-    }
-    return 0;
-}
-"""
+C99 = files("pocketpipe.targets.c99")
+RUNNER, BOARD, LINKING = "runner.c", "cortex_m.c", "cortex_m.ld"
+BARE = (
+    "arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-ffreestanding", "-nostdlib", "-ffunction-sections",
+    "-Wl,--gc-sections", "-T", LINKING,
+)  # fmt: skip
+EMULATOR = ("qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
 
 
 def run_c(graph: IntegerGraph, inputs: np.ndarray, folder: Path, entry: np.ndarray | None = None) -> np.ndarray:
     """int8 outputs (N, ...) of the compiled C files."""
     for name, text in sources(graph, entry).files.items():
         (folder / name).write_text(text)
-    (folder / "main.c").write_text(HARNESS)
+    (folder / RUNNER).write_text((C99 / RUNNER).read_text())
     compiler = find_toolchain("x86_64").shared
-    subprocess.run([*compiler[:2], *STRICT, "main.c", MODEL, "-o", "run"], cwd=folder, check=True)
+    subprocess.run([*compiler[:2], *STRICT, RUNNER, MODEL, "-o", "run"], cwd=folder, check=True)
     done = subprocess.run([folder / "run"], input=inputs.tobytes(), capture_output=True, check=True)
     return np.frombuffer(done.stdout, np.int8).reshape(len(inputs), *graph.tensors[graph.output].shape)
 
@@ -110,3 +106,29 @@ def test_memory_is_planned_so_that_what_lives_at_the_same_time_lies_apart() -> N
     made = sources(graph)
     assert made.arena < sum(tensor.elements for tensor in graph.tensors.values())
     assert made.constants > sum(operator.weight.nbytes for operator in graph.operators if hasattr(operator, "weight"))
+
+
+@pytest.mark.skipif(
+    not (shutil.which(BARE[0]) and shutil.which(EMULATOR[0])), reason="needs gcc-arm-none-eabi and qemu-system-arm"
+)
+def test_a_bare_cortex_m_gives_the_integers_of_the_reference(tmp_path: Path) -> None:
+    """No operating system, no C library: started from the vector table on an emulated board."""
+    shape = (1, 8, 8)
+    inputs = some(0, *shape)
+    graph = lower(statically_quantized(export_onnx(zoo("resnet8", shape), shape), inputs, tmp_path))
+    made = sources(graph)
+    for name, text in {**made.files, **{name: (C99 / name).read_text() for name in (BOARD, LINKING)}}.items():
+        (tmp_path / name).write_text(text)
+    strict = [flag for flag in STRICT if flag != "-pedantic"]  # the board's start is written in GNU C
+    subprocess.run([*BARE, *strict, BOARD, MODEL, "-lgcc", "-o", "model.elf"], cwd=tmp_path, check=True)
+    integers = graph.quantized(inputs)
+    (tmp_path / "input.bin").write_bytes(integers.tobytes())
+    subprocess.run([*EMULATOR, "-kernel", "model.elf"], cwd=tmp_path, check=True, timeout=60)
+    found = np.frombuffer((tmp_path / "output.bin").read_bytes(), np.int8).reshape(len(inputs), -1)
+    assert np.array_equal(found, reference.run(graph, integers))
+    sizes = subprocess.run(
+        ["arm-none-eabi-size", "model.elf"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    flash, _, ram = (int(number) for number in sizes.stdout.splitlines()[1].split()[:3])
+    assert made.constants < flash < made.constants + 8000
+    assert ram < made.arena + 500
