@@ -55,8 +55,9 @@ def _bounds(graph: IntegerGraph) -> Iterator[Bound]:
         if isinstance(operator, (Convolution, Linear)):
             tensor = graph.tensors[operator.inputs[0]]
             weight = np.abs(operator.weight.astype(np.int64)).reshape(len(operator.weight), -1).sum(1)
-            signed = max(abs(tensor.low), abs(tensor.high))
-            offset = tensor.high + UNSIGNED_OFFSET
+            around = operator.padding_value if isinstance(operator, Convolution) else tensor.low
+            signed = max(abs(tensor.low), abs(tensor.high), abs(around))
+            offset = max(tensor.high, around) + UNSIGNED_OFFSET
             bias = operator.bias.astype(np.int64)
             taken_out = bias - UNSIGNED_OFFSET * operator.weight.astype(np.int64).reshape(len(weight), -1).sum(1)
             worst = max((weight * signed + abs(bias)).max(), (weight * offset + abs(taken_out)).max())
