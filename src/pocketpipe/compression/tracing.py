@@ -99,7 +99,7 @@ def profile_of(network: nn.Module, input_shape: tuple[int, ...]) -> NetworkProfi
 
 def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     _see_through(network)
-    program, first_names = _exported(network, input_shape), _first_names(network)
+    program, first_names = exported(network, input_shape), first_names_of(network)
     adaptive = frozenset(
         path for path, module in network.named_modules() if callable(getattr(module, "keep_channels", None))
     )
@@ -128,7 +128,8 @@ def _see_through(network: nn.Module) -> None:
                 setattr(module, name, nn.Identity())
 
 
-def _exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+def exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+    """The network's graph at one example. Raises UserError for a network without a static one."""
     example = torch.zeros(1, *input_shape)
     fused = torch.backends.mha.get_fastpath_enabled()
     with warnings.catch_warnings(), torch.no_grad():
@@ -145,7 +146,7 @@ def _exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.
             torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _first_names(network: nn.Module) -> dict[str, str]:
+def first_names_of(network: nn.Module) -> dict[str, str]:
     """Each name of a parameter or buffer -> the first name of the same tensor."""
     first: dict[int, str] = {}
     named = (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +9,9 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
-from pocketpipe.compression.slimming import first_line
+from pocketpipe.compression.tracing import exported, first_names_of
 from pocketpipe.compression.walking import arguments, operator_name
 from pocketpipe.compression.weights import bare, laid_on, layer_name, original_of
-from pocketpipe.errors import UserError
 
 LAYERS = {
     "aten.linear",
@@ -73,18 +71,7 @@ def read(network: nn.Module, input_shape: tuple[int, ...]) -> Reading:
     What lies on weights is computed, modules that only round are not seen. Raises UserError without a static graph.
     """
     plain = bare(network).cpu().float().eval()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # deprecations inside torch
-        try:
-            program = torch.export.export(plain, (torch.zeros(1, *input_shape),), strict=False)
-        except Exception as error:  # torch.export lets through whatever the network's own code raises
-            raise UserError(
-                f"network cannot be traced at input {input_shape} ({first_line(error)}); "
-                "its forward must take one tensor and not depend on its values"
-            ) from error
-    first: dict[int, str] = {}
-    named = (*plain.named_parameters(remove_duplicate=False), *plain.named_buffers(remove_duplicate=False))
-    first_names = {name: first.setdefault(id(tensor), name) for name, tensor in named}
+    program, first_names = exported(plain, input_shape), first_names_of(plain)
     stored = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
     nodes = tuple(program.graph.nodes)
     names = {node: first_names[stored[node.name]] for node in nodes if node.name in stored}
