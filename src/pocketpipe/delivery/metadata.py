@@ -19,6 +19,10 @@ class Footprint(Value):
     """Working memory of one inference: all values between operators, planned at compile time."""
     library: int
     """Size of the library file: code, weights and tables."""
+    flash: int | None = None
+    """All bytes that lie on the device where that is not the library's size: text, constants and initial data."""
+    ram: int | None = None
+    """All memory that is written to, static data and stack included, where that is known; else the arena is."""
 
 
 class DeliveryMetadata(Value):

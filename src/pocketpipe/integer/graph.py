@@ -185,3 +185,10 @@ class IntegerGraph:
         """int8 outputs (N, ...) as the real numbers that they stand for, float32."""
         tensor = self.tensors[self.output]
         return ((outputs.astype(np.float64) - tensor.zero_point) * tensor.scale).astype(np.float32)
+
+    def integers(self, outputs: np.ndarray) -> np.ndarray:
+        """The integers (N, ...) that real outputs stand for, int64: one that is no int8 is not made one here."""
+        tensor = self.tensors[self.output]
+        places = np.rint(outputs.astype(np.float64) / tensor.scale) + tensor.zero_point
+        result: np.ndarray = places.astype(np.int64)
+        return result

@@ -13,6 +13,7 @@ import numpy as np
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
+from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.targets.native import RUNNER, compile_native
 from pocketpipe.targets.toolchain import find_toolchain
@@ -42,16 +43,11 @@ class AArch64(Target):
 
     def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
         """Write the delivery folder (see `Target.compile`)."""
-        emulator = f"{EMULATOR} " if self.emulated else ""
-        compile_native(
-            onnx,
-            metadata,
-            folder,
-            cpu=_cpu(),
-            toolchain=find_toolchain("aarch64"),
-            programs=(RUNNER,),
-            run=f"{emulator}./runner input.f32 output.f32",
-        )
+        self._compile(onnx, metadata, folder)
+
+    def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+        """The same of an integer graph."""
+        self._compile(graph, metadata, folder)
 
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the delivered runner, with a slice of the inputs for each CPU that this process may use."""
@@ -62,6 +58,18 @@ class AArch64(Target):
         with ThreadPoolExecutor(len(slices)) as pool:
             outputs = list(pool.map(lambda part: _run(command, part), slices))
         return np.concatenate(outputs).reshape(len(inputs), *metadata.output_shape)
+
+    def _compile(self, network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+        emulator = f"{EMULATOR} " if self.emulated else ""
+        compile_native(
+            network,
+            metadata,
+            folder,
+            cpu=_cpu(),
+            toolchain=find_toolchain("aarch64"),
+            programs=(RUNNER,),
+            run=f"{emulator}./runner input.f32 output.f32",
+        )
 
     def _command(self, folder: Path) -> tuple[str, ...]:
         runner = str((folder / RUNNER).absolute())

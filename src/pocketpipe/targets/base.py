@@ -1,5 +1,6 @@
 """Target: a kind of machine that a network is compiled for; the door through which targets become known."""
 
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import numpy as np
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.doors import Door
+from pocketpipe.errors import NotMeasured
+from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.task import Preprocessing
 
 
 class Target(ABC):
@@ -27,8 +31,15 @@ class Target(ABC):
     def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
         """Write the whole delivery folder, which appears complete or not at all.
 
-        `onnx`: float32, batch 1, one input and one output. Raises UserError for an operator that cannot be compiled.
+        `onnx`: float32 or QDQ, batch 1, one input and one output. Raises UserError for an operator that cannot be
+        compiled.
         """
+
+    def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+        """What `compile` does with a QDQ file, once that is lowered: to find the operator that goes wrong on a target,
+        graphs that end earlier are compiled. Default: NotMeasured.
+        """
+        raise NotMeasured(f"target {self.name!r} compiles no integer graph by itself, so the operator is not known")
 
     @abstractmethod
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
@@ -36,6 +47,36 @@ class Target(ABC):
 
         Raises NotMeasured, saying how to mend it, if this machine cannot execute the artefact.
         """
+
+    def run_integers(self, graph: IntegerGraph, inputs: np.ndarray) -> np.ndarray:
+        """int8 outputs (N, ...) of `graph`, compiled for this target, for int8 inputs (N, ...).
+
+        Raises NotMeasured as `compile_integers` and `run` do.
+        """
+        with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
+            folder = Path(scratch) / "delivery"
+            self.compile_integers(graph, _of_bytes(graph, self.name), folder)
+            stored = (inputs.astype(np.int16) + BYTE).astype(np.uint8)
+            return graph.integers(self.run(folder, stored))
+
+
+BYTE = 128
+"""A network's integer q is stored as the byte q + 128, as images are."""
+
+
+def _of_bytes(graph: IntegerGraph, target: str) -> DeliveryMetadata:
+    """Of a delivery whose stored examples are the network's integers, as bytes."""
+    tensor = graph.tensors[graph.input]
+    zero = (tensor.zero_point + BYTE) * tensor.scale
+    return DeliveryMetadata(
+        task="integers",
+        network="part",
+        target=target,
+        input_shape=tensor.shape,
+        input_dtype="uint8",
+        preprocessing=Preprocessing(scale=tensor.scale, mean=(zero,)),
+        labels=(),
+    )
 
 
 TARGETS: Door[Target] = Door("target", room="pocketpipe.targets")

@@ -13,7 +13,8 @@ from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, write_rea
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.errors import UserError
-from pocketpipe.integer.lowering import is_quantized
+from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.targets.source import EXPORTS, WEIGHTS_FILE, model_source
 from pocketpipe.targets.toolchain import Toolchain
 
@@ -24,7 +25,7 @@ RUNNER = "runner"
 
 
 def compile_native(
-    onnx: bytes,
+    network: bytes | IntegerGraph,
     metadata: DeliveryMetadata,
     folder: Path,
     *,
@@ -33,13 +34,18 @@ def compile_native(
     programs: tuple[str, ...] = (),
     run: str,
 ) -> None:
-    """Write the delivery folder of `onnx` for `cpu`.
+    """Write the delivery folder of `network`, an ONNX file or an integer graph, for `cpu`.
 
     `programs`: RUNNER to deliver the runner as a static program too. `run`: command line of the runner, for the README.
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch, appearing_whole(folder) as delivery:
         build = Path(scratch)
-        compiled = (_integers if is_quantized(onnx) else _floats)(onnx, cpu, toolchain, build)
+        if isinstance(network, bytes) and is_quantized(network):
+            network = lower(network)
+        if isinstance(network, IntegerGraph):
+            compiled = _integers(network, cpu, toolchain, build)
+        else:
+            compiled = _floats(network, cpu, toolchain, build)
         _check_shapes(compiled, metadata)
         _write_header_and_runner(compiled, build)
         toolchain.link_library(compiled.sources, LIBRARY_FILE, EXPORTS, build, compiled.options)
@@ -81,13 +87,11 @@ def _floats(onnx: bytes, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Comp
     return _Compiled(("model.c", "kernels.o"), *shapes, program.arena_bytes, len(program.weights), engines)
 
 
-def _integers(onnx: bytes, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Compiled:
-    """The integer graph's C sources, vectorized by the C compiler."""
-    from pocketpipe.integer.lowering import lower
+def _integers(graph: IntegerGraph, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Compiled:
+    """Its C sources, vectorized by the C compiler."""
     from pocketpipe.integer.proof import prove
     from pocketpipe.targets.c99.native import ENTRY, native_arena, write_native_sources
 
-    graph = lower(onnx)
     prove(graph)
     made = write_native_sources(graph, build)
     shapes = ((1, *graph.tensors[graph.input].shape), (1, *graph.tensors[graph.output].shape))

@@ -9,6 +9,7 @@ import numpy as np
 from pocketpipe.delivery.loader import cpu_flags, load
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
+from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.targets.native import compile_native
 from pocketpipe.targets.toolchain import find_toolchain
@@ -42,21 +43,29 @@ class X8664(Target):
 
     def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
         """Write the delivery folder for this machine's level (see `Target.compile`)."""
-        cpu, flags = host_cpu(cpu_flags())
-        compile_native(
-            onnx,
-            metadata.model_copy(update={"cpu_flags": flags}),
-            folder,
-            cpu=cpu,
-            toolchain=find_toolchain("x86_64"),
-            run="./runner input.f32 output.f32",
-        )
+        _compile(onnx, metadata, folder)
+
+    def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+        """The same of an integer graph."""
+        _compile(graph, metadata, folder)
 
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the delivered library, in this process."""
         if platform.machine() != "x86_64":
             raise NotMeasured(f"code for x86_64 cannot be executed on {platform.machine()}; evaluate on such a machine")
         return load(folder)(inputs)
+
+
+def _compile(network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+    cpu, flags = host_cpu(cpu_flags())
+    compile_native(
+        network,
+        metadata.model_copy(update={"cpu_flags": flags}),
+        folder,
+        cpu=cpu,
+        toolchain=find_toolchain("x86_64"),
+        run="./runner input.f32 output.f32",
+    )
 
 
 def host_cpu(flags: frozenset[str]) -> tuple["Cpu", tuple[str, ...]]:
