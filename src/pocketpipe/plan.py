@@ -33,6 +33,8 @@ class Step(Value):
     """The tag in a plan's JSON: the name it is registered under, or `package.module:Class`."""
     refused_after: ClassVar[Mapping[str, str]] = {}
     """Kinds of steps that must not come earlier in a plan, each with the reason."""
+    brings_integers: ClassVar[bool] = False
+    """Whether the tensors between layers are integers after it: what targets without floating point need."""
 
     @abstractmethod
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:

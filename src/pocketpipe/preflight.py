@@ -15,7 +15,7 @@ from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS, NetworkChoice
-from pocketpipe.plan import STEPS, MethodChoice, order_mistakes
+from pocketpipe.plan import STEPS, MethodChoice, Step, order_mistakes
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import TASKS, TaskChoice
@@ -128,11 +128,16 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     steps = [STEPS.resolve(m.name) for m in request.methods if not list(_said("", partial(STEPS.resolve, m.name)))]
     yield from order_mistakes(steps, where="methods")
     for name in request.targets:
-        yield from _said("targets", partial(TARGETS.resolve, name))
+        yield from list(_said("targets", partial(TARGETS.resolve, name))) or _without_integers(name, steps)
     for section, teacher in request.teachers:
         yield from _teacher_mistakes(section, teacher)
     if request.search is not None:
         yield from request.search.mistakes(where="search")
+
+
+def _without_integers(target: str, steps: list[type[Step]]) -> Iterator[str]:
+    if TARGETS.resolve(target).integer_only and not any(step.brings_integers for step in steps):
+        yield f"targets: {target} needs integers: add quantization to methods"
 
 
 def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:

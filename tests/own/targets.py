@@ -17,7 +17,9 @@ class Unreachable(Target):
     def check(self) -> None:
         raise UserError("no compiler for unreachable devices; there is none to get")
 
-    def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
+    def compile(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
+    ) -> None:
         raise AssertionError("check() comes first")
 
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:

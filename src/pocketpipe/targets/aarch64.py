@@ -41,7 +41,9 @@ class AArch64(Target):
         """Raise UserError if there is no C compiler for ARM."""
         find_toolchain("aarch64")
 
-    def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
+    def compile(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
+    ) -> None:
         """Write the delivery folder (see `Target.compile`)."""
         self._compile(onnx, metadata, folder)
 

@@ -22,17 +22,21 @@ class Target(ABC):
     """The delivered file on which figures are measured."""
     emulated: bool = False
     """Whether `run` goes through an emulator: right, but hundreds of times slower than the device."""
+    integer_only: bool = False
+    """Whether it takes quantized files alone: a method has to bring the integers."""
 
     @abstractmethod
     def check(self) -> None:
         """Raise UserError if nothing here can compile for the target. Quick: asked before any work."""
 
     @abstractmethod
-    def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
+    def compile(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
+    ) -> None:
         """Write the whole delivery folder, which appears complete or not at all.
 
-        `onnx`: float32 or QDQ, batch 1, one input and one output. Raises UserError for an operator that cannot be
-        compiled.
+        `onnx`: float32 or QDQ, batch 1, one input and one output. `examples` (N, *input_shape), as stored: what golden
+        vectors are made of where a target delivers them. Raises UserError for an operator that cannot be compiled.
         """
 
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:

@@ -41,7 +41,9 @@ class X8664(Target):
         """Raise UserError if there is no C compiler."""
         find_toolchain("x86_64")
 
-    def compile(self, onnx: bytes, metadata: DeliveryMetadata, folder: Path) -> None:
+    def compile(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
+    ) -> None:
         """Write the delivery folder for this machine's level (see `Target.compile`)."""
         _compile(onnx, metadata, folder)
 

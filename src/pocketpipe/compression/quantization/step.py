@@ -78,6 +78,7 @@ class QuantizationStep(Step):
 
     kind: ClassVar[str] = "quantization"
     refused_after: ClassVar[Mapping[str, str]] = {"quantization": "the network is quantized already; give one step"}
+    brings_integers: ClassVar[bool] = True
 
     weight_bits: TensorBits = 8
     activation_bits: TensorBits = 8
