@@ -19,7 +19,7 @@ from pocketpipe.integer.lowering import lower
 from pocketpipe.targets.c99.emitting import MODEL, sources
 from pocketpipe.targets.toolchain import find_toolchain
 
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wno-unused-function", "-O2")
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2")
 
 C99 = files("pocketpipe.targets.c99")
 RUNNER, BOARD, LINKING = "runner.c", "cortex_m.c", "cortex_m.ld"

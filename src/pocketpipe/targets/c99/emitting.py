@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
-from importlib.resources import files
 
 import numpy as np
 
@@ -28,9 +27,12 @@ from pocketpipe.integer.graph import (
     Table,
     Transpose,
 )
+from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
 from pocketpipe.targets.lowering.memory import Interval, plan
 
-KERNELS, WEIGHTS, HEADER, MODEL = "kernels.h", "weights.h", "model.h", "model.c"
+WEIGHTS, HEADER, MODEL = "weights.h", "model.h", "model.c"
+UNROLL = 8
+"""Products that a circuit forms in a cycle, where nothing else is asked."""
 AXES = 3
 """Of the tensors that these kernels move; sequences and vectors are read as boxes of length one along the others."""
 NUMBERS_A_LINE = 24
@@ -48,13 +50,14 @@ class Sources:
     """Bytes of weights, biases, factors and tables."""
 
 
-def sources(graph: IntegerGraph, entry: np.ndarray | None = None) -> Sources:
+def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = UNROLL) -> Sources:
     """The C files of `graph`.
 
     `entry`: int8 (channels, 256), the network's integer for each stored byte of each channel; the model's input is then
-    an image of bytes. Without it, its input are the network's integers. Raises UserError for more than three axes.
+    an image of bytes. Without it, its input are the network's integers. `unroll`: products a cycle, for synthesis.
+    Raises UserError for more than three axes.
     """
-    emitter = _Emitter(graph, *_memory(graph))
+    emitter = _Emitter(graph, *_memory(graph), unroll)
     emitter.enter(entry)
     for operator in graph.operators:
         emitter.emit(operator)
@@ -86,14 +89,17 @@ class _Emitter:
     graph: IntegerGraph
     offsets: dict[str, int]
     arena: int
+    unroll: int = UNROLL
     calls: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
     names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    weights: list[str] = field(default_factory=list)
+    """Names of the arrays that products are formed with."""
     constant_bytes: int = 0
 
     def files(self, of_bytes: bool) -> dict[str, str]:
         return {
-            KERNELS: (files("pocketpipe.targets.c99") / KERNELS).read_text(),
+            KERNELS: kernels_for(self.calls),
             WEIGHTS: _WEIGHTS.format(constants="\n".join(self.constants)),
             HEADER: _HEADER.format(
                 input_type="uint8_t" if of_bytes else "int8_t",
@@ -101,7 +107,11 @@ class _Emitter:
                 outputs=self.graph.tensors[self.graph.output].elements,
                 arena=self.arena,
             ),
-            MODEL: _MODEL.format(calls="\n".join(f"    {call}" for call in self.calls)),
+            MODEL: _MODEL.format(
+                unroll=self.unroll,
+                banks="\n".join(f"    POCKETPIPE_BANKS({name})" for name in ("arena", *self.weights)),
+                calls="\n".join(f"    {call}" for call in self.calls),
+            ),
         }
 
     def enter(self, entry: np.ndarray | None) -> None:
@@ -125,10 +135,10 @@ class _Emitter:
     def _(self, operator: Convolution) -> None:
         (x,) = operator.inputs
         self.call(
-            "convolution", self.at(x), self.image(x), self.constant("weight", operator.weight),
+            "convolution", self.at(x), self.image(x), self.weight(operator.weight),
             self.constant("bias", operator.bias),
             _window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations),
-            operator.groups, operator.padding_value, self.scale(operator.requantization),
+            operator.groups, operator.padding_value, *self.scale(operator.requantization),
             self.at(operator.output), self.image(operator.output),
         )  # fmt: skip
 
@@ -138,8 +148,8 @@ class _Emitter:
         made, read = operator.weight.shape
         self.call(
             "linear", self.at(x), self.graph.tensors[x].elements // read, read,
-            self.constant("weight", operator.weight), self.constant("bias", operator.bias),
-            self.scale(operator.requantization), self.at(operator.output), made,
+            self.weight(operator.weight), self.constant("bias", operator.bias),
+            *self.scale(operator.requantization), self.at(operator.output), made,
         )  # fmt: skip
 
     @emit.register
@@ -151,7 +161,7 @@ class _Emitter:
         zero_left, zero_right = operator.zero_points
         self.call(
             "matmul", self.at(operator.inputs[0]), zero_left, self.at(operator.inputs[1]), zero_right, batches,
-            left[-2], left[-1], right[-1], self.scale(operator.requantization), self.at(operator.output),
+            left[-2], left[-1], right[-1], *self.scale(operator.requantization), self.at(operator.output),
         )  # fmt: skip
 
     @emit.register
@@ -164,14 +174,14 @@ class _Emitter:
             return
         both = zip(self.broadcast(operator), operator.zero_points, operator.multipliers, strict=True)
         self.call("add", *(part for place, zero, multiplier in both for part in (*place, zero, multiplier)), *end,
-                  _integers(self.box(operator.output)))  # fmt: skip
+                  self.image(operator.output))  # fmt: skip
 
     @emit.register
     def _(self, operator: Multiply) -> None:
         both = zip(self.broadcast(operator), operator.zero_points, strict=True)
         self.call("multiply", *(part for place, zero in both for part in (*place, zero)),
-                  self.scale(operator.requantization), self.at(operator.output),
-                  _integers(self.box(operator.output)))  # fmt: skip
+                  *self.scale(operator.requantization), self.at(operator.output),
+                  self.image(operator.output))  # fmt: skip
 
     @emit.register
     def _(self, operator: SumPool) -> None:
@@ -179,7 +189,7 @@ class _Emitter:
         window = _window(operator.window, operator.strides, operator.pads, (1, 1))
         scale, to = self.scale(operator.requantization), self.at(operator.output)
         zero_point, made = operator.input_zero_point, self.image(operator.output)
-        self.call("sum_pool", self.at(x), self.image(x), window, zero_point, scale, to, made)
+        self.call("sum_pool", self.at(x), self.image(x), window, zero_point, *scale, to, made)
 
     @emit.register
     def _(self, operator: MaxPool) -> None:
@@ -239,10 +249,7 @@ class _Emitter:
         self.calls.append(f"pocketpipe_{kernel}({', '.join(map(str, arguments))});")
 
     def move(self, source: str, box: Sequence[int], steps: Sequence[int], sink: str, sink_steps: Sequence[int]) -> str:
-        source_steps, sizes = _integers(_padded(steps, 0)), _integers(_padded(box, 1))
-        kind = "const int8_t *" if source == "input" else ""
-        pointer = f"({kind}){source}" if kind else source
-        return f"pocketpipe_move({pointer}, {source_steps}, {sink}, {_integers(_padded(sink_steps, 0))}, {sizes});"
+        return f"pocketpipe_move({source}, {_steps(steps)}, {sink}, {_steps(sink_steps)}, {_shape(_padded(box, 1))});"
 
     def at(self, tensor: str) -> str:
         return f"arena + {self.offsets[tensor]}"
@@ -264,18 +271,26 @@ class _Emitter:
         for name in operator.inputs:
             box = self.box(name)
             steps = tuple(0 if length == 1 else step for length, step in zip(box, self.steps(name), strict=True))
-            yield self.at(name), _integers(steps)
+            yield self.at(name), _steps(steps)
 
     def image(self, tensor: str) -> str:
-        height, width, channels = self.box(tensor)
-        return f"(pocketpipe_shape){{{height}, {width}, {channels}}}"
+        return _shape(self.box(tensor))
 
-    def scale(self, requantization: Requantization) -> str:
-        multiplier = self.constant("multiplier", requantization.multiplier)
-        shift = self.constant("shift", requantization.shift.astype(np.uint8))
+    def scale(self, requantization: Requantization) -> tuple[str, str, str]:
+        """Multipliers, shifts, and the range that the result is clipped to."""
         each = int(len(requantization.multiplier) > 1)
         limits = f"{requantization.zero_point}, {requantization.low}, {requantization.high}"
-        return f"&(pocketpipe_scale){{{multiplier}, {shift}, {each}, {limits}}}"
+        return (
+            self.constant("multiplier", requantization.multiplier),
+            self.constant("shift", requantization.shift.astype(np.uint8)),
+            f"(pocketpipe_range){{{each}, {limits}}}",
+        )
+
+    def weight(self, values: np.ndarray) -> str:
+        name = self.constant("weight", values)
+        if name not in self.weights:
+            self.weights.append(name)
+        return name
 
     def constant(self, role: str, values: np.ndarray) -> str:
         """The name of an array in the weights header; equal arrays are stored once."""
@@ -292,8 +307,12 @@ def _padded(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (AXES - len(values)) + tuple(values)
 
 
-def _integers(values: Sequence[int]) -> str:
-    return f"(const int32_t[]){{{', '.join(map(str, values))}}}"
+def _shape(box: Sequence[int]) -> str:
+    return f"(pocketpipe_shape){{{', '.join(map(str, box))}}}"
+
+
+def _steps(values: Sequence[int]) -> str:
+    return f"(pocketpipe_steps){{{', '.join(map(str, _padded(values, 0)))}}}"
 
 
 def _window(size: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> str:
@@ -349,11 +368,15 @@ void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input in
 _MODEL = """\
 #include "model.h"
 
+#ifndef POCKETPIPE_UNROLL
+#define POCKETPIPE_UNROLL {unroll} /* products a cycle, where a circuit is made of this */
+#endif
 #include "kernels.h"
 #include "weights.h"
 
 void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],
                        int8_t output[POCKETPIPE_OUTPUTS]) {{
+{banks}
 {calls}
 }}
 
