@@ -32,6 +32,16 @@ class IntegerTensor:
         """Bytes that it takes."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    def quantized(self, real: np.ndarray) -> np.ndarray:
+        """Real numbers (N, ...) as int8, by the one rounding rule."""
+        scaled = np.floor(np.asarray(real, np.float64) / self.scale + 0.5) + self.zero_point
+        result: np.ndarray = np.clip(scaled, self.low, self.high).astype(np.int8)
+        return result
+
+    def real(self, integers: np.ndarray) -> np.ndarray:
+        """The real numbers that integers (N, ...) stand for, float32."""
+        return ((integers.astype(np.float64) - self.zero_point) * self.scale).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -176,15 +186,11 @@ class IntegerGraph:
 
     def quantized(self, inputs: np.ndarray) -> np.ndarray:
         """Prepared float inputs (N, ...) as int8: what the device's front end does, by the one rounding rule."""
-        tensor = self.tensors[self.input]
-        scaled = np.floor(np.asarray(inputs, np.float64) / tensor.scale + 0.5) + tensor.zero_point
-        result: np.ndarray = np.clip(scaled, tensor.low, tensor.high).astype(np.int8)
-        return result
+        return self.tensors[self.input].quantized(inputs)
 
     def real(self, outputs: np.ndarray) -> np.ndarray:
         """int8 outputs (N, ...) as the real numbers that they stand for, float32."""
-        tensor = self.tensors[self.output]
-        return ((outputs.astype(np.float64) - tensor.zero_point) * tensor.scale).astype(np.float32)
+        return self.tensors[self.output].real(outputs)
 
     def integers(self, outputs: np.ndarray) -> np.ndarray:
         """The integers (N, ...) that real outputs stand for, int64: one that is no int8 is not made one here."""
