@@ -25,8 +25,11 @@ COMPILE = ("-O2", "-g0", "-std=gnu11", "-fno-builtin", "-fno-stack-protector")
 LINK = ("-s", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,defs")
 EXPORTS = "exports.map"
 MEMORY = "memory.c"
-START = {"aarch64": "linux_aarch64.c"}
+START = {"aarch64": "linux_aarch64.c", "arm": "linux_arm.c"}
 """By machine: how a program starts and calls the system without a C library."""
+
+ABI = {"arm": "eabihf"}
+"""By machine: what comes after the name of the C library in its triple."""
 
 
 @dataclass(frozen=True)
@@ -74,35 +77,56 @@ class Toolchain:
 
     def _link(self, command: Sequence[str], sources: Sequence[str], instead: Sequence[str], folder: Path) -> None:
         """Link `sources` with what stands for a C library; if that is not enough, with the C library."""
-        bare = self._call((*command, "-nostdlib", *map(_object, (*sources, *instead))), folder)
+        bare = _call((*command, "-nostdlib", *map(_object, (*sources, *instead))), folder)
         if bare.returncode != 0:
             self._must((*command, *map(_object, sources), "-lm"), folder)
 
     def _must(self, command: Sequence[str], folder: Path) -> None:
-        done = self._call(command, folder)
-        if done.returncode != 0:
-            reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
-            raise UserError(f"{self.name} could not link the model: {reason}")
-
-    def _call(self, command: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-        # Only names within `folder` are given, so that no path of this machine can get into the output.
-        environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache"), "SOURCE_DATE_EPOCH": "0"}
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        must_compile(self.name, command, folder)
 
 
 def _object(source: str) -> str:
     return source.removesuffix(".c").removesuffix(".o") + ".o"
 
 
+def must_compile(compiler: str, command: Sequence[str], folder: Path) -> None:
+    """Carry out a compiler's `command` in `folder`. Raises UserError with what it said, if it fails."""
+    done = _call(command, folder)
+    if done.returncode != 0:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
+        raise UserError(f"{compiler} could not link the model: {reason}")
+
+
+def _call(command: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    # Only names within `folder` are given, so that no path of this machine can get into the output.
+    environment = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache"), "SOURCE_DATE_EPOCH": "0"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
 def find_toolchain(machine: str) -> Toolchain:
-    """The toolchain for `machine` (x86_64, aarch64). Quick. Raises UserError if there is none."""
-    package = importlib.util.find_spec("ziglang")
-    if package is not None and package.origin is not None:
-        zig = (str(Path(package.origin).with_name("zig")), "cc", "-target")
-        shared, static = (*zig, f"{machine}-linux-gnu.{OLDEST_GLIBC}"), (*zig, f"{machine}-linux-musl")
-        return Toolchain(machine, f"ziglang {version('ziglang')}", shared, static)
-    for compiler in (f"{machine}-linux-gnu-gcc", *(("gcc",) if machine == os.uname().machine else ())):
+    """The toolchain for `machine` (x86_64, aarch64, arm). Quick. Raises UserError if there is none."""
+    abi = ABI.get(machine, "")
+    zig = ziglang()
+    if zig is not None:
+        name, command = zig
+        to = (*command, "-target")
+        shared, static = (*to, f"{machine}-linux-gnu{abi}.{OLDEST_GLIBC}"), (*to, f"{machine}-linux-musl{abi}")
+        return Toolchain(machine, name, shared, static)
+    for compiler in (f"{machine}-linux-gnu{abi}-gcc", *(("gcc",) if machine == os.uname().machine else ())):
         if shutil.which(compiler):
-            answer = subprocess.run((compiler, "-dumpfullversion"), capture_output=True, text=True, check=True)
-            return Toolchain(machine, f"{compiler} {answer.stdout.strip()}", (compiler,), (compiler,))
+            return Toolchain(machine, gnu_name(compiler), (compiler,), (compiler,))
     raise UserError(f"no C compiler for {machine}; `pip install ziglang` brings one")
+
+
+def ziglang() -> tuple[str, tuple[str, ...]] | None:
+    """(name with version, command line up to the target) of the compiler that comes with pocketpipe."""
+    package = importlib.util.find_spec("ziglang")
+    if package is None or package.origin is None:
+        return None
+    return f"ziglang {version('ziglang')}", (str(Path(package.origin).with_name("zig")), "cc")
+
+
+def gnu_name(compiler: str) -> str:
+    """Name with version of a GNU compiler that is installed."""
+    answer = subprocess.run((compiler, "-dumpfullversion"), capture_output=True, text=True, check=True)
+    return f"{compiler} {answer.stdout.strip()}"
