@@ -7,12 +7,12 @@ import numpy as np
 from pocketpipe.targets.lowering.fusing import fuse
 from pocketpipe.targets.lowering.program import Program, lower
 from pocketpipe.targets.lowering.reading import read_onnx
-from pocketpipe.targets.x86_64 import host_cpu
+from pocketpipe.targets.x86_64 import LEVELS
 from targets.graphs import Graph, gru, residual
 
 
 def program(onnx: bytes, folder: Path) -> Program:
-    cpu, _ = host_cpu(frozenset())
+    cpu = LEVELS["v1"].cpu()
     return lower(onnx, cpu, folder / "kernels.o")
 
 
@@ -27,7 +27,7 @@ def test_where_two_convolutions_meet_both_are_kernels_of_ours(tmp_path: Path) ->
     main = graph.conv(graph.op("Relu", graph.conv("input", 1, 9, strides=[2, 2])), 9, 14)
     shortcut = graph.conv("input", 1, 14, kernel=1, strides=[2, 2])
     onnx = graph.finish(graph.op("Relu", graph.op("Add", main, shortcut)))
-    cpu, _ = host_cpu(frozenset())
+    cpu = LEVELS["v1"].cpu()
     module, _ = fuse(read_onnx(onnx), cpu)
     assert str(module["main"]).count("call_dps_packed") == 3
     assert len(program(onnx, tmp_path).calls) == 3 + 1  # the output goes back to channels first

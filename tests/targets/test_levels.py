@@ -9,27 +9,35 @@ import pytest
 from pocketpipe.delivery.loader import cpu_flags, load
 from pocketpipe.targets.native import compile_native
 from pocketpipe.targets.toolchain import find_toolchain
-from pocketpipe.targets.x86_64 import LEVELS, host_cpu
+from pocketpipe.targets.x86_64 import LEVELS, Level, host_level
 from targets.graphs import examples, metadata, reference, tiny
 
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="executes x86-64 code")
-@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level[0])
-def test_each_level_is_right(tmp_path: Path, level: tuple[str, tuple[str, ...], int, int]) -> None:
-    flags = frozenset(level[1])
-    if not flags <= cpu_flags():
-        pytest.skip(f"this CPU does not reach {level[0]}")
-    cpu, _ = host_cpu(flags)
-    onnx, inputs = tiny(29), examples((3, 8, 8))
-    compile_native(
-        onnx, metadata((3, 8, 8), "x86_64"), tmp_path / "out", cpu=cpu, toolchain=find_toolchain("x86_64"), run=""
+reached = [
+    pytest.param(
+        level,
+        id=name,
+        marks=pytest.mark.skipif(
+            platform.machine() != "x86_64" or not cpu_flags().issuperset(level.flags), reason="not this CPU's"
+        ),
     )
+    for name, level in LEVELS.items()
+]
+
+
+@pytest.mark.parametrize("level", reached)
+def test_each_level_is_right(tmp_path: Path, level: Level) -> None:
+    onnx, inputs = tiny(29), examples((3, 8, 8))
+    toolchain = find_toolchain("x86_64")
+    made = metadata((3, 8, 8), "x86_64")
+    compile_native(onnx, made, tmp_path / "out", cpu=level.cpu(), toolchain=toolchain, run="")
     np.testing.assert_allclose(load(tmp_path / "out")(inputs), reference(onnx, inputs), atol=1e-5)
 
 
 def test_level_rests_on_all_its_flags() -> None:
-    best = frozenset(LEVELS[0][1])
-    assert host_cpu(best)[0].model == "x86-64-v4"
-    assert host_cpu(best - {"avx512vl"})[0].model == "x86-64-v3"
-    assert host_cpu(best - {"fma"})[0].model == "x86-64"
-    assert host_cpu(frozenset())[0].model == "x86-64"
+    best = frozenset(LEVELS["v4-vnni"].flags)
+    assert host_level(best) is LEVELS["v4-vnni"]
+    assert host_level(best - {"avx512_vnni"}) is LEVELS["v4"]
+    assert host_level(best - {"avx512vl"}) is LEVELS["v3"]
+    assert host_level(best - {"avx512vl"} | {"avx_vnni"}) is LEVELS["v3-vnni"]
+    assert host_level(best - {"fma"}) is LEVELS["v1"]
+    assert host_level(frozenset()) is LEVELS["v1"]

@@ -21,9 +21,16 @@ from pocketpipe.targets.toolchain import find_toolchain
 if TYPE_CHECKING:
     from pocketpipe.targets.lowering.cpu import Cpu
 
-MODEL = "cortex-a72"
-"""Baseline ARMv8.0 with NEON: runs on every 64-bit ARM of the last ten years. QEMU is told to be one, so that
-an instruction that it lacks is found."""
+BASELINE = "cortex-a72"
+"""ARMv8.0 with NEON: runs on every 64-bit ARM of the last ten years."""
+
+MODELS = {"cortex-a53": "SMLAL", "cortex-a72": "SMLAL", "cortex-a76": "SDOT"}
+"""LLVM's name of a processor, and of the vector unit that sums integers on it.
+
+QEMU is told to be that very processor, so that an instruction which it lacks is found.
+"""
+
+ATTRIBUTES = {"SMLAL": ("+neon",), "SDOT": ("+neon", "+dotprod")}
 
 EMULATOR = "qemu-aarch64"
 
@@ -31,11 +38,14 @@ EMULATOR = "qemu-aarch64"
 class AArch64(Target):
     """64-bit ARM Linux, as a shared library and a static runner."""
 
-    name = "aarch64"
     emulated = platform.machine() != "aarch64"
 
+    def __init__(self, model: str | None = None) -> None:
+        self.model = model or BASELINE
+        self.name = "aarch64" if model is None else f"aarch64-{model}"
+
     def __repr__(self) -> str:
-        return "AArch64()"
+        return f"AArch64({self.model!r})"
 
     def check(self) -> None:
         """Raise UserError if there is no C compiler for ARM."""
@@ -67,11 +77,19 @@ class AArch64(Target):
             network,
             metadata,
             folder,
-            cpu=_cpu(),
+            cpu=self._cpu(),
             toolchain=find_toolchain("aarch64"),
             programs=(RUNNER,),
             run=f"{emulator}./runner input.f32 output.f32",
         )
+
+    def _cpu(self) -> "Cpu":
+        from pocketpipe.targets.lowering.cpu import Cpu
+        from pocketpipe.targets.lowering.integers import units
+
+        unit = MODELS[self.model]
+        attributes = ATTRIBUTES[unit]
+        return Cpu("aarch64-linux-gnu", self.model, attributes, 4, 24, getattr(units, unit))
 
     def _command(self, folder: Path) -> tuple[str, ...]:
         runner = str((folder / RUNNER).absolute())
@@ -80,7 +98,7 @@ class AArch64(Target):
         emulator = shutil.which(EMULATOR)
         if emulator is None:
             raise NotMeasured(f"ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it")
-        return (emulator, "-cpu", MODEL, runner)
+        return (emulator, "-cpu", self.model, runner)
 
 
 def _run(command: tuple[str, ...], prepared: np.ndarray) -> np.ndarray:
@@ -94,10 +112,5 @@ def _run(command: tuple[str, ...], prepared: np.ndarray) -> np.ndarray:
         return np.fromfile(sink, np.float32)
 
 
-def _cpu() -> "Cpu":
-    from pocketpipe.targets.lowering.cpu import Cpu
-
-    return Cpu("aarch64-linux-gnu", MODEL, ("+neon",), lanes=4, accumulators=24)
-
-
-TARGETS.register(AArch64.name)(AArch64())
+for _target in (AArch64(), *(AArch64(model) for model in MODELS if model != BASELINE)):
+    TARGETS.register(_target.name)(_target)

@@ -15,7 +15,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
-from pocketpipe.targets.source import EXPORTS, WEIGHTS_FILE, model_source
+from pocketpipe.targets.source import EXPORTS, WEIGHTS_FILE, integer_sources, model_source
 from pocketpipe.targets.toolchain import Toolchain
 
 if TYPE_CHECKING:
@@ -88,14 +88,20 @@ def _floats(onnx: bytes, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Comp
 
 
 def _integers(graph: IntegerGraph, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Compiled:
-    """Its C sources, vectorized by the C compiler."""
+    """Kernels by TVM where sums of products are taken; what is left is plain C, vectorized by the C compiler."""
     from pocketpipe.integer.proof import prove
-    from pocketpipe.targets.c99.native import ENTRY, native_arena, write_native_sources
+    from pocketpipe.targets.lowering.integers.program import lower
 
     prove(graph)
-    made = write_native_sources(graph, build)
+    program = lower(graph, cpu, build / "kernels.o")
+    for name, text in integer_sources(program, graph).items():
+        (build / name).write_text(text)
+    (build / WEIGHTS_FILE).write_bytes(program.weights)
+    weights = len(program.weights) + program.plain.constant_bytes
+    engines = {"apache-tvm": version("apache-tvm")}
     shapes = ((1, *graph.tensors[graph.input].shape), (1, *graph.tensors[graph.output].shape))
-    return _Compiled((ENTRY,), *shapes, native_arena(graph, made), made.constants, {}, toolchain.for_cpu(cpu.model))
+    sources = ("model.c", "kernels.o")
+    return _Compiled(sources, *shapes, program.arena, weights, engines, toolchain.for_cpu(cpu.model))
 
 
 def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""This machine's own CPU, by the level of the x86-64 architecture that it reaches."""
+"""x86-64 Linux: this machine's own level of the architecture, or one that is named."""
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,25 +18,58 @@ from pocketpipe.targets.toolchain import find_toolchain
 if TYPE_CHECKING:
     from pocketpipe.targets.lowering.cpu import Cpu
 
-LEVELS: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
-    ("x86-64-v4", ("avx2", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "bmi2", "fma"), 16, 24),
-    ("x86-64-v3", ("avx2", "bmi2", "fma"), 8, 12),
-    ("x86-64-v2", ("sse4_1", "sse4_2", "ssse3"), 4, 12),
-    ("x86-64", (), 4, 12),
-)
-"""(LLVM's name, flags that /proc/cpuinfo must show, float32 lanes, accumulator registers), best first.
 
-Levels rather than CPU models: machines of one level get the same bytes, and the loader can say what a CPU lacks.
-"""
+@dataclass(frozen=True)
+class Level:
+    """What a group of CPUs has in common.
+
+    Levels rather than CPU models: machines of one level get the same bytes, and the loader can say what a CPU lacks.
+    """
+
+    model: str
+    """LLVM's name."""
+    flags: tuple[str, ...]
+    """What /proc/cpuinfo must show."""
+    lanes: int
+    """float32 numbers in a vector register."""
+    accumulators: int
+    unit: str
+    """Name of the vector unit that sums integers."""
+    attributes: tuple[str, ...] = ()
+    """What LLVM may use beyond the model."""
+
+    def cpu(self) -> "Cpu":
+        """For code generation."""
+        from pocketpipe.targets.lowering.cpu import Cpu
+        from pocketpipe.targets.lowering.integers import units
+
+        unit = getattr(units, self.unit)
+        return Cpu("x86_64-linux-gnu", self.model, self.attributes, self.lanes, self.accumulators, unit)
+
+
+V3 = ("avx2", "bmi2", "fma")
+V4 = ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", *V3)
+
+LEVELS = {
+    "v4-vnni": Level("x86-64-v4", ("avx512_vnni", *V4), 16, 24, "VNNI_512", ("+avx512vnni",)),
+    "v4": Level("x86-64-v4", V4, 16, 24, "PAIRS_512"),
+    "v3-vnni": Level("x86-64-v3", ("avx_vnni", *V3), 8, 12, "VNNI_256", ("+avxvnni",)),
+    "v3": Level("x86-64-v3", V3, 8, 12, "PAIRS_256"),
+    "v2": Level("x86-64-v2", ("sse4_1", "sse4_2", "ssse3"), 4, 12, "PAIRS_128"),
+    "v1": Level("x86-64", (), 4, 12, "PAIRS_128"),
+}
+"""Best first."""
 
 
 class X8664(Target):
-    """x86-64 Linux; executed directly."""
+    """x86-64 Linux at this machine's level, or at one of LEVELS; executed directly where the CPU has it."""
 
-    name = "x86_64"
+    def __init__(self, level: str | None = None) -> None:
+        self.level = level
+        self.name = "x86_64" if level is None else f"x86_64-{level}"
 
     def __repr__(self) -> str:
-        return "X8664()"
+        return f"X8664({self.level!r})" if self.level else "X8664()"
 
     def check(self) -> None:
         """Raise UserError if there is no C compiler."""
@@ -44,40 +78,38 @@ class X8664(Target):
     def compile(
         self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
     ) -> None:
-        """Write the delivery folder for this machine's level (see `Target.compile`)."""
-        _compile(onnx, metadata, folder)
+        """Write the delivery folder (see `Target.compile`)."""
+        self._compile(onnx, metadata, folder)
 
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         """The same of an integer graph."""
-        _compile(graph, metadata, folder)
+        self._compile(graph, metadata, folder)
 
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the delivered library, in this process."""
         if platform.machine() != "x86_64":
             raise NotMeasured(f"code for x86_64 cannot be executed on {platform.machine()}; evaluate on such a machine")
+        missing = sorted(set(DeliveryMetadata.read(folder).cpu_flags) - cpu_flags())
+        if missing:
+            raise NotMeasured(f"this CPU lacks {', '.join(missing)}; evaluate on one that has it")
         return load(folder)(inputs)
 
-
-def _compile(network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
-    cpu, flags = host_cpu(cpu_flags())
-    compile_native(
-        network,
-        metadata.model_copy(update={"cpu_flags": flags}),
-        folder,
-        cpu=cpu,
-        toolchain=find_toolchain("x86_64"),
-        run="./runner input.f32 output.f32",
-    )
-
-
-def host_cpu(flags: frozenset[str]) -> tuple["Cpu", tuple[str, ...]]:
-    """(the best level that a CPU with `flags` reaches, the flags that it rests on)."""
-    from pocketpipe.targets.lowering.cpu import Cpu
-
-    for model, needed, lanes, accumulators in LEVELS:
-        if flags.issuperset(needed):
-            return Cpu("x86_64-linux-gnu", model, (), lanes, accumulators), needed
-    raise AssertionError("the last level needs nothing")
+    def _compile(self, network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+        level = LEVELS[self.level] if self.level else host_level(cpu_flags())
+        compile_native(
+            network,
+            metadata.model_copy(update={"cpu_flags": level.flags}),
+            folder,
+            cpu=level.cpu(),
+            toolchain=find_toolchain("x86_64"),
+            run="./runner input.f32 output.f32",
+        )
 
 
-TARGETS.register(X8664.name)(X8664())
+def host_level(flags: frozenset[str]) -> Level:
+    """The best level that a CPU with `flags` reaches."""
+    return next(level for level in LEVELS.values() if flags.issuperset(level.flags))
+
+
+for _target in (X8664(), *(X8664(level) for level in ("v3", "v3-vnni", "v4", "v4-vnni"))):
+    TARGETS.register(_target.name)(_target)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pocketpipe.targets.lowering.integers.units import VectorUnit
+
 
 @dataclass(frozen=True)
 class Cpu:
@@ -16,6 +18,8 @@ class Cpu:
     """float32 numbers in one vector register."""
     accumulators: int
     """Vector registers that a tile of outputs may take; the rest hold weights and inputs."""
+    unit: VectorUnit
+    """How its vectors sum products of integers."""
 
     def __str__(self) -> str:
         return " ".join((self.triple.split("-", 1)[0], self.model, *self.attributes))

@@ -7,22 +7,20 @@ Channel counts that are no multiple of the vector end in a shorter vector. Const
 (lanes that are never stored), which is why constants are followed by slack.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
-from tvm.tirx import Broadcast, Buffer, BufferLoad, BufferStore, For, ForKind, PrimFunc, Ramp, SeqStmt, Stmt
+from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
 from pocketpipe.targets.lowering.cpu import Cpu
+from pocketpipe.targets.lowering.loops import Index, constant, loop, sequence, spread, vector
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
 from pocketpipe.targets.lowering.tiling import ChannelTile, PixelTile, channel_tiles, pixel_tiles, tile_shape
 
 SLACK_FLOATS = 16
 """float32 numbers that must be readable behind a constant weight: a vector less one, rounded up."""
-
-Index = Any
-"""A Python int where it is known when the code is made, else a TIR expression."""
 
 
 def kernel(nest: Nest, cpu: Cpu) -> PrimFunc:
@@ -63,7 +61,7 @@ class _Emitter:
         self.data, self.weight, *self.operands, self.out = buffers
 
     def body(self) -> Stmt:
-        return _loop("outer", self.nest.outer, lambda outer: _sequence(
+        return loop("outer", self.nest.outer, lambda outer: sequence(
             self.all_of(channels, outer) for channels in self.channel_tiles
         ))  # fmt: skip
 
@@ -74,13 +72,13 @@ class _Emitter:
             def at(x: Index) -> Stmt:
                 return self.tile(_Tile(channels, pixels, outer, channel, y, pixels.start + x * pixels.width))
 
-            return _loop("x", pixels.repeats, at)
+            return loop("x", pixels.repeats, at)
 
         def row(co: Index, y: Index) -> Stmt:
             channel = channels.start + co * channels.width
-            return _sequence(pixels_of(pixels, channel, y) for pixels in self.pixel_tiles)
+            return sequence(pixels_of(pixels, channel, y) for pixels in self.pixel_tiles)
 
-        return _loop("co", channels.repeats, lambda co: _loop("y", self.nest.rows.out, lambda y: row(co, y)))
+        return loop("co", channels.repeats, lambda co: loop("y", self.nest.rows.out, lambda y: row(co, y)))
 
     def tile(self, tile: _Tile) -> Stmt:
         lanes = tile.channels.lanes
@@ -92,7 +90,7 @@ class _Emitter:
         return SeqStmt(
             [
                 *(tirx.AllocBuffer(buffer) for buffer, _ in each),
-                *(BufferStore(buffer, _constant(0.0, count), [_vector(0, count)]) for buffer, count in each),
+                *(BufferStore(buffer, constant(0.0, count), [vector(0, count)]) for buffer, count in each),
                 self.sum(tile, sums),
                 *self.store(tile, sums),
             ]
@@ -108,18 +106,18 @@ class _Emitter:
             row = nest.rows.position(tile.y, ky) * columns.size
             places = {p: (row + columns.position(tile.x + p, kx)) * nest.data_pixel for p in pixels}
             weight = (ky * columns.taps + kx) * nest.summed * nest.weight_step
-            return _loop("ci", nest.summed, lambda ci: _sequence(
+            return loop("ci", nest.summed, lambda ci: sequence(
                 self.multiply_add(tile, sums, {p: place + ci for p, place in places.items()},
                                   weight + ci * nest.weight_step)
             ))  # fmt: skip
 
         def row_of_taps(ky: Index) -> Stmt:
             if everywhere:
-                return _loop("kx", columns.taps, lambda kx: tap(ky, kx, range(tile.pixels.width)))
+                return loop("kx", columns.taps, lambda kx: tap(ky, kx, range(tile.pixels.width)))
             inside = {kx: tile.pixels.inside(kx) for kx in range(columns.taps)}
-            return _sequence(tap(ky, kx, pixels) for kx, pixels in inside.items() if pixels)
+            return sequence(tap(ky, kx, pixels) for kx, pixels in inside.items() if pixels)
 
-        return _loop("ky", last - first, lambda ky: row_of_taps(first + ky))
+        return loop("ky", last - first, lambda ky: row_of_taps(first + ky))
 
     def multiply_add(
         self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], weight: Index
@@ -129,14 +127,14 @@ class _Emitter:
         for v, (channel, lanes, _) in enumerate(tile.vectors()):
             factor = tirx.Var(f"w{v}", f"float32x{lanes}" if lanes > 1 else "float32")
             place = tile.outer * nest.weight_outer + weight + channel
-            yield tirx.Bind(factor, BufferLoad(self.weight, [_vector(place, lanes)]))
+            yield tirx.Bind(factor, BufferLoad(self.weight, [vector(place, lanes)]))
             for p, pixel in data.items():
                 place = tile.outer * nest.data_outer + pixel
                 if nest.depthwise:
-                    value = BufferLoad(self.data, [_vector(place + channel, lanes)])
+                    value = BufferLoad(self.data, [vector(place + channel, lanes)])
                 else:
-                    value = _spread(BufferLoad(self.data, [place]), lanes)
-                total, whole = sums[p][v], [_vector(0, lanes)]
+                    value = spread(BufferLoad(self.data, [place]), lanes)
+                total, whole = sums[p][v], [vector(0, lanes)]
                 yield BufferStore(total, BufferLoad(total, whole) + value * factor, whole)
 
     def store(self, tile: _Tile, sums: list[list[Buffer]]) -> Iterator[Stmt]:
@@ -146,9 +144,9 @@ class _Emitter:
             pixel = (tile.y * nest.columns.out + tile.x + p) * nest.out_pixel
             for total, (channel, _, used) in zip(row, tile.vectors(), strict=True):
                 place = tile.outer * nest.out_outer + pixel + channel
-                value = BufferLoad(total, [_vector(0, used)])
+                value = BufferLoad(total, [vector(0, used)])
                 value = self.finish(value, place, tile.outer * nest.channel_outer + channel, used)
-                yield BufferStore(self.out, value, [_vector(place, used)])
+                yield BufferStore(self.out, value, [vector(place, used)])
 
     def finish(self, value: Any, place: Index, channel: Index, lanes: int) -> Any:
         """The epilogue on a vector of sums; `place` in the output, `channel` in operands of one value a channel."""
@@ -158,8 +156,8 @@ class _Emitter:
             if step.has_operand:
                 start = {Spread.SAME: place, Spread.CHANNEL: channel, Spread.SCALAR: 0}[step.spread]
                 wide = step.spread is not Spread.SCALAR
-                loaded = BufferLoad(next(operands), [_vector(start, lanes) if wide else start])
-                operand = loaded if wide else _spread(loaded, lanes)
+                loaded = BufferLoad(next(operands), [vector(start, lanes) if wide else start])
+                operand = loaded if wide else spread(loaded, lanes)
             value = _applied(step, value, operand, lanes)
         return value
 
@@ -173,9 +171,9 @@ def _applied(step: EpilogueStep, value: Any, operand: Any, lanes: int) -> Any:
         case Apply.MULTIPLY:
             return value * operand
         case Apply.RELU:
-            return tirx.Max(value, _constant(0.0, lanes))
+            return tirx.Max(value, constant(0.0, lanes))
         case Apply.CLIP:
-            low, high = (_constant(bound, lanes) for bound in step.bounds)
+            low, high = (constant(bound, lanes) for bound in step.bounds)
             return tirx.Min(tirx.Max(value, low), high)
 
 
@@ -187,28 +185,3 @@ def _rows_inside(rows: Window, y: Index) -> tuple[Index, Index]:
     first = tirx.max(0, tirx.floordiv(above + rows.dilation - 1, rows.dilation))
     last = tirx.min(rows.taps, tirx.floordiv(rows.size + above + rows.dilation - 1, rows.dilation))
     return first, tirx.max(first, last)
-
-
-def _loop(name: str, extent: Index, body: Callable[[Index], Stmt]) -> Stmt:
-    """`body` at each index; no loop where there is but one."""
-    if isinstance(extent, int) and extent == 1:
-        return body(0)
-    variable = tirx.Var(name, "int32")
-    return For(variable, 0, extent, ForKind.SERIAL, body(variable))
-
-
-def _sequence(statements: Iterable[Stmt]) -> Stmt:
-    parts = list(statements) or [tirx.Evaluate(0)]
-    return parts[0] if len(parts) == 1 else SeqStmt(parts)
-
-
-def _vector(start: Index, lanes: int) -> Any:
-    return Ramp(start, 1, lanes) if lanes > 1 else start
-
-
-def _spread(value: Any, lanes: int) -> Any:
-    return Broadcast(value, lanes) if lanes > 1 else value
-
-
-def _constant(value: float, lanes: int) -> Any:
-    return _spread(tirx.const(value, "float32"), lanes)

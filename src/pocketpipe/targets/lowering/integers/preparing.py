@@ -1,0 +1,235 @@
+"""Inputs as a kernel wants them: padded, widened or made unsigned, channels filled up to whole groups.
+
+A band of rows is copied into scratch memory before its sums are taken. That costs one pass over the input, and saves
+every kernel from asking where an image ends and how many channels it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx import Broadcast, Buffer, BufferLoad, BufferStore, Stmt
+
+from pocketpipe.targets.lowering.integers.geometry import PADDING, SumOfProducts, rounded_up
+from pocketpipe.targets.lowering.integers.units import VectorUnit
+from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, vector
+
+BAND_BYTES = 1 << 16
+"""Scratch memory that a band may take: with a tile's weights beside it, it stays in the cache next to the core."""
+
+WIDEST = 64
+"""Bytes that are moved at once; compilers cut them into registers."""
+
+OVERHANG = WIDEST
+"""Elements behind the scratch memory that may be read and written."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where prepared inputs lie in scratch memory: rows of pixels, a pixel of `pixel` elements."""
+
+    shape: SumOfProducts
+    unit: VectorUnit
+
+    @property
+    def read(self) -> int:
+        """Elements that one sum reads at a pixel; a whole number of groups."""
+        return rounded_up(self.shape.read, self.unit.group)
+
+    @property
+    def pixel(self) -> int:
+        """Elements of a pixel. Depthwise: for each channel, filled up to whole registers, `group` pixels in a row."""
+        if self.shape.depthwise:
+            return rounded_up(self.shape.made, self.unit.lanes) * self.unit.group
+        return self.shape.groups * self.read
+
+    @property
+    def taps_across(self) -> int:
+        """Tap columns; depthwise, filled up to whole groups."""
+        columns = self.shape.taps[1]
+        return rounded_up(columns, self.unit.group) if self.shape.depthwise else columns
+
+    @property
+    def columns(self) -> int:
+        """Pixels of a row that are read."""
+        shape = self.shape
+        return (shape.out_width - 1) * shape.strides[1] + (self.taps_across - 1) * shape.dilations[1] + 1
+
+    @property
+    def row(self) -> int:
+        """Elements of a row."""
+        return self.columns * self.pixel
+
+    def rows(self, made: int) -> int:
+        """Rows that are read for `made` rows of output."""
+        shape = self.shape
+        return (made - 1) * shape.strides[0] + (shape.taps[0] - 1) * shape.dilations[0] + 1
+
+    @property
+    def band(self) -> int:
+        """Rows of output for which inputs are prepared at once."""
+        size = 2 if self.unit.prepared == "int16" else 1
+        fitting = [n for n in range(1, self.shape.out_height + 1) if self.rows(n) * self.row * size <= BAND_BYTES]
+        return max(fitting, default=1)
+
+    @property
+    def elements(self) -> int:
+        """Of the scratch memory."""
+        return self.rows(self.band) * self.row + OVERHANG
+
+
+class Preparing:
+    """Statements that fill the scratch memory `to` from the input `x`."""
+
+    def __init__(self, layout: Layout, x: Buffer, parameters: Buffer, to: Buffer) -> None:
+        self.layout, self.x, self.parameters, self.to = layout, x, parameters, to
+        self.line = to
+        """Where a row is brought together: in place, or beside it if pixels are interleaved afterwards."""
+        if self.interleaves:
+            channels = rounded_up(layout.shape.made, layout.unit.lanes)
+            elements = (layout.columns + (layout.unit.group - 1) * layout.shape.dilations[1]) * channels
+            self.line = tirx.decl_buffer((elements + OVERHANG,), layout.unit.prepared, "line")
+
+    @property
+    def interleaves(self) -> bool:
+        """Whether neighbouring pixels come to lie side by side."""
+        return self.layout.shape.depthwise and self.layout.unit.group > 1
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """Memory that is needed."""
+        return [self.to, self.line] if self.interleaves else [self.to]
+
+    def rows(self, first: Index, made: Index) -> Stmt:
+        """Prepare what `made` rows of output from row `first` read."""
+        layout, shape = self.layout, self.layout.shape
+        above = first * shape.strides[0] - shape.before[0]
+        count = (made - 1) * shape.strides[0] + (shape.taps[0] - 1) * shape.dilations[0] + 1
+
+        def row(index: Index) -> Stmt:
+            source = above + index
+            start = 0 if self.interleaves else index * layout.row
+            whole = sequence([self.whole_row(source, start)])
+            if shape.before[0] or self.reads_below:
+                inside = tirx.all(source >= 0, source < shape.height)
+                whole = tirx.IfThenElse(inside, whole, self.fill(start, self.row_pixels))
+            return sequence([whole, self.interleaved(index * layout.row)]) if self.interleaves else whole
+
+        return loop("row", count, row)
+
+    @property
+    def reads_below(self) -> bool:
+        """Whether rows below the image are read."""
+        return self.layout.rows(self.layout.shape.out_height) - self.layout.shape.before[0] > self.layout.shape.height
+
+    @property
+    def pixel(self) -> int:
+        """Elements of a pixel in the line."""
+        return self.layout.pixel // self.layout.unit.group if self.interleaves else self.layout.pixel
+
+    @property
+    def row_pixels(self) -> int:
+        """Pixels of the line."""
+        between = (self.layout.unit.group - 1) * self.layout.shape.dilations[1] if self.interleaves else 0
+        return self.layout.columns + between
+
+    def whole_row(self, source: Index, start: Index) -> Stmt:
+        """Row `source` of the input into the line from `start`, with what is padded to its left and right."""
+        left = min(self.layout.shape.before[1], self.row_pixels)
+        taken = min(self.layout.shape.width, self.row_pixels - left)
+        right = self.row_pixels - left - taken
+        return sequence(
+            [
+                *([self.fill(start, left)] if left else []),
+                self.copy(source * self.layout.shape.width, start + left * self.pixel, taken),
+                *([self.fill(start + (left + taken) * self.pixel, right)] if right else []),
+            ]
+        )
+
+    def fill(self, start: Index, pixels: int) -> Stmt:
+        """Padding."""
+        value = BufferLoad(self.parameters, [PADDING])
+
+        def at(place: Index, lanes: int) -> Stmt:
+            stored = self.converted(_spread_byte(value, lanes), lanes)
+            return BufferStore(self.line, stored, [vector(start + place, lanes)])
+
+        return over(pixels * self.pixel, at)
+
+    def copy(self, source: Index, start: Index, pixels: int) -> Stmt:
+        """Pixels of the input from pixel `source` on."""
+        shape = self.layout.shape
+        runs = 1 if shape.depthwise else shape.groups  # of channels that stay together
+        run = shape.channels // runs
+        room = self.pixel // runs
+        if run == room:
+            return self.copy_run(source * shape.channels, start, pixels * self.pixel)
+        return loop("pixel", pixels, lambda i: loop("run", runs, lambda j: self.copy_run(
+            (source + i) * shape.channels + j * run, start + i * self.pixel + j * room, run
+        )))  # fmt: skip
+
+    def copy_run(self, source: Index, start: Index, count: int) -> Stmt:
+        """Elements that lie side by side on both sides. What fills a group up meets weights of zero: left as it is."""
+
+        def at(place: Index, lanes: int) -> Stmt:
+            value = BufferLoad(self.x, [vector(source + place, lanes)])
+            return BufferStore(self.line, self.converted(value, lanes), [vector(start + place, lanes)])
+
+        return over(count, at)
+
+    def converted(self, value: Any, lanes: int) -> Any:
+        """int8 as the unit wants it."""
+        match self.layout.unit.prepared:
+            case "int8":
+                return value
+            case "uint8":  # plus 128
+                unsigned = tirx.reinterpret(of("uint8", lanes), value)
+                return tirx.bitwise_xor(unsigned, constant(128, lanes, "uint8"))
+            case wider:
+                return tirx.Cast(of(wider, lanes), value)
+
+    def interleaved(self, start: Index) -> Stmt:
+        """The line into the row from `start`: at each pixel, channel by channel, the `group` pixels from it on."""
+        unit, step = self.layout.unit, self.layout.shape.dilations[1]
+        order = [k * unit.lanes + lane for lane in range(unit.lanes) for k in range(unit.group)]
+
+        def at(pixel: Index, block: Index) -> Stmt:
+            places = [(pixel + k * step) * self.pixel + block * unit.lanes for k in range(unit.group)]
+            parts = [BufferLoad(self.line, [vector(place, unit.lanes)]) for place in places]
+            place = start + pixel * self.layout.pixel + block * unit.lanes * unit.group
+            value = tirx.Shuffle(parts, order)
+            return BufferStore(self.to, value, [vector(place, unit.lanes * unit.group)])
+
+        blocks = self.pixel // unit.lanes
+        return loop("pixel", self.layout.columns, lambda pixel: loop("block", blocks, lambda b: at(pixel, b)))
+
+
+def over(count: int, at: Callable[[Index, int], Stmt]) -> Stmt:
+    """`at(place, lanes)` until `count` elements are done, in vectors as wide as is left to do."""
+    return sequence(
+        loop("i", repeats, partial(_strided, at, start, lanes)) for start, repeats, lanes in _vectors(count)
+    )
+
+
+def _vectors(count: int) -> Iterator[tuple[int, int, int]]:
+    """(first element, how many vectors, lanes of each)."""
+    place, lanes = 0, WIDEST
+    while place < count:
+        repeats = (count - place) // lanes
+        if repeats:
+            yield place, repeats, lanes
+        place += repeats * lanes
+        lanes //= 2
+
+
+def _strided(at: Callable[[Index, int], Stmt], start: int, lanes: int, i: Index) -> Stmt:
+    return at(start + i * lanes, lanes)
+
+
+def _spread_byte(value: Any, lanes: int) -> Any:
+    byte = tirx.Cast("int8", value)
+    return Broadcast(byte, lanes) if lanes > 1 else byte

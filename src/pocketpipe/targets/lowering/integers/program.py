@@ -1,0 +1,265 @@
+"""Integer graph -> calls on planned memory: kernels of ours where speed counts, the plain C ones for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tvm.tirx import PrimFunc
+
+from pocketpipe.integer.graph import (
+    Add,
+    Concatenation,
+    Convolution,
+    IntegerGraph,
+    Linear,
+    MaxPool,
+    Operator,
+    Pad,
+    Reshape,
+    Slice,
+    SumPool,
+    Transpose,
+)
+from pocketpipe.targets.c99.emitting import _Emitter as Emitter
+from pocketpipe.targets.lowering.cpu import Cpu
+from pocketpipe.targets.lowering.integers import elementwise
+from pocketpipe.targets.lowering.integers.elementwise import Box
+from pocketpipe.targets.lowering.integers.geometry import (
+    SumOfProducts,
+    addition_parameters,
+    geometry,
+    packed_weight,
+    parameters,
+)
+from pocketpipe.targets.lowering.integers.kernel import kernel
+from pocketpipe.targets.lowering.integers.preparing import OVERHANG
+from pocketpipe.targets.lowering.integers.steps import Step, same_shape, steps
+from pocketpipe.targets.lowering.memory import Interval, aligned, plan
+from pocketpipe.targets.lowering.objects import write_object
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an argument of a kernel lies: a tensor (from its element `offset` on), or constants."""
+
+    tensor: str | None
+    offset: int
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One call of a kernel of ours."""
+
+    kernel: str
+    arguments: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class IntegerProgram:
+    """All that the C source of an integer model needs beside the object file."""
+
+    calls: tuple[str, ...]
+    """Statements in C on `arena` and `pocketpipe_weights`."""
+    kernels: tuple[tuple[str, int], ...]
+    """Functions of the object file, and how many pointers each takes."""
+    weights: bytes
+    plain: Emitter
+    """The constants and helpers of the calls of plain C kernels."""
+    arena: int
+    input: int
+    output: int
+    """Where the network's input and output lie in the arena."""
+
+
+def lower(graph: IntegerGraph, cpu: Cpu, object_file: Path) -> IntegerProgram:
+    """Compile `graph` for `cpu`: kernels into `object_file`, the rest into an IntegerProgram."""
+    building = _Building(graph, cpu)
+    for step in steps(graph):
+        building.add(step)
+    return building.finish(object_file)
+
+
+@dataclass
+class _Building:
+    """The steps so far: calls of our kernels, or operators that are left to plain C."""
+
+    graph: IntegerGraph
+    cpu: Cpu
+    functions: dict[Any, PrimFunc] = field(default_factory=dict)
+    """By what they were made from, so that layers of equal shape share one."""
+    names: dict[Any, str] = field(default_factory=dict)
+    weights: bytearray = field(default_factory=bytearray)
+    known: dict[bytes, Place] = field(default_factory=dict)
+    steps: list[tuple[Step, list[KernelCall]]] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        """One step; without a kernel of ours it is left to plain C."""
+        self.steps.append((step, list(self.calls(step))))
+
+    def calls(self, step: Step) -> Iterator[KernelCall]:
+        operator = step.operator
+        shape = geometry(operator, self.graph.tensors[operator.inputs[0]], self.graph.tensors[operator.output],
+                         step.addition)  # fmt: skip
+        if shape is None:
+            yield from self.moved(operator)
+            return
+        yield self.sum_of_products(step, shape)
+
+    def sum_of_products(self, step: Step, shape: SumOfProducts) -> KernelCall:
+        operator, unit = step.operator, self.cpu.unit
+        assert isinstance(operator, Convolution | Linear)  # only these have such a shape
+        added = () if step.addition is None else addition_parameters(step.addition, step.own)
+        weight = packed_weight(shape, operator.weight, unit.lanes, unit.group)
+        constants = (weight, parameters(shape, operator, added, unit.lanes, unit.offset))
+        x, *other = (Place(name, 0) for name in step.inputs)
+        return self.call((shape,), lambda: kernel(shape, unit), x, *map(self.constant, constants), *other,
+                         Place(step.output, 0))  # fmt: skip
+
+    @singledispatchmethod
+    def moved(self, operator: Operator) -> Iterator[KernelCall]:
+        """Calls for an operator that sums no products; none where plain C does it."""
+        return iter(())
+
+    @moved.register
+    def _(self, operator: Add) -> Iterator[KernelCall]:
+        if same_shape(operator, self.graph):
+            count = self.graph.tensors[operator.output].elements
+            made_from = ("add", operator.multipliers, operator.shift, operator.zero_points, operator.zero_point,
+                         operator.low, operator.high, count)  # fmt: skip
+            yield self.call(made_from, lambda: elementwise.addition(operator, count), *self.ends(operator))
+
+    @moved.register
+    def _(self, operator: SumPool) -> Iterator[KernelCall]:
+        if len(operator.requantization.multiplier) == 1:
+            shape, made = self.shapes(operator)
+            yield self.call((operator.name,), lambda: elementwise.sum_pool(operator, shape, made), *self.ends(operator))
+
+    @moved.register
+    def _(self, operator: MaxPool) -> Iterator[KernelCall]:
+        shape, made = self.shapes(operator)
+        made_from = ("max", operator.window, operator.strides, operator.pads, shape, made)
+        yield self.call(made_from, lambda: elementwise.max_pool(operator, shape, made), *self.ends(operator))
+
+    @moved.register
+    def _(self, operator: Concatenation) -> Iterator[KernelCall]:
+        steps_, place = self.strides(operator.output), 0
+        for name in operator.inputs:
+            shape = self.graph.tensors[name].shape
+            yield self.move(Box(shape, self.strides(name), steps_), Place(name, 0), Place(operator.output, place))
+            place += shape[operator.axis - 1] * steps_[operator.axis - 1]
+
+    @moved.register
+    def _(self, operator: Pad) -> Iterator[KernelCall]:
+        (x,), out = operator.inputs, operator.output
+        count, steps_ = self.graph.tensors[out].elements, self.strides(out)
+        yield self.call(("fill", operator.value, count), lambda: elementwise.fill(operator.value, count), Place(out, 0))
+        start = sum(before * step for (before, _), step in zip(operator.amounts, steps_, strict=True))
+        box = Box(self.graph.tensors[x].shape, self.strides(x), steps_)
+        yield self.move(box, Place(x, 0), Place(out, start))
+
+    @moved.register
+    def _(self, operator: Slice) -> Iterator[KernelCall]:
+        (x,), out = operator.inputs, operator.output
+        steps_ = self.strides(x)
+        start = sum(first * step for (first, _, _), step in zip(operator.ranges, steps_, strict=True))
+        strided = tuple(step * stride for step, (_, _, stride) in zip(steps_, operator.ranges, strict=True))
+        yield self.move(Box(self.graph.tensors[out].shape, strided, self.strides(out)), Place(x, start), Place(out, 0))
+
+    @moved.register
+    def _(self, operator: Transpose) -> Iterator[KernelCall]:
+        (x,), out = operator.inputs, operator.output
+        strides = self.strides(x)
+        ordered = tuple(strides[axis - 1] for axis in operator.order[1:])
+        yield self.move(Box(self.graph.tensors[out].shape, ordered, self.strides(out)), Place(x, 0), Place(out, 0))
+
+    def move(self, box: Box, source: Place, sink: Place) -> KernelCall:
+        return self.call(box, lambda: elementwise.move(box), source, sink)
+
+    def call(self, made_from: Any, make: Any, *arguments: Place) -> KernelCall:
+        if made_from not in self.functions:
+            self.functions[made_from] = make()
+            self.names[made_from] = f"pocketpipe_kernel{len(self.names)}"
+        return KernelCall(self.names[made_from], arguments)
+
+    def constant(self, values: np.ndarray) -> Place:
+        """Where an array lies among the weights; equal arrays lie there once."""
+        data = np.ascontiguousarray(values).tobytes()
+        if data not in self.known:
+            self.known[data] = Place(None, len(self.weights))
+            self.weights += data.ljust(aligned(len(data)), b"\0")
+        return self.known[data]
+
+    def ends(self, operator: Operator) -> list[Place]:
+        return [Place(name, 0) for name in (*operator.inputs, operator.output)]
+
+    def shapes(self, operator: Operator) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self.graph.tensors[operator.inputs[0]].shape, self.graph.tensors[operator.output].shape
+
+    def strides(self, tensor: str) -> tuple[int, ...]:
+        """Elements from one index to the next along each axis."""
+        shape = self.graph.tensors[tensor].shape
+        return tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
+
+    def finish(self, object_file: Path) -> IntegerProgram:
+        functions = {self.names[made_from]: function for made_from, function in self.functions.items()}
+        workspaces = write_object(functions, self.cpu, object_file)
+        offsets, scratch, arena = self.memory(workspaces)
+        plain = Emitter(self.graph, offsets, arena)
+        counts: dict[str, int] = {}
+        for index, (step, calls) in enumerate(self.steps):
+            if not calls:
+                plain.emit(step.operator)
+            for call in calls:
+                pointers = [*(_pointer(place, offsets) for place in call.arguments)]
+                pointers += [f"arena + {offset}" for offset in scratch[index, call.kernel]]
+                counts[call.kernel] = len(pointers)
+                plain.calls.append(f"{call.kernel}({', '.join(pointers)});")
+        return IntegerProgram(
+            calls=tuple(plain.calls),
+            kernels=tuple(counts.items()),
+            weights=bytes(self.weights) + bytes(OVERHANG),
+            plain=plain,
+            arena=arena + OVERHANG,
+            input=offsets[self.graph.input],
+            output=offsets[self.graph.output],
+        )
+
+    def memory(
+        self, workspaces: dict[str, tuple[int, ...]]
+    ) -> tuple[dict[str, int], dict[tuple[int, str], list[int]], int]:
+        """(offset of each tensor, of the scratch memory of each step's kernels, bytes): reshaped tensors share."""
+        alias: dict[str, str] = {}
+        first: dict[str, int] = {self.graph.input: 0}
+        last: dict[str, int] = {}
+        scratch: dict[tuple[int, str], list[str]] = {}
+        intervals = []
+        for index, (step, calls) in enumerate(self.steps):
+            if isinstance(step.operator, Reshape):
+                alias[step.output] = alias.get(step.inputs[0], step.inputs[0])
+            names = [alias.get(name, name) for name in (*step.inputs, step.output)]
+            first.setdefault(names[-1], index)
+            last.update(dict.fromkeys(names, index))
+            for call in calls:
+                sizes = workspaces[call.kernel]
+                scratch[index, call.kernel] = [f"{index} {call.kernel} {i}" for i in range(len(sizes))]
+                for name, size in zip(scratch[index, call.kernel], sizes, strict=True):
+                    intervals.append(Interval(name, size, index, index))
+        last[alias.get(self.graph.output, self.graph.output)] = len(self.steps)
+        intervals += [
+            Interval(name, self.graph.tensors[name].elements, start, last.get(name, start))
+            for name, start in first.items()
+        ]
+        places, arena = plan(intervals)
+        tensors = {name: places[alias.get(name, name)] for name in (*first, *alias)}
+        return tensors, {key: [places[name] for name in names] for key, names in scratch.items()}, arena
+
+
+def _pointer(place: Place, offsets: dict[str, int]) -> str:
+    if place.tensor is None:
+        return f"pocketpipe_weights + {place.offset}"
+    return f"arena + {offsets[place.tensor] + place.offset}"

@@ -1,0 +1,48 @@
+"""Loops and vectors in TIR, as short as they are said."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx import Broadcast, For, ForKind, Ramp, SeqStmt, Stmt
+
+Index = Any
+"""A Python int where it is known when the code is made, else a TIR expression."""
+
+
+def loop(name: str, extent: Index, body: Callable[[Index], Stmt]) -> Stmt:
+    """`body` at each index; no loop where there is but one."""
+    if isinstance(extent, int) and extent == 1:
+        return body(0)
+    variable = tirx.Var(name, "int32")
+    return For(variable, 0, extent, ForKind.SERIAL, body(variable))
+
+
+def sequence(statements: Iterable[Stmt]) -> Stmt:
+    """One after the other."""
+    parts = list(statements) or [tirx.Evaluate(0)]
+    return parts[0] if len(parts) == 1 else SeqStmt(parts)
+
+
+def vector(start: Index, lanes: int) -> Any:
+    """Index of `lanes` elements from `start`."""
+    return Ramp(start, 1, lanes) if lanes > 1 else start
+
+
+def spread(value: Any, lanes: int) -> Any:
+    """The same value in every lane."""
+    return Broadcast(value, lanes) if lanes > 1 else value
+
+
+def constant(value: float, lanes: int, kind: str = "float32") -> Any:
+    """A number in every lane."""
+    return spread(tirx.const(value, kind), lanes)
+
+
+def of(kind: str, lanes: int) -> str:
+    """TVM's name of a vector of `lanes` elements.
+
+    >>> of("int8", 4), of("int8", 1)
+    ('int8x4', 'int8')
+    """
+    return f"{kind}x{lanes}" if lanes > 1 else kind

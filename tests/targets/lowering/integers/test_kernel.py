@@ -1,0 +1,93 @@
+"""Kernels of sums of products: the reference's integers at every level of the architecture, and nothing beside them."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketpipe.delivery.loader import cpu_flags
+from pocketpipe.integer import reference
+from pocketpipe.integer.fixed_point import Requantization
+from pocketpipe.integer.graph import Add, Convolution, IntegerTensor
+from pocketpipe.targets.lowering.integers.geometry import addition_parameters, geometry, packed_weight, parameters
+from pocketpipe.targets.lowering.integers.kernel import kernel
+from pocketpipe.targets.lowering.objects import write_object
+from pocketpipe.targets.toolchain import find_toolchain
+from pocketpipe.targets.x86_64 import LEVELS, Level
+
+GUARD = 64
+"""Bytes behind the output that must stay as they are."""
+
+SHAPES = {
+    # (height, width), channels in and out, window, stride, groups, dilation, padding
+    "rgb": ((8, 8), 3, 16, 3, 1, 1, 1, 1),
+    "odd, strided": ((9, 7), 13, 29, 3, 2, 1, 1, 1),
+    "pointwise": ((9, 9), 5, 7, 1, 1, 1, 1, 0),
+    "depthwise": ((8, 8), 20, 20, 3, 1, 20, 1, 1),
+    "depthwise, strided, dilated": ((11, 11), 17, 17, 3, 2, 17, 2, 2),
+    "grouped": ((8, 8), 6, 12, 3, 1, 2, 1, 1),
+    "dilated": ((10, 10), 8, 33, 3, 1, 1, 2, 2),
+    "in bands": ((70, 40), 24, 67, 3, 1, 1, 1, 1),
+    "row of vectors": ((1, 5), 64, 10, 1, 1, 1, 1, 0),
+}
+
+
+def layer(name: str, *, wide: bool) -> tuple[Convolution, Add, IntegerTensor, IntegerTensor]:
+    """A convolution with random weights, and an addition to follow; `wide`: factors above a quarter."""
+    (height, width), read, made, window, stride, groups, dilation, padding = SHAPES[name]
+    draw = np.random.default_rng(len(name))
+    shift = draw.integers(28, 33, made) if wide else draw.integers(38, 44, made)
+    requantization = Requantization(
+        draw.integers(2**30, 2**31, made).astype(np.int32), shift.astype(np.int32), 3, -120, 127
+    )
+    convolution = Convolution(
+        "layer", ("x",), "y",
+        weight=draw.integers(-127, 128, (made, window, window, read // groups)).astype(np.int8),
+        bias=draw.integers(-1000, 1000, made).astype(np.int32),
+        strides=(stride, stride), pads=(padding,) * 4, dilations=(dilation, dilation), groups=groups,
+        padding_value=-7, requantization=requantization,
+    )  # fmt: skip
+    addition = Add("sum", ("other", "y"), "z", ((1 << 19) + 77, 1 << 20), 20, (-4, 3), 5, -128, 127)
+    reach = dilation * (window - 1) + 1
+    out = tuple((length + 2 * padding - reach) // stride + 1 for length in (height, width))
+    return convolution, addition, IntegerTensor((height, width, read), 1.0, 0), IntegerTensor((*out, made), 1.0, 0)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="executes x86-64 code")
+@pytest.mark.parametrize("level", [pytest.param(level, id=name) for name, level in LEVELS.items() if name != "v2"])
+def test_every_shape_gives_the_references_integers(level: Level, tmp_path: Path) -> None:
+    if not cpu_flags().issuperset(level.flags):
+        pytest.skip("this CPU does not reach the level")
+    cpu = level.cpu()
+    layers = [(layer(name, wide=wide), adds) for name in SHAPES for wide, adds in ((False, False), (True, True))]
+    shapes = [geometry(c, x, out, add if adds else None) for (c, add, x, out), adds in layers]
+    kernels = {f"layer{i}": kernel(shape, cpu.unit) for i, shape in enumerate(shapes) if shape is not None}
+    workspaces = write_object(kernels, cpu, tmp_path / "kernels.o")
+    find_toolchain("x86_64").link_library(["kernels.o"], "kernels.so", "{ global: layer*; local: *; };", tmp_path)
+    library = ctypes.CDLL(str(tmp_path / "kernels.so"))
+    draw = np.random.default_rng(0)
+    for i, ((convolution, addition, x, out), adds) in enumerate(layers):
+        shape = shapes[i]
+        assert shape is not None
+        inputs = draw.integers(-128, 128, (1, *x.shape)).astype(np.int8)
+        other = draw.integers(-128, 128, (1, *out.shape)).astype(np.int8)
+        expected = reference.compute(convolution, inputs)
+        if adds:
+            expected = reference.compute(addition, other, expected)
+        added = addition_parameters(addition, own=1) if adds else ()
+        made = np.full(out.elements + GUARD, 77, np.int8)
+        arrays = [
+            inputs,
+            packed_weight(shape, convolution.weight, cpu.unit.lanes, cpu.unit.group),
+            parameters(shape, convolution, added, cpu.unit.lanes, cpu.unit.offset),
+            *([other] if adds else []),
+            made,
+            *(np.zeros(size, np.uint8) for size in workspaces[f"layer{i}"]),
+        ]
+        library[f"layer{i}"](*(array.ctypes.data_as(ctypes.c_void_p) for array in arrays))
+        assert np.array_equal(made[:-GUARD], expected.reshape(-1)), (list(SHAPES)[i // 2], adds)
+        assert (made[-GUARD:] == 77).all()
