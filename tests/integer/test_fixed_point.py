@@ -1,7 +1,7 @@
 """The rounding rule against Python's unbounded integers and exact fractions."""
 
 from fractions import Fraction
-from math import floor
+from math import floor, isqrt
 
 import numpy as np
 import pytest
@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketpipe.errors import UserError
-from pocketpipe.integer.fixed_point import fixed_point, requantization, scaled, shared_shift
+from pocketpipe.integer.fixed_point import (
+    fixed_point,
+    over_root,
+    requantization,
+    scaled,
+    shared_shift,
+    square_root,
+)
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 
@@ -56,3 +63,18 @@ def test_factors_over_a_shared_shift_sum_within_32_bits(factors: list[float]) ->
     largest = max(map(abs, factors))
     for factor, multiplier in zip(factors, multipliers, strict=True):
         assert abs(Fraction(multiplier, 2**shift) - Fraction(factor)) <= Fraction(largest) / 2**20
+
+
+@given(st.one_of(st.integers(0, 2**62 - 1), st.integers(0, 2**31 - 1).map(lambda root: root**2)))
+def test_a_root_is_the_largest_integer_below(square: int) -> None:
+    for near in (square, max(square - 1, 0)):
+        assert int(square_root(np.array([near], np.int64))[0]) == isqrt(near)
+
+
+@given(st.integers(1, 2**15), st.integers(0, 2**32), st.floats(-1, 1))
+def test_a_quotient_by_a_root_is_within_one_unit(width: int, more: int, share: float) -> None:
+    """|value| <= sqrt(width * square): no number deviates more from the mean of so many."""
+    square = width * 256 + more
+    value = int(share * min(isqrt(width * square), 2**23 - 1))
+    found = int(over_root(np.array([value], np.int64), np.array([square], np.int64))[0])
+    assert abs(found - value / square**0.5 * 2**16) <= 0.5 + abs(value / square**0.5) * 2.0**-12

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from integer.qdq import File, as_written, statically_quantized
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer import reference
-from pocketpipe.integer.graph import Add, Concatenation, IntegerGraph, Table
+from pocketpipe.integer.graph import Add, Concatenation, IntegerGraph, Table, Transpose
 from pocketpipe.integer.lowering import lower
 from pocketpipe.integer.proof import prove
 
@@ -161,10 +162,104 @@ def test_unsigned_activations_are_the_same_graph_shifted_by_128() -> None:
     assert np.array_equal(*(reference.run(graph, graph.quantized(inputs)) for graph in graphs))
 
 
+def test_layer_norm_and_softmax() -> None:
+    random = np.random.default_rng(0)
+    for width in (1, 7, 64):
+        file = File((3, width))
+        x = file.on_grid("input", 0.0211, -17)
+        weight, bias = (file.constant(random.normal(0, 1, width).astype(np.float32)) for _ in range(2))
+        normal = file.on_grid(file.node("LayerNormalization", x, weight, bias, axis=-1), 0.0307, 5)
+        graph = agrees(
+            file.bytes(file.on_grid(file.node("Softmax", normal, axis=-1), 1 / 256, -128)), some(8, 3, width)
+        )
+        assert [type(operator).__name__ for operator in graph.operators] == ["LayerNorm", "Softmax"]
+
+
+def test_equal_numbers_are_normalized_to_the_bias() -> None:
+    file = File((2, 6))
+    ones, bias = file.constant(np.ones(6, np.float32)), file.constant(np.arange(6, dtype=np.float32))
+    normal = file.node("LayerNormalization", file.on_grid("input", 0.0211), ones, bias)
+    graph = lower(file.bytes(file.on_grid(normal, 0.1)))
+    equal = np.full((1, 2, 6), 77, np.int8)
+    assert np.array_equal(reference.run(graph, equal)[0, 0], 10 * np.arange(6))
+
+
+def test_constants_with_several_numbers_and_batchnorm_that_was_not_folded() -> None:
+    random = np.random.default_rng(1)
+    channels = random.normal(0, 1, (4, 4)).astype(np.float32)
+    for shape in ((4, 5, 5), (6, 4)):  # an image: channels first; tokens: channels last
+        file = File(shape)
+        x = file.on_grid("input", 0.0211, 8)
+        spread = (1, 4, 1, 1) if len(shape) == 3 else (4,)
+        one, other, each = (file.constant(channels[i].reshape(spread)) for i in range(3))
+        place = file.constant(random.normal(0, 1, (1, *shape)).astype(np.float32))
+        y = file.on_grid(file.node("Add", file.node("Mul", x, one), other), 0.0407, 3)
+        y = file.on_grid(file.node("Relu", file.node("Sub", place, y)), 0.0307, -128)
+        y = file.on_grid(file.node("Div", y, each), 0.0907, 3)
+        if len(shape) == 3:
+            y = file.node("BatchNormalization", y, *(file.constant(channels[i] ** 2) for i in range(4)))
+            y = file.on_grid(y, 0.0507)
+        graph = agrees(file.bytes(y), some(9, *shape), share=0.02)
+        assert {type(operator).__name__ for operator in graph.operators} <= {"Convolution", "Reshape", "Transpose"}
+
+
+def test_functions_of_one_tensor_that_meet_again_are_one_table() -> None:
+    file = File((6,))
+    x = file.on_grid("input", 0.0401, 11)
+    inner = file.node("Erf", file.node("Div", x, file.constant(np.float32(2**0.5))))
+    gelu = file.node("Mul", file.node("Mul", x, file.node("Add", inner, file.constant(np.float32(1)))),
+                     file.constant(np.float32(0.5)))  # fmt: skip
+    y = file.on_grid(gelu, 0.0307, -120)
+    y = file.on_grid(file.node("Mul", y, file.node("Sigmoid", y)), 0.0307, -120)
+    for operator, *constants in (("Elu",), ("Softplus",), ("Mish",), ("Pow", 2)):
+        y = file.on_grid(file.node(operator, y, *(file.constant(np.float32(c)) for c in constants)), 0.0307, -120)
+    graph = agrees(file.bytes(y), some(3, 6))
+    assert [type(operator).__name__ for operator in graph.operators] == ["Table"] * 6
+
+
+def test_splits_means_maxima_and_constants_beside_a_tensor() -> None:
+    random = np.random.default_rng(2)
+    file = File((6, 4))
+    x = file.on_grid("input", 0.0307, -9)
+    file.nodes.append(onnx.helper.make_node("Split", [x], ["left", "right"], "split", axis=2, num_outputs=2))
+    token = file.constant(random.normal(0, 1, (1, 1, 2)).astype(np.float32))
+    beside = file.on_grid(file.node("Concat", token, "left", token, axis=1), 0.0307, -9)
+    mean = file.on_grid(file.node("ReduceMean", beside, file.constant(np.array([1])), keepdims=1), 0.0203, -9)
+    last = file.on_grid(file.node("ReduceMean", "right", file.constant(np.array([-1])), keepdims=1), 0.0203, -9)
+    most = file.node("ReduceMax", last, file.constant(np.array([1])), keepdims=1)
+    scaled = file.on_grid(file.node("Mul", mean, most), 0.0503)
+    agrees(file.bytes(scaled), some(4, 6, 4))
+
+
+def test_windows_of_sequences() -> None:
+    file = File((4, 9))
+    x = file.on_grid("input", 0.0307, -9)
+    pooled = file.on_grid(file.node("AveragePool", x, kernel_shape=[2], strides=[2]), 0.0203, 5)
+    agrees(file.bytes(file.node("MaxPool", pooled, kernel_shape=[3], pads=[1, 1])), some(5, 4, 9))
+
+
+def test_a_product_of_heads_times_a_number_goes_to_softmax() -> None:
+    file = File((3, 4, 5))
+    x = file.on_grid("input", 0.0211, 8)
+    product = file.node("MatMul", x, file.node("Transpose", x, perm=[0, 1, 3, 2]))
+    scores = file.on_grid(file.node("Mul", product, file.constant(np.float32(0.45))), 0.0207, -30)
+    shares = file.on_grid(file.node("Softmax", scores), 1 / 256, -128)
+    agrees(file.bytes(file.on_grid(file.node("MatMul", shares, x), 0.0211)), some(6, 3, 4, 5), share=0.01)
+
+
+def test_more_than_three_axes_are_moved_as_few() -> None:
+    file = File((6, 4, 4))
+    parts = file.node("Reshape", file.on_grid("input", 0.0307), file.constant(np.array([1, 2, 3, 4, 4])))
+    shuffled = file.node("Transpose", parts, perm=[0, 2, 1, 3, 4])
+    graph = agrees(file.bytes(file.node("Reshape", shuffled, file.constant(np.array([1, 6, 4, 4])))), some(7, 6, 4, 4))
+    moved = [graph.tensors[operator.output].shape for operator in graph.operators if isinstance(operator, Transpose)]
+    assert moved == [(3, 2, 16)]
+
+
 def test_what_has_no_integer_form_is_refused_with_node_and_operator() -> None:
     file = File((5,))
-    spread = file.node("Softmax", file.on_grid("input", 0.0503))
-    with pytest.raises(UserError, match=r"node 'n5' \(Softmax\): has no integer form"):
+    spread = file.node("Det", file.on_grid("input", 0.0503))
+    with pytest.raises(UserError, match=r"node 'n5' \(Det\): has no integer form"):
         lower(file.bytes(file.on_grid(spread, 0.01)))
     file = File((2, 5, 5))
     floating = file.constant(np.zeros((2, 2, 1, 1), np.float32))

@@ -50,9 +50,45 @@ def scaled(product: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
     >>> scaled(np.array([5, 6, 7, -5, -6, -7]), 2).tolist()  # 1.25, 1.5, 1.75, and their negatives
     [1, 2, 2, -1, -1, -2]
     """
-    one = np.int64(1)
-    result: np.ndarray = (product + (one << (np.int64(shift) - one))) >> np.int64(shift)
+    one, shift = np.int64(1), np.asarray(shift, np.int64)
+    result: np.ndarray = (product + (one << (shift - one))) >> shift
     return result
+
+
+FRACTION_BITS = 16
+"""Of what `over_root` gives."""
+ROOT_BITS = 31
+"""Of a root of a number of 62 bits."""
+
+
+def over_root(values: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """`values / sqrt(squares)`, int64, in units of 2^-16: by one division of 64 bits for each of `squares`.
+
+    `squares` (1..2^62 - 1) is brought to 61 or 62 bits by a factor 4^e, `root = floor(sqrt(...))` then has 31 bits, and
+    the result is `values * floor(2^61 / root) / 2^(45 - e)`, rounded by the rule. |values| < 2^23.
+
+    >>> over_root(np.array([3, -3]), np.array([4, 4])) / 2**16
+    array([ 1.5, -1.5])
+    """
+    exponent = np.zeros_like(squares)
+    for _ in range(ROOT_BITS - 1):
+        small = squares < np.int64(1) << 2 * ROOT_BITS - 2
+        squares, exponent = np.where(small, squares << 2, squares), exponent + small
+    reciprocal = (np.int64(1) << 2 * ROOT_BITS - 1) // square_root(squares)
+    return scaled(values * reciprocal, 2 * ROOT_BITS - 1 - FRACTION_BITS - exponent)
+
+
+def square_root(squares: np.ndarray) -> np.ndarray:
+    """The largest integers whose squares are not above `squares` (int64, below 2^62): bit by bit, highest first.
+
+    >>> square_root(np.array([0, 1, 3, 4, 2**62 - 1]))
+    array([         0,          1,          1,          2, 2147483647])
+    """
+    root = np.zeros_like(squares)
+    for bit in reversed(range(ROOT_BITS)):
+        tried = root | np.int64(1) << bit
+        root = np.where(tried * tried <= squares, tried, root)
+    return root
 
 
 def fixed_point(factor: float) -> tuple[int, int]:

@@ -112,6 +112,40 @@ class Multiply(Operator):
 
 
 @dataclass(frozen=True)
+class LayerNorm(Operator):
+    """Along the last axis of n integers: less their mean, over their standard deviation, times and plus a number each.
+
+    `d = n * q - sum(q)` and `w = n * sum(q^2) - sum(q)^2 + epsilon`, both exact; `z = d / sqrt(w)` by
+    `fixed_point.over_root`, with 16 bits of fraction; then
+    `clip(round((z * multiplier + bias * 2^(shift - 16)) / 2^shift) + zero_point, low, high)`.
+    """
+
+    epsilon: int
+    """What is added to the variance, in the units of w: at least 1, below 2^60."""
+    multiplier: np.ndarray
+    """int32 (n,)."""
+    bias: np.ndarray
+    """int32 (n,), with 16 bits of fraction."""
+    shift: int
+    """16..46."""
+    zero_point: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Softmax(Operator):
+    """Along the last axis: each exponential's share in their sum, 30 bits of fraction; then requantized.
+
+    `e = exponentials[largest q - q]`, `share = round(e * floor(2^60 / sum of e) / 2^30)`.
+    """
+
+    exponentials: np.ndarray
+    """int32 (256,): of 0, -1, -2 ... steps of the input's scale, 23 bits of fraction."""
+    requantization: Requantization
+
+
+@dataclass(frozen=True)
 class SumPool(Operator):
     """Sum of `q - zero_point` over windows of images, then requantized; 1 / size of the window is in the multiplier."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 ADD_BITS = 21
 """Of the largest multiplier of a sum of tensors: two differences of 9 bits times it fit int32 beside the rounding."""
+
+MOST_AXES = 3
+"""That a transposition leaves as they are."""
 
 T = TypeVar("T")
 
@@ -125,19 +129,12 @@ class Lowering:
         return [name if (name in self.images) == as_images else self.turn(name) for name in stored], as_images
 
     def turn(self, tensor: str) -> str:
-        """The same numbers in the other order: channels first and last. One channel, or one pixel, need not move."""
+        """The same numbers in the other order: channels first and last."""
         if tensor in self.turned:
             return self.turned[tensor]
-        source, to_last = self.tensors[tensor], tensor not in self.images
-        one, two, three = source.shape
-        shape, order = ((two, three, one), (0, 2, 3, 1)) if to_last else ((three, one, two), (0, 3, 1, 2))
+        to_last = tensor not in self.images
         name = f"{tensor}/{'last' if to_last else 'first'}"
-        channels, pixels = (one, two * three) if to_last else (three, one * two)
-        made = replace(source, shape=shape)
-        if channels == 1 or pixels == 1:
-            self.add(Reshape(name, (tensor,), name, shape), made)
-        else:
-            self.add(Transpose(name, (tensor,), name, order), made)
+        self.transposed(name, tensor, name, (1, 2, 0) if to_last else (2, 0, 1))
         if to_last:
             self.images.add(name)
         self.turned |= {tensor: name, name: tensor}
@@ -157,14 +154,45 @@ class Lowering:
         self.tensors[operator.output] = tensor
         self.operators.append(operator)
 
-    def moved(self, node: NodeProto, operator: Operator, shape: Shape) -> None:
+    def moved(self, operator: Operator, shape: Shape) -> None:
         """Append an operator that moves numbers without changing them; the order stays that of its input."""
         source = self.tensors[operator.inputs[0]]
         tensor = IntegerTensor(shape, source.scale, source.zero_point, source.low, source.high)
         self.add(operator, tensor)
         if operator.inputs[0] in self.images and len(shape) == 3:
             self.images.add(operator.output)
-        self.known[node.output[0]] = Real(operator.output)
+        self.known[operator.output] = Real(operator.output)
+
+    def reshaped(self, tensor: str, shape: Shape) -> str:
+        """The same numbers, as they are stored, in another shape."""
+        if self.tensors[tensor].shape == shape:
+            return tensor
+        name = f"{tensor}/{'x'.join(map(str, shape))}"
+        if name not in self.tensors:
+            self.add(Reshape(name, (tensor,), name, shape), replace(self.tensors[tensor], shape=shape))
+        return name
+
+    def transposed(self, label: str, tensor: str, name: str, order: tuple[int, ...]) -> None:
+        """Append what brings the stored axes (from 0, without the batch) into a new order.
+
+        If no numbers move it is a reshape. More than three axes are first made as few as can be: the C kernels move
+        boxes of three.
+        """
+        source = self.tensors[tensor]
+        made = replace(source, shape=tuple(source.shape[axis] for axis in order))
+        flat, axes = merged(source.shape, order)
+        if len(flat) < 2:
+            self.add(Reshape(label, (tensor,), name, made.shape), made)
+            return
+        if len(order) <= MOST_AXES:
+            flat, axes = source.shape, order
+        source_name, turned = self.reshaped(tensor, flat), tuple(flat[axis] for axis in axes)
+        moved = name if made.shape == turned else f"{name}/moved"
+        self.add(
+            Transpose(label, (source_name,), moved, (0, *(axis + 1 for axis in axes))), replace(made, shape=turned)
+        )
+        if moved != name:
+            self.add(Reshape(f"{label}/shape", (moved,), name, made.shape), made)
 
     def quantize(
         self, node: NodeProto, value: Real | Sum, scale: float, zero_point: int, bits_range: tuple[int, int]
@@ -216,6 +244,24 @@ class Lowering:
         return requantization(unit / target.scale, target.zero_point, *high_low)
 
 
+def merged(shape: Shape, order: tuple[int, ...]) -> tuple[Shape, tuple[int, ...]]:
+    """(shape, order) of the same transposition with axes that stay side by side as one, and without those of length 1.
+
+    >>> merged((2, 3, 4, 5), (1, 0, 2, 3)), merged((1, 3, 4), (1, 2, 0))
+    (((2, 3, 20), (1, 0, 2)), ((12,), (0,)))
+    """
+    moving = [axis for axis in order if shape[axis] > 1]
+    place = {axis: number for number, axis in enumerate(sorted(moving))}
+    blocks: list[list[int]] = []
+    for axis in moving:
+        if blocks and place[axis] == place[blocks[-1][-1]] + 1:
+            blocks[-1].append(axis)
+        else:
+            blocks.append([axis])
+    before = sorted(blocks)
+    return tuple(prod(shape[axis] for axis in block) for block in before), tuple(map(before.index, blocks))
+
+
 def last(of_image: tuple[T, ...]) -> tuple[T, T, T]:
     """What the file says of channels, height, width, in the order in which images are stored.
 
@@ -232,9 +278,7 @@ def _name(node: NodeProto) -> str:
 
 def _table(source: IntegerTensor, value: Real, target: Target) -> np.ndarray:
     """The function's value for each of the 256 integers, on the target's grid, by the one rounding rule."""
-    real = (np.arange(-128, 128, dtype=np.float64) - source.zero_point) * source.scale
-    for function in value.functions:
-        real = function(real)
+    real = value.applied((np.arange(-128, 128, dtype=np.float64) - source.zero_point) * source.scale)
     on_grid = np.floor(real / target.scale + 0.5) + target.zero_point
     entries: np.ndarray = np.clip(on_grid, target.low, target.high).astype(np.int8)
     return entries

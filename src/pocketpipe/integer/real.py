@@ -34,6 +34,12 @@ class Real:
         """With one more function applied."""
         return replace(self, functions=(*self.functions, function))
 
+    def applied(self, x: np.ndarray) -> np.ndarray:
+        """All functions, one after the other."""
+        for function in self.functions:
+            x = function(x)
+        return x
+
 
 @dataclass(frozen=True)
 class Target:
@@ -69,9 +75,18 @@ class Sum:
     """Whether it is stored channels last."""
     low: float = -np.inf
     high: float = np.inf
-    with_bias: Callable[[np.ndarray], Sum] | None = None
-    """The same sum with real numbers (channels,) added; None where nothing can be added any more."""
+    with_affine: Callable[[np.ndarray, np.ndarray], Sum | None] | None = None
+    """(factors, offsets), broadcast to the shape in the file -> the same sum times and plus them, if it can take them
+    in. None where nothing can be taken in any more."""
 
     def clipped(self, low: float, high: float) -> Sum:
         """Cut to low..high as well."""
-        return replace(self, low=max(self.low, low), high=min(self.high, high), with_bias=None)
+        return replace(self, low=max(self.low, low), high=min(self.high, high), with_affine=None)
+
+    def times(self, factor: float) -> Sum:
+        """The same sum times a number above 0: as many steps on a grid that is finer by it."""
+
+        def finish(target: Target, low: int, high: int) -> None:
+            self.finish(replace(target, scale=target.scale / factor), low, high)
+
+        return replace(self, finish=finish, low=self.low * factor, high=self.high * factor, with_affine=None)

@@ -12,12 +12,13 @@ from functools import singledispatch
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pocketpipe.integer.fixed_point import scaled
+from pocketpipe.integer.fixed_point import FRACTION_BITS, over_root, scaled
 from pocketpipe.integer.graph import (
     Add,
     Concatenation,
     Convolution,
     IntegerGraph,
+    LayerNorm,
     Linear,
     MatMul,
     MaxPool,
@@ -26,6 +27,7 @@ from pocketpipe.integer.graph import (
     Pad,
     Reshape,
     Slice,
+    Softmax,
     SumPool,
     Table,
     Transpose,
@@ -91,6 +93,26 @@ def _(operator: Multiply, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     zero_left, zero_right = operator.zero_points
     product = (left.astype(np.int64) - zero_left) * (right.astype(np.int64) - zero_right)
     return operator.requantization(product)
+
+
+@compute.register
+def _(operator: LayerNorm, x: np.ndarray) -> np.ndarray:
+    q, n = x.astype(np.int64), x.shape[-1]
+    total = q.sum(-1, keepdims=True)
+    spread = n * (q * q).sum(-1, keepdims=True) - total * total + operator.epsilon
+    normal = over_root(n * q - total, spread)
+    bias = operator.bias.astype(np.int64) << (operator.shift - FRACTION_BITS)
+    rounded = scaled(normal * operator.multiplier + bias, operator.shift) + operator.zero_point
+    clipped: np.ndarray = np.clip(rounded, operator.low, operator.high).astype(np.int8)
+    return clipped
+
+
+@compute.register
+def _(operator: Softmax, x: np.ndarray) -> np.ndarray:
+    q = x.astype(np.int64)
+    exponentials = operator.exponentials.astype(np.int64)[q.max(-1, keepdims=True) - q]
+    reciprocal = (np.int64(1) << 60) // exponentials.sum(-1, keepdims=True)
+    return operator.requantization(scaled(exponentials * reciprocal, 30))
 
 
 @compute.register

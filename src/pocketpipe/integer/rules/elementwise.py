@@ -1,4 +1,4 @@
-"""Element by element: sums and products of tensors, activations, functions as tables."""
+"""Element by element: sums and products of tensors, and with constants."""
 
 from __future__ import annotations
 
@@ -10,22 +10,52 @@ import numpy as np
 from pocketpipe.integer.fixed_point import shared_shift
 from pocketpipe.integer.graph import Add, IntegerTensor, Multiply
 from pocketpipe.integer.lowering import ADD_BITS, Lowering, last
-from pocketpipe.integer.real import Constant, Function, Real, Sum, Target
-from pocketpipe.integer.rules.registry import attributes, label, rule
+from pocketpipe.integer.real import Constant, Real, Sum, Target
+from pocketpipe.integer.rules.affine import affine
+from pocketpipe.integer.rules.registry import label, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 
-@rule("Add", "Sub")
-def add(lowering: Lowering, node: NodeProto) -> None:
-    """Two tensors are rescaled and summed; a bias after a product joins it; with another constant it is a function."""
-    sign = 1.0 if node.op_type == "Add" else -1.0
+ARITHMETIC: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+}
+
+
+@rule(*ARITHMETIC)
+def arithmetic(lowering: Lowering, node: NodeProto) -> None:
+    """Of two tensors; with a constant it is a function, or a number for each channel or element."""
     constants = [lowering.constant(node, position) for position in range(2)]
-    if any(constants):
-        _with_constant(lowering, node, constants, lambda x, c: x + sign * c, lambda c, x: c + sign * x)
-        return
+    values = [lowering.known.get(name) for name in node.input]
+    left, right = values
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        lowering.known[node.output[0]] = Constant(ARITHMETIC[node.op_type](left.values, right.values))
+    elif any(constants):
+        _with_constant(lowering, node, 0 if constants[0] is None else 1)
+    elif isinstance(left, Real) and isinstance(right, Real) and left.tensor == right.tensor:
+        lowering.known[node.output[0]] = _of_one_tensor(node, left, right)
+    elif node.op_type in ("Add", "Sub"):
+        lowering.known[node.output[0]] = _sum(lowering, node)
+    elif node.op_type == "Mul":
+        lowering.known[node.output[0]] = _product(lowering, node)
+    else:
+        raise lowering.refusal(node, "a quotient of two tensors has no integer form")
+
+
+def _of_one_tensor(node: NodeProto, left: Real, right: Real) -> Real:
+    """x * sigmoid(x) and the like: one function of one tensor."""
+    combine = ARITHMETIC[node.op_type]
+    return Real(left.tensor, (lambda x: combine(left.applied(x), right.applied(x)),))
+
+
+def _sum(lowering: Lowering, node: NodeProto) -> Sum:
+    """Both rescaled onto a shared shift, or the second one less."""
     (left, right), image = lowering.together(node)
+    sign = 1.0 if node.op_type == "Add" else -1.0
     shape = last(lowering.shapes[node.output[0]]) if image else lowering.shapes[node.output[0]]
 
     def finish(target: Target, low: int, high: int) -> None:
@@ -35,21 +65,11 @@ def add(lowering: Lowering, node: NodeProto) -> None:
                        (one.zero_point, other.zero_point), target.zero_point, low, high)  # fmt: skip
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
-    lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
+    return Sum(shape, finish, label(node), image=image)
 
 
-@rule("Mul", "Div")
-def multiply(lowering: Lowering, node: NodeProto) -> None:
-    """Two tensors element by element; with a constant it is a function."""
-    constants = [lowering.constant(node, position) for position in range(2)]
-    if any(constants):
-        if node.op_type == "Mul":
-            _with_constant(lowering, node, constants, lambda x, c: x * c, lambda c, x: c * x)
-        else:
-            _with_constant(lowering, node, constants, lambda x, c: x / c, lambda c, x: c / x)
-        return
-    if node.op_type == "Div":
-        raise lowering.refusal(node, "a quotient of two tensors has no integer form")
+def _product(lowering: Lowering, node: NodeProto) -> Sum:
+    """Element by element."""
     (left, right), image = lowering.together(node)
     shape = last(lowering.shapes[node.output[0]]) if image else lowering.shapes[node.output[0]]
 
@@ -59,83 +79,46 @@ def multiply(lowering: Lowering, node: NodeProto) -> None:
         operator = Multiply(label(node), (left, right), target.name, (one.zero_point, other.zero_point), factor)
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
-    lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
+    return Sum(shape, finish, label(node), image=image)
 
 
-def _with_constant(
-    lowering: Lowering,
-    node: NodeProto,
-    constants: list[Constant | None],
-    after: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    before: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> None:
-    """A function of one tensor: the constant must be a single number."""
-    left, right = constants
-    constant = left if left is not None else right
+def _with_constant(lowering: Lowering, node: NodeProto, position: int) -> None:
+    """`position` is the tensor's. One number makes a function of it; several join a sum that waits, or are one."""
+    value, constant = lowering.known.get(node.input[position]), lowering.constant(node, 1 - position)
     assert constant is not None
-    value = lowering.known.get(node.input[0 if right is not None else 1])
-    if isinstance(value, Sum) and value.with_bias is not None and node.op_type == "Add":
-        lowering.known[node.output[0]] = value.with_bias(constant.values.reshape(-1))
+    numbers = constant.values.astype(np.float64)
+    combine = ARITHMETIC[node.op_type]
+    if isinstance(value, Real) and numbers.size == 1:
+        number = numbers.reshape(())
+        before_it = (lambda x: combine(x, number)) if position == 0 else (lambda x: combine(number, x))
+        lowering.known[node.output[0]] = value.then(before_it)
         return
-    if constant.values.size != 1:
-        raise lowering.refusal(node, "a constant with several numbers has no integer form here; fold it into a layer")
-    number = np.asarray(constant.values, np.float64).reshape(())
-    position = 0 if right is not None else 1
-    _then(
-        lowering, node, (lambda x: after(x, number)) if right is not None else (lambda x: before(number, x)), position
-    )
-
-
-def _then(lowering: Lowering, node: NodeProto, function: Function, position: int = 0) -> None:
-    value = lowering.known.get(node.input[position])
-    if not isinstance(value, Real):
+    factors, offsets = _affine_form(lowering, node, position, numbers)
+    made: Sum | None = None
+    if isinstance(value, Real) and not value.functions:
+        made = affine(lowering, node, value.tensor, factors, offsets)
+    elif isinstance(value, Sum):
+        made = value.with_affine(factors, offsets) if value.with_affine is not None else None
+        if made is None and factors.size == 1 and factors > 0 and not offsets.any():
+            made = value.times(float(factors))
+    if made is None:
         raise lowering.refusal(node, f"its input {node.input[position]!r} is not quantized")
-    lowering.known[node.output[0]] = value.then(function)
+    lowering.known[node.output[0]] = made
 
 
-@rule("Relu", "Clip")
-def clip(lowering: Lowering, node: NodeProto) -> None:
-    """Cuts the range of a sum that waits; of a tensor it is a function."""
-    low, high = _limits(lowering, node)
-    value = lowering.known.get(node.input[0])
-    if isinstance(value, Sum):
-        lowering.known[node.output[0]] = value.clipped(low, high)
-    else:
-        _then(lowering, node, lambda x: np.clip(x, low, high))
-
-
-def _limits(lowering: Lowering, node: NodeProto) -> tuple[float, float]:
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    low, high = lowering.constant(node, 1), lowering.constant(node, 2)
-    return (-np.inf if low is None else float(low.values)), (np.inf if high is None else float(high.values))
-
-
-FUNCTIONS: dict[str, Function] = {
-    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "Tanh": np.tanh,
-    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "HardSigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Exp": np.exp,
-    "Sqrt": np.sqrt,
-    "Reciprocal": lambda x: 1 / x,
-}
-
-
-@rule(*FUNCTIONS)
-def function(lowering: Lowering, node: NodeProto) -> None:
-    """A table."""
-    if node.op_type == "HardSigmoid":
-        alpha, beta = (attributes(node).get(name, default) for name, default in (("alpha", 0.2), ("beta", 0.5)))
-        _then(lowering, node, lambda x: np.clip(alpha * x + beta, 0, 1))
-    else:
-        _then(lowering, node, FUNCTIONS[node.op_type])
-
-
-@rule("LeakyRelu")
-def leaky_relu(lowering: Lowering, node: NodeProto) -> None:
-    """A table."""
-    alpha = attributes(node).get("alpha", 0.01)
-    _then(lowering, node, lambda x: np.where(x < 0, alpha * x, x))
+def _affine_form(
+    lowering: Lowering, node: NodeProto, position: int, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(factors, offsets) of what the node does to its tensor, without the batch axis."""
+    if numbers.ndim == len(lowering.shapes[node.input[position]]) + 1:
+        if len(numbers) != 1:
+            raise lowering.refusal(node, "a constant for each example")
+        numbers = numbers[0]
+    one, zero = np.ones(()), np.zeros(())
+    if node.op_type == "Add":
+        return one, numbers
+    if node.op_type == "Sub":
+        return (one, -numbers) if position == 0 else (-one, numbers)
+    if node.op_type == "Div" and position == 1:
+        raise lowering.refusal(node, "a quotient by a tensor has no integer form")
+    return (numbers if node.op_type == "Mul" else 1 / numbers), zero

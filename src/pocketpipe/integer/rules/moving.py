@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketpipe.integer.graph import Concatenation, IntegerTensor, Pad, Reshape, Shape, Slice, Transpose
+from pocketpipe.integer.graph import Concatenation, IntegerTensor, Pad, Reshape, Shape, Slice
 from pocketpipe.integer.lowering import Lowering, last
-from pocketpipe.integer.real import Constant, Sum, Target
+from pocketpipe.integer.real import Constant, Real, Sum, Target
+from pocketpipe.integer.rules.affine import affine
 from pocketpipe.integer.rules.registry import attributes, label, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
+
+Range = tuple[int, int, int]
+"""Start, stop, step."""
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -34,7 +40,7 @@ def reshape(lowering: Lowering, node: NodeProto) -> None:
 
         lowering.known[node.output[0]] = Sum(shape, finish, label(node), low=inner.low, high=inner.high)
         return
-    lowering.moved(node, Reshape(label(node), (lowering.plain(node),), node.output[0], shape), shape)
+    lowering.moved(Reshape(label(node), (lowering.plain(node),), node.output[0], shape), shape)
 
 
 @rule("Identity", "Dropout", "Cast")
@@ -58,8 +64,15 @@ def transpose(lowering: Lowering, node: NodeProto) -> None:
         return
     if order is None or order[0] != 0:
         raise lowering.refusal(node, "moves the batch axis")
-    operator = Transpose(label(node), (lowering.plain(node),), node.output[0], tuple(order))
-    lowering.moved(node, operator, lowering.shapes[node.output[0]])
+    tensor, name = lowering.stored(node), node.output[0]
+    image, new = tensor in lowering.images, tuple(axis - 1 for axis in order[1:])
+    if not image and new == (2, 0, 1):  # the last axis becomes the channels: they lie last already
+        lowering.transposed(label(node), tensor, name, (0, 1, 2))
+        lowering.images.add(name)
+    else:
+        stored = (2, 0, 1) if image else tuple(range(len(new)))
+        lowering.transposed(label(node), tensor, name, tuple(stored[axis] for axis in new))
+    lowering.known[name] = Real(name)
 
 
 @rule("Pad")
@@ -79,7 +92,7 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
     shape = lowering.shapes[node.output[0]]
     if tensor in lowering.images:
         pairs, shape = last(pairs), last(shape)
-    lowering.moved(node, Pad(label(node), (tensor,), node.output[0], pairs, integer), shape)
+    lowering.moved(Pad(label(node), (tensor,), node.output[0], pairs, integer), shape)
     made = lowering.tensors[node.output[0]]
     low, high = min(made.low, integer), max(made.high, integer)
     lowering.tensors[node.output[0]] = IntegerTensor(made.shape, made.scale, made.zero_point, low, high)
@@ -88,7 +101,28 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
 @rule("Slice", "Gather")
 def slice_(lowering: Lowering, node: NodeProto) -> None:
     """Constant ranges; Gather with one index is a slice of length one whose axis goes."""
-    after = lowering.shapes[node.output[0]]
+    _cut(lowering, node, node.output[0], lambda shape: _ranges(lowering, node, shape))
+
+
+@rule("Split")
+def split(lowering: Lowering, node: NodeProto) -> None:
+    """A slice for each part."""
+    rank = len(lowering.shapes[node.input[0]]) + 1
+    axis = attributes(node).get("axis", 0) % rank
+    start = 0
+    for name in node.output:
+        length = lowering.shapes[name][axis - 1]
+        _cut(lowering, node, name, partial(_one_range, axis, (start, start + length, 1)))
+        start += length
+
+
+def _one_range(axis: int, bounds: Range, shape: Shape) -> list[tuple[int, Range]]:
+    return [(axis, bounds)]
+
+
+def _cut(lowering: Lowering, node: NodeProto, made: str, ranges_of: Callable[[Shape], list[tuple[int, Range]]]) -> None:
+    """Takes ranges of the tensor that goes into the node; `ranges_of` its shape in the file."""
+    after = lowering.shapes[made]
     tensor = lowering.stored(node)
     if tensor in lowering.images and len(after) != 3:
         tensor = lowering.turn(tensor)
@@ -96,20 +130,20 @@ def slice_(lowering: Lowering, node: NodeProto) -> None:
     stored = lowering.tensors[tensor].shape
     shape = (stored[2], stored[0], stored[1]) if image else stored
     ranges = tuple((0, length, 1) for length in shape)
-    for axis, bounds in _ranges(lowering, node, shape):
+    for axis, bounds in ranges_of(shape):
         if axis == 0:
             raise lowering.refusal(node, "takes from the batch axis")
         ranges = (*ranges[: axis - 1], bounds, *ranges[axis:])
     if image:
         ranges, after = last(ranges), last(after)
     sliced = tuple(len(range(*bounds)) for bounds in ranges)
-    name = node.output[0] if sliced == after else f"{node.output[0]}/sliced"
-    lowering.moved(node, Slice(label(node), (tensor,), name, ranges), sliced)
+    name = made if sliced == after else f"{made}/sliced"
+    lowering.moved(Slice(label(node), (tensor,), name, ranges), sliced)
     if sliced != after:
-        lowering.moved(node, Reshape(f"{label(node)}/shape", (name,), node.output[0], after), after)
+        lowering.moved(Reshape(f"{label(node)}/shape", (name,), made, after), after)
 
 
-def _ranges(lowering: Lowering, node: NodeProto, shape: Shape) -> list[tuple[int, tuple[int, int, int]]]:
+def _ranges(lowering: Lowering, node: NodeProto, shape: Shape) -> list[tuple[int, Range]]:
     """(axis, (start, stop, step)) of each axis that is cut."""
     rank = len(shape) + 1
     if node.op_type == "Gather":
@@ -142,9 +176,12 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
     axis = attributes(node)["axis"]
     shape = lowering.shapes[node.output[0]]
     rank = len(shape) + 1
-    tensors, image = lowering.together(node)
     if axis % rank == 0:
         raise lowering.refusal(node, "along the batch axis")
+    if any(lowering.constant(node, position) for position in range(len(node.input))):
+        lowering.known[node.output[0]] = _beside_constants(lowering, node, axis % rank - 1)
+        return
+    tensors, image = lowering.together(node)
     if image:
         shape, axis = last(shape), (3, 1, 2)[axis % rank - 1]
 
@@ -162,3 +199,39 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
+
+
+def _beside_constants(lowering: Lowering, node: NodeProto, axis: int) -> Sum:
+    """One tensor between constants: it is padded, and the constants are added to what is around it."""
+    values = [lowering.constant(node, position) for position in range(len(node.input))]
+    tensors = [position for position, value in enumerate(values) if value is None]
+    if len(tensors) != 1:
+        raise lowering.refusal(node, "constants beside several tensors")
+    (position,) = tensors
+    tensor = lowering.plain(node, position)
+    x = lowering.tensors[tensor]
+
+    def joined(constants: list[Constant | None]) -> np.ndarray | None:
+        parts = [constant.values.astype(np.float64)[0] for constant in constants if constant is not None]
+        return np.concatenate(parts, axis) if parts else None
+
+    before, after = joined(values[:position]), joined(values[position + 1 :])
+    lengths = [0 if part is None else part.shape[axis] for part in (before, after)]
+    amounts = tuple((lengths[0], lengths[1]) if other == axis else (0, 0) for other in range(len(x.shape)))
+    shape = lowering.shapes[node.output[0]]
+    name = f"{node.output[0]}/padded"
+    lowering.add(Pad(f"{label(node)}/pad", (tensor,), name, amounts, x.zero_point), replace(x, shape=shape))
+    around = [part for part in (before, np.zeros(x.shape), after) if part is not None]
+    return affine(lowering, node, name, np.ones(()), np.concatenate(around, axis))
+
+
+@rule("Expand")
+def expand(lowering: Lowering, node: NodeProto) -> None:
+    """Of a constant, or to the shape that there is; sums and products repeat what they read by themselves."""
+    constant, shape = lowering.constant(node, 0), lowering.shapes[node.output[0]]
+    if constant is not None:
+        lowering.known[node.output[0]] = Constant(np.broadcast_to(constant.values, (1, *shape)))
+    elif lowering.shapes[node.input[0]] == shape:
+        lowering.known[node.output[0]] = lowering.known[node.input[0]]
+    else:
+        raise lowering.refusal(node, "repeats a tensor; let the sum or product behind it do so")

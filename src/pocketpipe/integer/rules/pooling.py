@@ -1,68 +1,120 @@
-"""Averages and maxima of windows."""
+"""Averages and maxima of windows, and over whole axes. What is no image is read as one of a single channel."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 from pocketpipe.integer.graph import IntegerTensor, MaxPool, Reshape, Shape, SumPool
-from pocketpipe.integer.lowering import Lowering, last
-from pocketpipe.integer.real import Sum, Target
+from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.real import Real, Sum, Target
 from pocketpipe.integer.rules.registry import attributes, label, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Which windows of an image, stored channels last, a node reads."""
+
+    box: Shape
+    """The input as the image that is read."""
+    size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def pooled(self) -> Shape:
+        """The image that comes out."""
+        rows, columns = (
+            (self.box[i] + self.pads[i] + self.pads[i + 2] - self.size[i]) // self.strides[i] + 1 for i in range(2)
+        )
+        return rows, columns, self.box[2]
+
+
 @rule("AveragePool", "GlobalAveragePool", "ReduceMean")
 def average(lowering: Lowering, node: NodeProto) -> None:
     """A sum over windows; their size is divided by in the multiplier."""
-    tensor = lowering.image(node)
-    before = lowering.tensors[tensor].shape
-    shape = lowering.shapes[node.output[0]]
-    window, strides, pads = _average_windows(lowering, node, before)
-    rows, columns = ((before[i] + pads[i] + pads[i + 2] - window[i]) // strides[i] + 1 for i in range(2))
-    pooled, image = (rows, columns, before[2]), len(shape) == 3
+    if any(attributes(node).get("pads", [])) and not attributes(node).get("count_include_pad", 0):
+        raise lowering.refusal(node, "windows of several sizes (pads that are not counted)")
+    tensor, windows = _windows(lowering, node)
+    shape, image = _stored_result(lowering, node, tensor, windows)
 
     def finish(target: Target, low: int, high: int) -> None:
         x = lowering.tensors[tensor]
-        factor = lowering.factor(target, x.scale, 1 / prod(window), high_low=(low, high))
-        name = target.name if image else f"{target.name}/pooled"
-        made = IntegerTensor(pooled, target.scale, target.zero_point, low, high)
-        lowering.add(SumPool(label(node), (tensor,), name, window, strides, pads, x.zero_point, factor), made)
-        if not image:
+        factor = lowering.factor(target, x.scale, 1 / prod(windows.size), high_low=(low, high))
+        name = target.name if windows.pooled == shape else f"{target.name}/pooled"
+        source = lowering.reshaped(tensor, windows.box)
+        operator = SumPool(label(node), (source,), name, windows.size, windows.strides, windows.pads, x.zero_point,
+                           factor)  # fmt: skip
+        lowering.add(operator, IntegerTensor(windows.pooled, target.scale, target.zero_point, low, high))
+        if windows.pooled != shape:
             lowering.operators.append(Reshape(f"{label(node)}/shape", (name,), target.name, shape))
 
-    lowering.known[node.output[0]] = Sum(pooled if image else shape, finish, label(node), image=image)
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
 
 
-def _average_windows(
-    lowering: Lowering, node: NodeProto, shape: Shape
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
-    given = attributes(node)
-    if node.op_type == "AveragePool":
-        pads = tuple(given.get("pads", [0, 0, 0, 0]))
-        if (any(pads) and not given.get("count_include_pad", 0)) or given.get("ceil_mode", 0):
-            raise lowering.refusal(node, "windows of several sizes (pads that are not counted, ceil_mode)")
-        top, left, bottom, right = pads
-        window, strides = tuple(given["kernel_shape"]), tuple(given.get("strides", [1, 1]))
-        return (window[0], window[1]), (strides[0], strides[1]), (top, left, bottom, right)
-    if node.op_type == "ReduceMean":
-        axes = lowering.constant(node, 1)
-        listed = axes.values.tolist() if axes is not None else given.get("axes", [])
-        if sorted(axis % 4 for axis in listed) != [2, 3]:
-            raise lowering.refusal(node, "a mean over other axes than height and width")
-    return (shape[0], shape[1]), (1, 1), (0, 0, 0, 0)
-
-
-@rule("MaxPool")
-def max_pool(lowering: Lowering, node: NodeProto) -> None:
+@rule("MaxPool", "GlobalMaxPool", "ReduceMax")
+def largest(lowering: Lowering, node: NodeProto) -> None:
     """The order of the integers is that of the real numbers."""
-    given, tensor = attributes(node), lowering.image(node)
+    tensor, windows = _windows(lowering, node)
+    shape, image = _stored_result(lowering, node, tensor, windows)
+    name = node.output[0] if windows.pooled == shape else f"{node.output[0]}/pooled"
+    source = lowering.reshaped(tensor, windows.box)
+    operator = MaxPool(label(node), (source,), name, windows.size, windows.strides, windows.pads)
+    lowering.moved(operator, windows.pooled)
+    if windows.pooled != shape:
+        lowering.moved(Reshape(f"{label(node)}/shape", (name,), node.output[0], shape), shape)
+    if image:
+        lowering.images.add(node.output[0])
+    lowering.known[node.output[0]] = Real(node.output[0])
+
+
+def _windows(lowering: Lowering, node: NodeProto) -> tuple[str, Windows]:
+    """(the integer tensor that is read, as it is stored; the windows)."""
+    given = attributes(node)
     if given.get("ceil_mode", 0) or any(d != 1 for d in given.get("dilations", [])):
-        raise lowering.refusal(node, "only two dimensions without ceil_mode and dilations")
-    window, strides = tuple(given["kernel_shape"]), tuple(given.get("strides", [1, 1]))
-    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
-    operator = MaxPool(label(node), (tensor,), node.output[0], (window[0], window[1]), (strides[0], strides[1]),
-                       (top, left, bottom, right))  # fmt: skip
-    lowering.moved(node, operator, last(lowering.shapes[node.output[0]]))
+        raise lowering.refusal(node, "windows with ceil_mode or dilations")
+    if node.op_type in ("AveragePool", "MaxPool"):
+        if len(given["kernel_shape"]) == 1:
+            return _of_sequence(lowering, node)
+        tensor = lowering.image(node)
+        (height, width), (down, right) = given["kernel_shape"], given.get("strides", [1, 1])
+        top, left, bottom, behind = given.get("pads", [0, 0, 0, 0])
+        box = lowering.tensors[tensor].shape
+        return tensor, Windows(box, (height, width), (down, right), (top, left, bottom, behind))
+    rank = len(lowering.tensors[lowering.stored(node)].shape) + 1
+    axes = list(range(2, rank))
+    if node.op_type.startswith("Reduce"):
+        listed = lowering.constant(node, 1)
+        axes = sorted(int(axis) % rank for axis in (listed.values if listed is not None else given.get("axes", [])))
+    if axes == [2, 3] and rank == 4:
+        tensor = lowering.image(node)
+        height, width, _ = lowering.tensors[tensor].shape
+        return tensor, Windows(lowering.tensors[tensor].shape, (height, width))
+    if not axes or axes[0] == 0 or axes != list(range(axes[0], axes[-1] + 1)):
+        raise lowering.refusal(node, "over the batch axis, or over axes that do not lie side by side")
+    tensor = lowering.plain(node)
+    shape = lowering.tensors[tensor].shape
+    outer, reduced, inner = (
+        prod(part) for part in (shape[: axes[0] - 1], shape[axes[0] - 1 : axes[-1]], shape[axes[-1] :])
+    )
+    return tensor, Windows((outer, reduced, inner), (1, reduced))
+
+
+def _of_sequence(lowering: Lowering, node: NodeProto) -> tuple[str, Windows]:
+    """One-dimensional windows: each channel is a row of the image."""
+    given, tensor = attributes(node), lowering.plain(node)
+    (length,), (stride,) = given["kernel_shape"], given.get("strides", [1])
+    before, after = given.get("pads", [0, 0])
+    box = (*lowering.tensors[tensor].shape, 1)
+    return tensor, Windows(box, (1, length), (1, stride), (0, before, 0, after))
+
+
+def _stored_result(lowering: Lowering, node: NodeProto, tensor: str, windows: Windows) -> tuple[Shape, bool]:
+    """(shape as it is stored, whether that is channels last)."""
+    in_file = lowering.shapes[node.output[0]]
+    image = tensor in lowering.images and len(in_file) == 3
+    return (windows.pooled if image else in_file), image

@@ -90,7 +90,11 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
             )  # fmt: skip
             lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
-        return Sum(shape, finish, label(node), with_bias=None if bias else lambda numbers: waiting(Constant(numbers)))
+        def with_affine(factors: np.ndarray, offsets: np.ndarray) -> Sum | None:
+            a_bias = offsets.size == 1 or offsets.size == offsets.shape[-1] == len(matrix)
+            return waiting(Constant(offsets.reshape(-1))) if a_bias and np.all(factors == 1) else None
+
+        return Sum(shape, finish, label(node), with_affine=None if bias else with_affine)
 
     lowering.known[node.output[0]] = waiting(lowering.constant(node, 2))
 

@@ -178,6 +178,54 @@ POCKETPIPE_KERNEL void pocketpipe_multiply(const int8_t *a, pocketpipe_steps a_s
             }
 }
 
+/* The largest number whose square is not above `square`, which is below 2^62: bit by bit. */
+POCKETPIPE_KERNEL int64_t pocketpipe_root(int64_t square) {
+    int64_t root = 0;
+    for (int32_t bit = 30; bit >= 0; bit--) {
+        const int64_t tried = root | ((int64_t)1 << bit);
+        if (tried * tried <= square) root = tried;
+    }
+    return root;
+}
+
+/* One division for each row; what is normalized has 16 bits of fraction, and so has the bias. */
+POCKETPIPE_KERNEL void pocketpipe_layer_norm(const int8_t *x, int32_t rows, int32_t width, int64_t epsilon,
+                                             const int32_t *multiplier, const int32_t *bias, int32_t shift,
+                                             int32_t zero_point, int32_t low, int32_t high, int8_t *y) {
+    for (int32_t row = 0; row < rows; row++, x += width) {
+        int32_t total = 0, squares = 0, exponent = 0;
+        for (int32_t i = 0; i < width; i++) {
+            total += x[i];
+            squares += x[i] * x[i];
+        }
+        int64_t spread = (int64_t)width * squares - (int64_t)total * total + epsilon;
+        for (; spread < ((int64_t)1 << 60); exponent++) spread *= 4;
+        const int64_t reciprocal = ((int64_t)1 << 61) / pocketpipe_root(spread);
+        for (int32_t i = 0; i < width; i++) {
+            const int32_t normal = pocketpipe_round((width * x[i] - total) * reciprocal, 45 - exponent);
+            const int64_t sum = (int64_t)normal * multiplier[i] + bias[i] * ((int64_t)1 << (shift - 16));
+            *y++ = pocketpipe_clip(pocketpipe_round(sum, shift) + zero_point, low, high);
+        }
+    }
+}
+
+/* Shares have 30 bits of fraction. */
+POCKETPIPE_KERNEL void pocketpipe_softmax(const int8_t *x, int32_t rows, int32_t width, const int32_t *exponentials,
+                                          const int32_t *multiplier, const uint8_t *shift, pocketpipe_range range,
+                                          int8_t *y) {
+    for (int32_t row = 0; row < rows; row++, x += width) {
+        int32_t largest = -128;
+        for (int32_t i = 0; i < width; i++) largest = x[i] > largest ? x[i] : largest;
+        int64_t total = 0;
+        for (int32_t i = 0; i < width; i++) total += exponentials[largest - x[i]];
+        const int64_t reciprocal = ((int64_t)1 << 60) / total;
+        for (int32_t i = 0; i < width; i++) {
+            const int32_t share = pocketpipe_round(exponentials[largest - x[i]] * reciprocal, 30);
+            *y++ = pocketpipe_scaled(share, multiplier, shift, range, i);
+        }
+    }
+}
+
 POCKETPIPE_KERNEL void pocketpipe_sum_pool(const int8_t *x, pocketpipe_shape in, pocketpipe_window w, int32_t zero,
                                            const int32_t *multiplier, const uint8_t *shift, pocketpipe_range range,
                                            int8_t *y, pocketpipe_shape out) {

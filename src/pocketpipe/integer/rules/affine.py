@@ -1,0 +1,93 @@
+"""Times and plus constants, a number for each channel or element: as a depthwise convolution of one point.
+
+Its weight is at most 127 in units of the channel's factor, its bias 32 bits: the constants are met far below a step of
+the input, and no target needs a kernel of its own.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketpipe.integer.graph import Convolution, IntegerTensor, Reshape
+from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.real import Real, Sum, Target
+from pocketpipe.integer.rules.registry import attributes, label, rule
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+LARGEST_WEIGHT = 127
+BIAS_BITS = 24
+"""Of the largest offset in units of the sum: it fits 32 bits beside the products."""
+
+
+@rule("BatchNormalization")
+def batch_norm(lowering: Lowering, node: NodeProto) -> None:
+    """One that was not folded into a layer. Channels are the axis after the batch."""
+    given = [lowering.constant(node, position) for position in range(1, 5)]
+    weight, bias, mean, variance = (None if each is None else each.values.astype(np.float64) for each in given)
+    if weight is None or bias is None or mean is None or variance is None:
+        raise lowering.refusal(node, "its weight, bias, mean and variance must be constants")
+    factors = weight / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    value = lowering.known.get(node.input[0])
+    if not isinstance(value, Real) or value.functions:
+        raise lowering.refusal(node, f"its input {node.input[0]!r} is not quantized; fold it into the layer before it")
+    spread = (-1, *[1] * (len(lowering.shapes[node.input[0]]) - 1))
+    lowering.known[node.output[0]] = affine(
+        lowering, node, value.tensor, factors.reshape(spread), (bias - mean * factors).reshape(spread)
+    )
+
+
+def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray, offsets: np.ndarray) -> Sum:
+    """`tensor * factors + offsets`, real numbers that are broadcast to the tensor's shape in the file (no batch)."""
+    image = tensor in lowering.images
+    stored = lowering.tensors[tensor].shape
+    factor, offset = _by_channel(
+        _as_stored(lowering, node, tensor, factors), _as_stored(lowering, node, tensor, offsets)
+    )
+    box = (prod(stored) // len(factor), 1, len(factor))
+
+    def finish(target: Target, low: int, high: int) -> None:
+        x = lowering.tensors[tensor]
+        scale = np.maximum(abs(factor) / LARGEST_WEIGHT, abs(offset) / (x.scale * 2.0**BIAS_BITS))
+        scale = np.where(scale > 0, scale, 1.0)
+        if np.all(factor == factor[0]):
+            scale = scale.max(keepdims=True)
+        weight = np.floor(factor / scale + 0.5)
+        bias = np.floor(offset / (x.scale * scale) + 0.5) - x.zero_point * weight
+        name = target.name if stored == box else f"{target.name}/box"
+        operator = Convolution(
+            label(node), (lowering.reshaped(tensor, box),), name,
+            weight.astype(np.int8).reshape(-1, 1, 1, 1), bias.astype(np.int32), (1, 1), (0, 0, 0, 0), (1, 1),
+            len(factor), x.zero_point, lowering.factor(target, x.scale, scale, high_low=(low, high)),
+        )  # fmt: skip
+        lowering.add(operator, IntegerTensor(box, target.scale, target.zero_point, low, high))
+        if stored != box:
+            lowering.operators.append(Reshape(f"{label(node)}/shape", (name,), target.name, stored))
+
+    def with_affine(more: np.ndarray, added: np.ndarray) -> Sum:
+        return affine(lowering, node, tensor, factors * more, offsets * more + added)
+
+    return Sum(stored, finish, label(node), image=image, with_affine=with_affine)
+
+
+def _as_stored(lowering: Lowering, node: NodeProto, tensor: str, constant: np.ndarray) -> np.ndarray:
+    """The constant at every element of the tensor, in the order in which that is stored."""
+    shape = lowering.tensors[tensor].shape
+    in_file = (shape[2], *shape[:2]) if tensor in lowering.images else shape
+    try:
+        spread = np.broadcast_to(constant, in_file)
+    except ValueError:
+        raise lowering.refusal(node, f"a constant {constant.shape} does not fit a tensor {in_file}") from None
+    return np.moveaxis(spread, 0, -1) if tensor in lowering.images else spread
+
+
+def _by_channel(*constants: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each by the last axis, if all are the same along the others; else each element by element."""
+    rows = [constant.reshape(-1, constant.shape[-1]) for constant in constants]
+    if all(np.all(row == row[0]) for row in rows):
+        return tuple(row[0] for row in rows)
+    return tuple(row.reshape(-1) for row in rows)

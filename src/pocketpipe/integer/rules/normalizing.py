@@ -1,0 +1,80 @@
+"""Along the last axis: LayerNorm by an integer square root, softmax by a table of exponentials and one division."""
+
+from __future__ import annotations
+
+from math import frexp
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketpipe.integer.fixed_point import FRACTION_BITS
+from pocketpipe.integer.graph import IntegerTensor, LayerNorm, Softmax
+from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.real import Sum, Target
+from pocketpipe.integer.rules.registry import attributes, label, rule
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+LONGEST = 2**15
+"""Of an axis, so that every number in between keeps to its bits (`fixed_point.over_root`, `graph.Softmax`)."""
+LARGEST_SHIFT = 46
+"""A bias of 32 bits with 16 bits of fraction, moved up to it, fits 62 bits."""
+MULTIPLIER_BITS = 30
+EXPONENTIAL_BITS = 23
+SHARE_BITS = 30
+
+
+@rule("LayerNormalization")
+def layer_norm(lowering: Lowering, node: NodeProto) -> None:
+    """The input's scale cancels; its zero point, too."""
+    tensor, width = _along_the_last_axis(lowering, node)
+    weight, bias = lowering.constant(node, 1), lowering.constant(node, 2)
+    if weight is None or (bias is None and len(node.input) > 2):
+        raise lowering.refusal(node, "its weight and bias must be constants")
+    shape = lowering.shapes[node.output[0]]
+    factors = np.broadcast_to(weight.values.astype(np.float64), (width,))
+    offsets = np.broadcast_to(0.0 if bias is None else bias.values.astype(np.float64), (width,))
+    epsilon = attributes(node).get("epsilon", 1e-5) * (width / lowering.tensors[tensor].scale) ** 2
+
+    def finish(target: Target, low: int, high: int) -> None:
+        if max(abs(factors).max(), abs(offsets).max()) / target.scale >= 2**15:
+            raise lowering.refusal(node, "its weight or bias is 2^15 steps of its result, or more; is it calibrated?")
+        largest = abs(factors).max() / target.scale
+        shift = FRACTION_BITS + min(MULTIPLIER_BITS - frexp(largest)[1], LARGEST_SHIFT - FRACTION_BITS)
+        # A result in steps is z * factor / scale, and z is in units of 2^-16.
+        multiplier = np.floor(factors / target.scale * 2.0 ** (shift - FRACTION_BITS) + 0.5).astype(np.int32)
+        added = np.floor(offsets / target.scale * 2.0**FRACTION_BITS + 0.5).astype(np.int32)
+        operator = LayerNorm(label(node), (tensor,), target.name, max(1, round(min(epsilon, 2.0**59))), multiplier,
+                             added, shift, target.zero_point, low, high)  # fmt: skip
+        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+
+
+@rule("Softmax")
+def softmax(lowering: Lowering, node: NodeProto) -> None:
+    """Less the largest, so that no exponential is above 1."""
+    tensor, _ = _along_the_last_axis(lowering, node)
+    shape = lowering.shapes[node.output[0]]
+    steps = np.arange(256) * lowering.tensors[tensor].scale
+    exponentials = np.floor(np.exp(-steps) * 2**EXPONENTIAL_BITS + 0.5).astype(np.int32)
+
+    def finish(target: Target, low: int, high: int) -> None:
+        factor = lowering.factor(target, 2.0**-SHARE_BITS, high_low=(low, high))
+        operator = Softmax(label(node), (tensor,), target.name, exponentials, factor)
+        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+
+
+def _along_the_last_axis(lowering: Lowering, node: NodeProto) -> tuple[str, int]:
+    """The integer tensor that goes in, and the length of its last axis. Raises UserError for another axis."""
+    tensor = lowering.plain(node)
+    rank = len(lowering.tensors[tensor].shape) + 1
+    width = lowering.tensors[tensor].shape[-1]
+    if attributes(node).get("axis", -1) % rank != rank - 1:
+        raise lowering.refusal(node, "only along the last axis")
+    if width > LONGEST:
+        raise lowering.refusal(node, f"an axis of {width:,} is too long for 64 bits; {LONGEST:,} are possible")
+    return tensor, width
