@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,33 +10,29 @@ import pytest
 
 from compression.zoo import zoo
 from integer.qdq import File, statically_quantized
+from pocketpipe.delivery.folder import RUNNER_SOURCE, write_runner
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import lower
-from pocketpipe.targets.c99.emitting import MODEL, sources
+from pocketpipe.targets.c99.emitting import HEADER, MODEL, sources
 from pocketpipe.targets.toolchain import find_toolchain
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2")
-
-C99 = files("pocketpipe.targets.c99")
-RUNNER, BOARD, LINKING = "runner.c", "cortex_m.c", "cortex_m.ld"
-BARE = (
-    "arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-ffreestanding", "-nostdlib", "-ffunction-sections",
-    "-Wl,--gc-sections", "-T", LINKING,
-)  # fmt: skip
-EMULATOR = ("qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
 
 
 def run_c(graph: IntegerGraph, inputs: np.ndarray, folder: Path, entry: np.ndarray | None = None) -> np.ndarray:
     """int8 outputs (N, ...) of the compiled C files."""
     for name, text in sources(graph, entry).files.items():
         (folder / name).write_text(text)
-    (folder / RUNNER).write_text((C99 / RUNNER).read_text())
+    entering, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
+    kind = "int8_t" if entry is None else "uint8_t"
+    write_runner(folder, header=HEADER, inputs=(kind, entering.elements), outputs=("int8_t", leaving.elements))
     compiler = find_toolchain("x86_64").shared
-    subprocess.run([*compiler[:2], *STRICT, RUNNER, MODEL, "-o", "run"], cwd=folder, check=True)
-    done = subprocess.run([folder / "run"], input=inputs.tobytes(), capture_output=True, check=True)
-    return np.frombuffer(done.stdout, np.int8).reshape(len(inputs), *graph.tensors[graph.output].shape)
+    subprocess.run([*compiler[:2], *STRICT, RUNNER_SOURCE, MODEL, "-o", "run"], cwd=folder, check=True)
+    inputs.tofile(folder / "input.bin")
+    subprocess.run([folder / "run", "input.bin", "output.bin"], cwd=folder, check=True)
+    return np.fromfile(folder / "output.bin", np.int8).reshape(len(inputs), *leaving.shape)
 
 
 def some(seed: int, *shape: int) -> np.ndarray:
@@ -73,6 +67,9 @@ def every_operator() -> bytes:
     cut = file.node("Slice", padded, *(file.constant(np.array([v])) for v in (1, 7, 1, 2)))
     rows = file.node("Reshape", cut, file.constant(np.array([1, 3, -1])))
     product = file.on_grid(file.node("MatMul", rows, file.node("Transpose", rows, perm=[0, 2, 1])), 0.307, 7)
+    weight, bias = (file.constant(random.normal(0, 1, 3).astype(np.float32)) for _ in range(2))
+    normal = file.on_grid(file.node("LayerNormalization", product, weight, bias), 0.0307, 5)
+    product = file.on_grid(file.node("Add", product, file.on_grid(file.node("Softmax", normal), 1 / 256, -128)), 0.307)
     difference = file.on_grid(file.node("Sub", product, file.on_grid(file.node("Neg", product), 0.21)), 0.41, 1)
     return file.bytes(difference)
 
@@ -106,29 +103,3 @@ def test_memory_is_planned_so_that_what_lives_at_the_same_time_lies_apart() -> N
     made = sources(graph)
     assert made.arena < sum(tensor.elements for tensor in graph.tensors.values())
     assert made.constants > sum(operator.weight.nbytes for operator in graph.operators if hasattr(operator, "weight"))
-
-
-@pytest.mark.skipif(
-    not (shutil.which(BARE[0]) and shutil.which(EMULATOR[0])), reason="needs gcc-arm-none-eabi and qemu-system-arm"
-)
-def test_a_bare_cortex_m_gives_the_integers_of_the_reference(tmp_path: Path) -> None:
-    """No operating system, no C library: started from the vector table on an emulated board."""
-    shape = (1, 8, 8)
-    inputs = some(0, *shape)
-    graph = lower(statically_quantized(export_onnx(zoo("resnet8", shape), shape), inputs, tmp_path))
-    made = sources(graph)
-    for name, text in {**made.files, **{name: (C99 / name).read_text() for name in (BOARD, LINKING)}}.items():
-        (tmp_path / name).write_text(text)
-    strict = [flag for flag in STRICT if flag != "-pedantic"]  # the board's start is written in GNU C
-    subprocess.run([*BARE, *strict, BOARD, MODEL, "-lgcc", "-o", "model.elf"], cwd=tmp_path, check=True)
-    integers = graph.quantized(inputs)
-    (tmp_path / "input.bin").write_bytes(integers.tobytes())
-    subprocess.run([*EMULATOR, "-kernel", "model.elf"], cwd=tmp_path, check=True, timeout=60)
-    found = np.frombuffer((tmp_path / "output.bin").read_bytes(), np.int8).reshape(len(inputs), -1)
-    assert np.array_equal(found, reference.run(graph, integers))
-    sizes = subprocess.run(
-        ["arm-none-eabi-size", "model.elf"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    flash, _, ram = (int(number) for number in sizes.stdout.splitlines()[1].split()[:3])
-    assert made.constants < flash < made.constants + 8000
-    assert ram < made.arena + 500

@@ -1,5 +1,6 @@
 """A delivery folder: what lies in it, and how it comes to be whole or not at all."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,7 +8,8 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.readme import library_page
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 
@@ -35,58 +37,30 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
 
 def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int) -> None:
     """The header with the model's sizes (float32 numbers, float32 numbers, bytes), and the runner."""
-    templates = files("pocketpipe.delivery")
-    header = (templates / HEADER).read_text()
+    header = (files("pocketpipe.delivery") / HEADER).read_text()
     for name, size in (("@INPUTS@", inputs), ("@OUTPUTS@", outputs), ("@ARENA@", arena)):
         header = header.replace(name, str(size))
     (folder / HEADER).write_text(header)
-    (folder / RUNNER_SOURCE).write_text((templates / RUNNER_SOURCE).read_text())
+    write_runner(folder, header=HEADER, inputs=("float", inputs), outputs=("float", outputs))
+
+
+def write_runner(folder: Path, *, header: str, inputs: tuple[str, int], outputs: tuple[str, int]) -> None:
+    """The runner for a model that `header` declares, with the C type and the number of what it takes and gives."""
+    runner = (files("pocketpipe.delivery") / RUNNER_SOURCE).read_text().replace("@HEADER@", header)
+    for side, (kind, count) in (("INPUT", inputs), ("OUTPUT", outputs)):
+        runner = runner.replace(f"@{side}@", kind).replace(f"@{side}S@", str(count))
+    (folder / RUNNER_SOURCE).write_text(runner)
 
 
 def write_readme(folder: Path, metadata: DeliveryMetadata, *, build: str, run: str) -> None:
-    """A README that says what this is; `build` and `run` are command lines for the runner."""
-    (folder / README).write_text(_readme(metadata, build=build, run=run))
+    """A README that says what a delivered library is; `build` and `run` are command lines for the runner."""
+    (folder / README).write_text(library_page(metadata, header=HEADER, runner=RUNNER_SOURCE, build=build, run=run))
 
 
-def _readme(metadata: DeliveryMetadata, *, build: str, run: str) -> str:
-    footprint = metadata.footprint
-    assert footprint is not None, "the target fills in the footprint before it describes it"
-    preprocessing = metadata.preprocessing
-    shape, output = (" x ".join(map(str, axes)) for axes in (metadata.input_shape, metadata.output_shape))
-    return f"""# {metadata.network} for {metadata.task}, compiled for {metadata.target}
-
-`model.so` holds code and weights and needs no other library of ours. Compiled for {metadata.cpu}.
-
-| what | bytes |
-|---|---|
-| library (`model.so`) | {footprint.library:,} |
-| of which weights | {footprint.weights:,} |
-| working memory of one inference | {footprint.arena:,} |
-
-One example: {shape}, stored as {metadata.input_dtype}.
-Before the model: `(x * {preprocessing.scale!r} - mean) / std` in float32, mean {list(preprocessing.mean)},
-std {list(preprocessing.std)} (one for all, or one for each index of the first axis).
-Output: {output} float32, in the order of `labels` in `{METADATA_FILE}`.
-
-## From Python
-
-```python
-import pocketpipe
-
-outputs = pocketpipe.load("this folder")(examples)  # examples as stored; preprocessing included; needs NumPy only
-```
-
-## From C
-
-`{HEADER}` declares the functions; `{RUNNER_SOURCE}` shows their use on a file of raw float32 examples, preprocessed:
-
-```sh
-{build}
-{run}
-```
-
-`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from.
-"""
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file by its name within the folder."""
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def _is_running(pid: str) -> bool:

@@ -1,4 +1,4 @@
-"""Run a delivered library from Python: NumPy and ctypes, no engine.
+"""Run a delivery from Python: NumPy and ctypes, no engine; for C sources a compiler of this machine.
 
 >>> import pocketpipe
 >>> outputs = pocketpipe.load("deliveries/x86_64")(images)  # doctest: +SKIP
@@ -9,9 +9,11 @@ import os
 import platform
 import threading
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from pocketpipe.delivery.compiling import CompiledSources, host_compiler
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
 
@@ -39,15 +41,7 @@ class Delivered:
 
         Raises UserError if the examples have another shape.
         """
-        expected = self.metadata.input_shape
-        if examples.shape[1:] != expected:
-            raise UserError(f"examples have shape {examples.shape}, expected (N, {', '.join(map(str, expected))})")
-        stored = np.dtype(self.metadata.input_dtype)
-        if np.issubdtype(stored, np.integer) and not np.issubdtype(examples.dtype, np.integer):
-            raise UserError(
-                f"examples are {examples.dtype}, expected {stored} as stored: the model scales them itself "
-                "(run_prepared takes what is preprocessed already)"
-            )
+        self.metadata.check_examples(examples)
         prepared = np.ascontiguousarray(self.metadata.preprocessing(examples), np.float32)
         outputs = np.empty((len(examples), *self.metadata.output_shape), np.float32)
         for example, output in zip(prepared, outputs, strict=True):
@@ -76,8 +70,27 @@ class Delivered:
             return self._threads.address  # type: ignore[no-any-return]
 
 
-def load(folder: str | Path) -> Delivered:
-    """The model in a delivery folder. Raises UserError if it is not complete or made for another CPU."""
+class Loaded(Protocol):
+    """A model in this process: stored examples (N, *input_shape) -> float32 outputs (N, *output_shape)."""
+
+    metadata: DeliveryMetadata
+
+    def __call__(self, examples: np.ndarray) -> np.ndarray:
+        """Raises UserError if the examples have another shape."""
+
+
+def load(folder: str | Path) -> Loaded:
+    """The model in a delivery folder. Raises UserError if it is not complete, or made for another CPU, or delivered in
+    C where there is no C compiler.
+    """
+    metadata = DeliveryMetadata.read(Path(folder))
+    if metadata.integers is not None:
+        return CompiledSources(Path(folder), metadata, host_compiler())
+    return load_library(folder)
+
+
+def load_library(folder: str | Path) -> Delivered:
+    """The library in a delivery folder. Raises UserError if it is not complete or made for another CPU."""
     folder = Path(folder)
     metadata = DeliveryMetadata.read(folder)
     if not (folder / LIBRARY_FILE).is_file():

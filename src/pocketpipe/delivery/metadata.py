@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
+from pocketpipe.delivery.integers import Integers
+from pocketpipe.delivery.resources import Resources
 from pocketpipe.doors import Value, describe_validation
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.task import Preprocessing
@@ -55,6 +58,22 @@ class DeliveryMetadata(Value):
     engines: dict[str, str] = {}
     """Versions of the engines that made the binary."""
     footprint: Footprint | None = None
+    integers: Integers | None = None
+    """What a delivery in C takes and gives; None where numbers are float32 on both sides."""
+    resources: Resources | None = None
+    """What an FPGA would spend on it."""
+
+    def check_examples(self, examples: np.ndarray) -> None:
+        """Raise UserError if these are no stored examples (N, *input_shape)."""
+        if examples.shape[1:] != self.input_shape:
+            expected = ", ".join(map(str, self.input_shape))
+            raise UserError(f"examples have shape {examples.shape}, expected (N, {expected})")
+        stored = np.dtype(self.input_dtype)
+        if np.issubdtype(stored, np.integer) and not np.issubdtype(examples.dtype, np.integer):
+            raise UserError(
+                f"examples are {examples.dtype}, expected {stored} as stored: the model scales them itself "
+                "(run_prepared takes what is preprocessed already)"
+            )
 
     def write(self, folder: Path) -> None:
         """Write `metadata.json` into `folder`."""

@@ -1,14 +1,15 @@
 /* Runs the model on every example of a file.
 
-   runner INPUT OUTPUT      INPUT: preprocessed examples, raw float32 in the machine's byte order, one after the other;
-                            OUTPUT: their outputs, likewise. */
+   runner INPUT OUTPUT      INPUT: examples of type @INPUT@, as the model takes them, raw, in the machine's byte order,
+                            one after the other; OUTPUT: their outputs of type @OUTPUT@, likewise. */
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "pocketpipe_model.h"
+#include "@HEADER@"
 
-static float input[POCKETPIPE_INPUT_COUNT], output[POCKETPIPE_OUTPUT_COUNT];
+static @INPUT@ input[@INPUTS@];
+static @OUTPUT@ output[@OUTPUTS@];
 
 static int fail(const char *what, const char *name) {
     const char *parts[] = {"runner: ", what, " ", name, "\n"};

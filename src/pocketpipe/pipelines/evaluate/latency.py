@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from pocketpipe.delivery.loader import load
+from pocketpipe.delivery.loader import load_library
 from pocketpipe.exporting.onnx import INPUT_NAME, session
 from pocketpipe.task import Task
 
@@ -16,7 +16,7 @@ WARM_UP = 20
 
 def beside_onnx_runtime(folder: Path, onnx: bytes, example: np.ndarray, task: Task, runs: int) -> tuple[float, float]:
     """(median milliseconds of the library, that over ONNX Runtime's median), batch 1, both on prepared input."""
-    delivered = load(folder)
+    delivered = load_library(folder)
     prepared = task.preprocessing(example)
     runtime = session(onnx, threads=1)
     contenders: tuple[Callable[[], object], Callable[[], object]] = (

@@ -15,6 +15,7 @@ from pocketpipe.integer.graph import (
     Concatenation,
     Convolution,
     IntegerGraph,
+    LayerNorm,
     Linear,
     MatMul,
     MaxPool,
@@ -23,6 +24,7 @@ from pocketpipe.integer.graph import (
     Pad,
     Reshape,
     Slice,
+    Softmax,
     SumPool,
     Table,
     Transpose,
@@ -137,7 +139,7 @@ class _Emitter:
         self.call(
             "convolution", self.at(x), self.image(x), self.weight(operator.weight),
             self.constant("bias", operator.bias),
-            _window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations),
+            self.window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations),
             operator.groups, operator.padding_value, *self.scale(operator.requantization),
             self.at(operator.output), self.image(operator.output),
         )  # fmt: skip
@@ -184,9 +186,23 @@ class _Emitter:
                   self.image(operator.output))  # fmt: skip
 
     @emit.register
+    def _(self, operator: LayerNorm) -> None:
+        limits = (operator.zero_point, operator.low, operator.high)
+        self.call(
+            "layer_norm", *self.rows(operator), operator.epsilon, self.constant("factor", operator.multiplier),
+            self.constant("bias", operator.bias), operator.shift, *limits, self.at(operator.output),
+        )  # fmt: skip
+
+    @emit.register
+    def _(self, operator: Softmax) -> None:
+        exponentials = self.constant("exponentials", operator.exponentials)
+        scale = self.scale(operator.requantization)
+        self.call("softmax", *self.rows(operator), exponentials, *scale, self.at(operator.output))
+
+    @emit.register
     def _(self, operator: SumPool) -> None:
         (x,) = operator.inputs
-        window = _window(operator.window, operator.strides, operator.pads, (1, 1))
+        window = self.window(operator.window, operator.strides, operator.pads, (1, 1))
         scale, to = self.scale(operator.requantization), self.at(operator.output)
         zero_point, made = operator.input_zero_point, self.image(operator.output)
         self.call("sum_pool", self.at(x), self.image(x), window, zero_point, *scale, to, made)
@@ -194,7 +210,7 @@ class _Emitter:
     @emit.register
     def _(self, operator: MaxPool) -> None:
         (x,) = operator.inputs
-        window = _window(operator.window, operator.strides, operator.pads, (1, 1))
+        window = self.window(operator.window, operator.strides, operator.pads, (1, 1))
         self.call("max_pool", self.at(x), self.image(x), window, self.at(operator.output), self.image(operator.output))
 
     @emit.register
@@ -249,7 +265,8 @@ class _Emitter:
         self.calls.append(f"pocketpipe_{kernel}({', '.join(map(str, arguments))});")
 
     def move(self, source: str, box: Sequence[int], steps: Sequence[int], sink: str, sink_steps: Sequence[int]) -> str:
-        return f"pocketpipe_move({source}, {_steps(steps)}, {sink}, {_steps(sink_steps)}, {_shape(_padded(box, 1))});"
+        shape = self.struct("shape", _padded(box, 1))
+        return f"pocketpipe_move({source}, {self.far(steps)}, {sink}, {self.far(sink_steps)}, {shape});"
 
     def at(self, tensor: str) -> str:
         return f"arena + {self.offsets[tensor]}"
@@ -271,19 +288,31 @@ class _Emitter:
         for name in operator.inputs:
             box = self.box(name)
             steps = tuple(0 if length == 1 else step for length, step in zip(box, self.steps(name), strict=True))
-            yield self.at(name), _steps(steps)
+            yield self.at(name), self.far(steps)
+
+    def rows(self, operator: Operator) -> tuple[str, int, int]:
+        """Where the input lies, how many rows it has along its last axis, and how long they are."""
+        (x,) = operator.inputs
+        width = self.graph.tensors[x].shape[-1]
+        return self.at(x), self.graph.tensors[x].elements // width, width
 
     def image(self, tensor: str) -> str:
-        return _shape(self.box(tensor))
+        return self.struct("shape", self.box(tensor))
+
+    def far(self, steps: Sequence[int]) -> str:
+        return self.struct("steps", _padded(steps, 0))
+
+    def window(self, size: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> str:
+        return self.struct("window", (*size, *strides, *pads[:2], *dilations))
 
     def scale(self, requantization: Requantization) -> tuple[str, str, str]:
         """Multipliers, shifts, and the range that the result is clipped to."""
         each = int(len(requantization.multiplier) > 1)
-        limits = f"{requantization.zero_point}, {requantization.low}, {requantization.high}"
+        limits = (requantization.zero_point, requantization.low, requantization.high)
         return (
             self.constant("multiplier", requantization.multiplier),
             self.constant("shift", requantization.shift.astype(np.uint8)),
-            f"(pocketpipe_range){{{each}, {limits}}}",
+            self.struct("range", (each, *limits)),
         )
 
     def weight(self, values: np.ndarray) -> str:
@@ -302,21 +331,20 @@ class _Emitter:
             self.constant_bytes += values.nbytes
         return self.names[key]
 
+    def struct(self, kind: str, numbers: Sequence[int]) -> str:
+        """The name of a constant of type `pocketpipe_<kind>`: C's unnamed ones would take stack for each call."""
+        values = np.array(numbers, np.int32)
+        key = (kind, values.tobytes())
+        if key not in self.names:
+            name = f"{kind}_{len(self.names)}"
+            self.names[key] = name
+            self.constants.append(f"static const pocketpipe_{kind} {name} = {{{', '.join(map(str, numbers))}}};")
+            self.constant_bytes += values.nbytes
+        return self.names[key]
+
 
 def _padded(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (AXES - len(values)) + tuple(values)
-
-
-def _shape(box: Sequence[int]) -> str:
-    return f"(pocketpipe_shape){{{', '.join(map(str, box))}}}"
-
-
-def _steps(values: Sequence[int]) -> str:
-    return f"(pocketpipe_steps){{{', '.join(map(str, _padded(values, 0)))}}}"
-
-
-def _window(size: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> str:
-    return f"(pocketpipe_window){{{', '.join(map(str, (*size, *strides, *pads[:2], *dilations)))}}}"
 
 
 def _array(name: str, values: np.ndarray) -> str:
@@ -331,11 +359,11 @@ def _literal(value: int) -> str:
 
 
 _WEIGHTS = """\
-/* Weights, biases, factors and tables of the network. */
+/* Weights, biases, factors, tables and sizes of the network. */
 #ifndef POCKETPIPE_WEIGHTS_H
 #define POCKETPIPE_WEIGHTS_H
 
-#include <stdint.h>
+#include "kernels.h"
 
 {constants}
 
@@ -371,7 +399,6 @@ _MODEL = """\
 #ifndef POCKETPIPE_UNROLL
 #define POCKETPIPE_UNROLL {unroll} /* products a cycle, where a circuit is made of this */
 #endif
-#include "kernels.h"
 #include "weights.h"
 
 void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],

@@ -1,0 +1,65 @@
+"""The README of a delivery folder: what it is, what it takes, how it is used."""
+
+from collections.abc import Mapping
+
+from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
+
+
+def page(metadata: DeliveryMetadata, *, about: str, sizes: Mapping[str, int], ends: str, usage: str) -> str:
+    """Any delivery. `sizes`: bytes by what takes them; `ends`: the output, in words; `usage`: sections on its use."""
+    shape = " x ".join(map(str, metadata.input_shape))
+    preprocessing = metadata.preprocessing
+    return f"""# {metadata.network} for {metadata.task}, compiled for {metadata.target}
+
+{about}
+
+| what | bytes |
+|---|---|
+{_rows(sizes)}
+
+One example: {shape}, stored as {metadata.input_dtype}.
+Before the model: `(x * {preprocessing.scale!r} - mean) / std` in float32, mean {list(preprocessing.mean)},
+std {list(preprocessing.std)} (one for all, or one for each index of the first axis).
+{ends}
+
+{usage}
+
+`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from.
+"""
+
+
+def library_page(metadata: DeliveryMetadata, *, header: str, runner: str, build: str, run: str) -> str:
+    """A library of float32 in and out; `build` and `run` are command lines for the runner."""
+    footprint = metadata.footprint
+    assert footprint is not None, "the target fills in the footprint before it describes it"
+    output = " x ".join(map(str, metadata.output_shape))
+    return page(
+        metadata,
+        about=f"`model.so` holds code and weights and needs no other library of ours. Compiled for {metadata.cpu}.",
+        sizes={
+            "library (`model.so`)": footprint.library,
+            "of which weights": footprint.weights,
+            "working memory of one inference": footprint.arena,
+        },
+        ends=f"Output: {output} float32, in the order of `labels` in `{METADATA_FILE}`.",
+        usage=f"""## From Python
+
+```python
+import pocketpipe
+
+outputs = pocketpipe.load("this folder")(examples)  # examples as stored; preprocessing included; needs NumPy only
+```
+
+## From C
+
+`{header}` declares the functions; `{runner}` shows their use on a file of raw float32 examples, preprocessed:
+
+```sh
+{build}
+{run}
+```""",
+    )
+
+
+def _rows(sizes: Mapping[str, int]) -> str:
+    return "\n".join(f"| {what} | {size:,} |" for what, size in sizes.items())

@@ -1,0 +1,86 @@
+"""32-bit ARM Linux with NEON (Raspberry Pi 2, most boards before 64 bits), as C99 and a static program."""
+
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pocketpipe.delivery.folder import RUNNER_SOURCE
+from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
+from pocketpipe.errors import NotMeasured
+from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.c99.elf import flash_and_ram
+from pocketpipe.targets.c99.emitting import MODEL, Sources
+from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
+from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
+from pocketpipe.targets.toolchain import find_toolchain
+
+CPU = "cortex-a7"
+"""ARMv7-A with NEON; QEMU is told to be one, so that an instruction that it lacks is found."""
+
+EMULATOR = "qemu-arm"
+RUNNER = "runner"
+
+
+class Armv7(C99Target):
+    """32-bit ARM Linux; executed under QEMU where there is no ARM."""
+
+    name = "armv7"
+    library_name = RUNNER
+    emulated = platform.machine() != "armv7l"
+
+    def __repr__(self) -> str:
+        return "Armv7()"
+
+    def check(self) -> None:
+        """Raise UserError if there is no C compiler for ARM."""
+        find_toolchain("arm")
+
+    def build(self, graph: IntegerGraph, made: Sources, delivery: Path) -> Built:
+        """Add the runner as a static program."""
+        toolchain = find_toolchain("arm")
+        with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
+            for name in (*C_SOURCES, RUNNER_SOURCE):
+                shutil.copy(delivery / name, scratch)
+            toolchain.link_program((RUNNER_SOURCE, MODEL), RUNNER, Path(scratch), toolchain.for_cpu(CPU))
+            shutil.copy(Path(scratch) / RUNNER, delivery)
+        flash, ram = flash_and_ram(delivery / RUNNER)
+        compiler, _, version = toolchain.name.partition(" ")
+        library = (delivery / RUNNER).stat().st_size
+        return Built(
+            cpu=f"armv7 {CPU}",
+            footprint=Footprint(weights=made.constants, arena=made.arena, library=library, flash=library, ram=ram),
+            sizes={
+                f"program (`{RUNNER}`)": library,
+                "of which code and constants": flash,
+                "of which weights and tables": made.constants,
+                "static memory, working memory included": ram,
+                "of which working memory": made.arena,
+            },
+            usage=f"""## On the board
+
+`{RUNNER}` is a static program that needs no library where it runs:
+
+```sh
+./{RUNNER} golden/inputs.bin outputs.bin && cmp outputs.bin golden/outputs.bin
+```""",
+            engines={compiler: version},
+        )
+
+    def execute(self, folder: Path, metadata: DeliveryMetadata, entering: np.ndarray) -> np.ndarray:
+        """Of the delivered program, with a slice of the examples for each CPU."""
+        command = [str((folder / RUNNER).absolute()), INPUT, OUTPUT]
+        if self.emulated:
+            emulator = shutil.which(EMULATOR)
+            if emulator is None:
+                raise NotMeasured(
+                    f"32-bit ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it"
+                )
+            command = [emulator, "-cpu", CPU, *command]
+        return outputs_in_slices(command, entering, np.dtype(np.int8))
+
+
+TARGETS.register(Armv7.name)(Armv7())

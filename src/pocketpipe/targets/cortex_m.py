@@ -1,0 +1,112 @@
+"""A bare Cortex-M4: C99 and an image for a board, executed on the board that QEMU emulates."""
+
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
+from pocketpipe.errors import NotMeasured, UserError
+from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.c99.elf import flash_and_ram
+from pocketpipe.targets.c99.emitting import MODEL, Sources
+from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
+from pocketpipe.targets.executing import outputs_of
+from pocketpipe.targets.toolchain import gnu_name, must_compile, ziglang
+
+CPU = "cortex-m4"
+IMAGE, BOARD, LINKING = "model.elf", "cortex_m.c", "cortex_m.ld"
+
+EMULATOR = "qemu-system-arm"
+MACHINE = ("-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
+
+GNU = "arm-none-eabi-gcc"
+OPTIONS = (
+    "-std=gnu99", "-Wall", "-Wextra", "-Werror", "-Os", "-g0", "-ffreestanding", "-nostdlib", "-fno-builtin",
+    "-ffunction-sections", "-fdata-sections",
+)  # fmt: skip
+"""GNU's C for the board's start, which is written with registers; the network itself is plain C99."""
+
+LINK = ("-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-n", "-s", "-T", LINKING, BOARD, MODEL)
+
+
+class CortexM(C99Target):
+    """A bare Cortex-M4: no operating system, no C library, started from the vector table."""
+
+    name = "cortex_m"
+    library_name = IMAGE
+    emulated = True
+
+    def __repr__(self) -> str:
+        return "CortexM()"
+
+    def check(self) -> None:
+        """Raise UserError if there is no C compiler for a bare ARM."""
+        _compiler()
+
+    def build(self, graph: IntegerGraph, made: Sources, delivery: Path) -> Built:
+        """Add start-up code, linker script and the image."""
+        for name in (BOARD, LINKING):
+            (delivery / name).write_text((files("pocketpipe.targets.c99") / name).read_text())
+        compiler, command, libraries = _compiler()
+        with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
+            for name in (*C_SOURCES, BOARD, LINKING):
+                shutil.copy(delivery / name, scratch)
+            must_compile(compiler, (*command, *OPTIONS, *LINK, *libraries, "-o", IMAGE), Path(scratch))
+            shutil.copy(Path(scratch) / IMAGE, delivery)
+        flash, ram = flash_and_ram(delivery / IMAGE)
+        name, _, version = compiler.partition(" ")
+        library = (delivery / IMAGE).stat().st_size
+        return Built(
+            cpu=CPU,
+            footprint=Footprint(weights=made.constants, arena=made.arena, library=library, flash=flash, ram=ram),
+            sizes={
+                "flash: code, constants and initial data": flash,
+                "of which weights and tables": made.constants,
+                "RAM: data and stack": ram,
+                "of which working memory": made.arena,
+            },
+            usage=_USAGE,
+            engines={name: version},
+        )
+
+    def execute(self, folder: Path, metadata: DeliveryMetadata, entering: np.ndarray) -> np.ndarray:
+        """Of the delivered image on the emulated board: all examples in one start."""
+        emulator = shutil.which(EMULATOR)
+        if emulator is None:
+            raise NotMeasured(
+                f"a bare Cortex-M needs {EMULATOR} to be executed here; `apt-get install qemu-system-arm` brings it"
+            )
+        image = str((folder / IMAGE).absolute())
+        return outputs_of((emulator, *MACHINE, "-kernel", image), entering, np.dtype(np.int8))
+
+
+def _compiler() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """(name and version, command line up to the options, libraries). Quick. Raises UserError if there is none."""
+    zig = ziglang()
+    if zig is not None:
+        name, command = zig
+        return name, (*command, "-target", "thumb-freestanding-eabi", f"-mcpu={CPU.replace('-', '_')}"), ()
+    if shutil.which(GNU):
+        return gnu_name(GNU), (GNU, "-mthumb", f"-mcpu={CPU}"), ("-lgcc",)
+    raise UserError("no C compiler for a bare Cortex-M; `pip install ziglang` brings one")
+
+
+_USAGE = f"""## On the board
+
+`{BOARD}` is the start (vector table, memory, then the network on every example of the host's `input.bin`, read by
+semihosting), `{LINKING}` the map of memory, `{IMAGE}` the two with the network. Flash and RAM above are those of the
+image's sections, 2 kB of stack included. In an application of your own, add `model.c` and call it.
+
+```sh
+{GNU} -mcpu={CPU} -mthumb -Os -ffreestanding -nostdlib -ffunction-sections -fdata-sections \\
+    -Wl,--gc-sections -T {LINKING} {BOARD} {MODEL} -lgcc -o {IMAGE}
+cp golden/inputs.bin input.bin
+{EMULATOR} {" ".join(MACHINE)} -kernel {IMAGE}
+cmp output.bin golden/outputs.bin
+```"""
+
+TARGETS.register(CortexM.name)(CortexM())

@@ -1,0 +1,35 @@
+"""Delivered programs, run on files in a folder of their own."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+INPUT, OUTPUT = "input.bin", "output.bin"
+PATIENCE = 3600
+"""Seconds: an emulated program that takes longer hangs."""
+
+
+def outputs_of(command: Sequence[str], entering: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """Numbers of type `kind`, flat, that `command` makes of `entering` (N, ...).
+
+    It is called in a folder where `input.bin` lies, and leaves `output.bin` there. Raises RuntimeError with what it
+    said if it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="pocketpipe-") as folder:
+        np.ascontiguousarray(entering).tofile(Path(folder, INPUT))
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+        return np.fromfile(Path(folder, OUTPUT), kind)
+
+
+def outputs_in_slices(command: Sequence[str], entering: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """The same, with a slice of the examples for each CPU that this process may use."""
+    slices = np.array_split(entering, min(len(os.sched_getaffinity(0)), max(len(entering), 1)))
+    with ThreadPoolExecutor(len(slices)) as pool:
+        return np.concatenate(list(pool.map(lambda part: outputs_of(command, part, kind), slices)))

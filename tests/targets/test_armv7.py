@@ -1,0 +1,56 @@
+"""The delivery for 32-bit ARM Linux: one static program."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import NotMeasured
+from pocketpipe.targets.base import TARGETS
+from targets import digits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deliveries") / "armv7"
+    TARGETS.resolve("armv7").compile(
+        digits.quantized_file(), digits.metadata("armv7"), folder, digits.golden_examples()
+    )
+    return folder
+
+
+@pytest.mark.skipif(not shutil.which("qemu-arm"), reason="needs qemu-user")
+def test_arm_gives_the_integers_of_the_reference(folder: Path) -> None:
+    stored = digits.data()[1].inputs[:40]
+    assert np.array_equal(TARGETS.resolve("armv7").run(folder, stored), digits.right(stored))
+
+
+def test_the_program_is_small_static_and_for_arm(folder: Path) -> None:
+    program = (folder / "runner").read_bytes()
+    assert program[:5] == b"\x7fELF\x01"
+    assert int.from_bytes(program[18:20], "little") == 40  # ARM
+    assert b"ld-linux" not in program
+    assert b"ld-musl" not in program
+    footprint = DeliveryMetadata.read(folder).footprint
+    assert footprint is not None
+    assert footprint.weights < len(program) == footprint.flash < footprint.weights + 20_000
+
+
+def test_same_file_gives_same_bytes(folder: Path, tmp_path: Path) -> None:
+    TARGETS.resolve("armv7").compile(
+        digits.quantized_file(), digits.metadata("armv7"), tmp_path / "again", digits.golden_examples()
+    )
+    assert digits.files(folder) == digits.files(tmp_path / "again")
+
+
+def test_without_emulator_nothing_is_measured(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = TARGETS.resolve("armv7")
+    if not target.emulated:
+        pytest.skip("this machine is an ARM itself")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotMeasured, match="apt-get install qemu-user"):
+        target.run(folder, digits.golden_examples())

@@ -1,0 +1,100 @@
+"""The delivery for a bare Cortex-M, on the board that QEMU emulates."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import NotMeasured, UserError
+from pocketpipe.targets.base import TARGETS
+from targets import digits
+
+EXAMPLES = 60
+GNU, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
+needs_gnu = pytest.mark.skipif(not shutil.which(GNU), reason="needs gcc-arm-none-eabi")
+needs_emulator = pytest.mark.skipif(not shutil.which(EMULATOR), reason="needs qemu-system-arm")
+
+
+def compiled(folder: Path) -> Path:
+    TARGETS.resolve("cortex_m").compile(
+        digits.quantized_file(), digits.metadata("cortex_m"), folder, digits.golden_examples()
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("deliveries") / "cortex_m")
+
+
+@needs_emulator
+def test_a_bare_processor_gives_the_integers_of_the_reference(folder: Path) -> None:
+    stored = digits.data()[1].inputs[:EXAMPLES]
+    assert np.array_equal(TARGETS.resolve("cortex_m").run(folder, stored), digits.right(stored))
+
+
+def test_without_emulator_nothing_is_measured(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotMeasured, match="apt-get install qemu-system-arm"):
+        TARGETS.resolve("cortex_m").run(folder, digits.golden_examples())
+
+
+def test_same_file_gives_same_bytes(folder: Path, tmp_path: Path) -> None:
+    again = digits.files(compiled(tmp_path / "elsewhere" / "again"))
+    assert digits.files(folder) == again
+    assert not [name for name, content in again.items() if str(tmp_path).encode() in content]
+
+
+@needs_gnu
+def test_flash_and_ram_are_those_of_the_sections(folder: Path) -> None:
+    listed = subprocess.run(
+        ["arm-none-eabi-size", "-A", folder / "model.elf"], capture_output=True, text=True, check=True
+    ).stdout
+    size = {name: int(length) for name, length in re.findall(r"^(\.\w+)\s+(\d+)", listed, re.MULTILINE)}
+    footprint = DeliveryMetadata.read(folder).footprint
+    assert footprint is not None
+    assert footprint.flash == size[".text"] + size[".data"]
+    assert footprint.ram == size[".stack"] + size[".data"] + size[".bss"]
+    assert footprint.weights < footprint.flash < footprint.weights + 4000
+    assert footprint.arena + 2048 < footprint.ram < footprint.arena + 2048 + 200
+
+
+@needs_gnu
+@needs_emulator
+def test_the_readme_builds_the_image_with_another_compiler(folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "out"))
+    lines = (copied / "README.md").read_text().split("```sh\n")[2].split("```")[0]
+    subprocess.run(["sh", "-ec", lines], cwd=copied, check=True)
+    assert (copied / "model.elf").read_bytes() != (folder / "model.elf").read_bytes()
+
+
+@needs_gnu
+def test_the_stack_is_large_enough_for_every_way_through_the_calls(folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "out"))
+    options = ("-mcpu=cortex-m4", "-mthumb", "-ffreestanding", "-Os", "-fstack-usage", "-c")
+    for source in ("cortex_m.c", "model.c"):
+        subprocess.run([GNU, *options, source], cwd=copied, check=True)
+    frames = [int(line.split("\t")[1]) for file in copied.glob("*.su") for line in file.read_text().splitlines()]
+    assert len(frames) > 5
+    assert sum(frames) < 2048  # nothing is called twice on one way
+
+
+@needs_gnu
+def test_gnu_compiler_does_where_ziglang_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketpipe.targets.toolchain.importlib.util.find_spec", lambda name: None)
+    compiled(tmp_path / "out")
+    assert set(DeliveryMetadata.read(tmp_path / "out").engines) == {GNU}
+
+
+def test_no_compiler_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TARGETS.resolve("cortex_m").check()
+    monkeypatch.setattr("pocketpipe.targets.toolchain.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no C compiler for a bare Cortex-M; `pip install ziglang` brings one"):
+        TARGETS.resolve("cortex_m").check()

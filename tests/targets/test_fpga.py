@@ -1,0 +1,215 @@
+"""The delivery for synthesis: the reference's integers, a test bench that can fail, sheets that count right."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pocketpipe
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.integer import reference
+from pocketpipe.lineage.verify import verify
+from pocketpipe.preflight import checked_config
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.c99.emitting import sources
+from pocketpipe.targets.c99.resources import resources
+from pocketpipe.targets.fpga import Fpga
+from targets import digits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deliveries") / "fpga"
+    TARGETS.resolve("fpga").compile(digits.quantized_file(), digits.metadata("fpga"), folder, digits.golden_examples())
+    return folder
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "fpga"))
+
+
+def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = (*digits.ZIG, *digits.STRICT, *options, "testbench.c", "model.c", "-o", "testbench")
+    subprocess.run(command, cwd=folder, check=True)
+    return subprocess.run(["./testbench"], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_all_digits_give_the_integers_of_the_reference(folder: Path) -> None:
+    _, test = digits.data()
+    outputs = TARGETS.resolve("fpga").run(folder, test.inputs)
+    assert len(outputs) == 359
+    assert len(np.unique(outputs)) > 50
+    assert np.array_equal(outputs, digits.right(test.inputs))
+
+
+def test_the_test_bench_passes_and_can_fail(copied: Path) -> None:
+    passed = bench(copied)
+    assert (passed.returncode, passed.stdout) == (0, "8 examples, 0 of 80 values differ\n")
+    golden = bytearray((copied / "golden" / "outputs.bin").read_bytes())
+    golden[17] ^= 1
+    (copied / "golden" / "outputs.bin").write_bytes(golden)
+    failed = bench(copied)
+    assert (failed.returncode, failed.stdout) == (1, "8 examples, 1 of 80 values differ\n")
+    (copied / "golden" / "outputs.bin").write_bytes(golden[:-1])
+    assert bench(copied).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("tool", "before", "inside"),
+    [
+        ("VITIS", "", "# *pragma HLS PIPELINE II=1\\s+# *pragma HLS UNROLL factor=8"),
+        ("INTEL", "# *pragma unroll 8\\s+# *pragma ii 1", ""),
+    ],
+)
+def test_pragmas_stand_where_the_tools_want_them_and_change_nothing(
+    copied: Path, tool: str, before: str, inside: str
+) -> None:
+    options = (f"-DPOCKETPIPE_{tool}", "-Wno-unknown-pragmas")
+    assert bench(copied, *options).returncode == 0
+    text = subprocess.run(
+        [*digits.ZIG, "-E", "-P", *options, "model.c"], cwd=copied, capture_output=True, text=True, check=True
+    ).stdout
+    loops = re.findall(before + r"\s+for \(int32_t k = 0; k < read; k\+\+\) \{\s+" + inside, text)
+    assert len(loops) == 3  # inside the image and in its padding, and the linear layer
+    assert ("ARRAY_PARTITION variable=arena type=cyclic factor=8" in text) == (tool == "VITIS")
+
+
+def test_nothing_but_integers_is_in_the_sources(folder: Path) -> None:
+    text = "\n".join((folder / name).read_text() for name in ("model.h", "model.c", "kernels.h", "weights.h"))
+    words = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    assert not re.search(r"\b(float|double|malloc|free|printf|tvm)\b", words, re.IGNORECASE)
+    assert set(re.findall(r"#include <(.*)>", text)) == {"stdint.h"}
+    assert "pocketpipe_matmul" not in text  # the network does not call it
+
+
+def test_same_file_gives_same_bytes_and_the_metadata_know_them_all(folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "elsewhere" / "again"
+    TARGETS.resolve("fpga").compile(digits.quantized_file(), digits.metadata("fpga"), again, digits.golden_examples())
+    assert digits.files(folder) == digits.files(again)
+    assert not [name for name, content in digits.files(again).items() if str(tmp_path).encode() in content]
+    findings = {finding.what: finding.status for finding in verify(folder)}
+    assert findings.pop("onnx") == "not compared"
+    assert set(findings.values()) == {"unchanged"}
+    assert {"golden/inputs.bin", "golden/outputs.bin", "model.c", "resources.md"} <= set(findings)
+
+
+COUNTED = """
+static long counted;
+#define POCKETPIPE_BODY counted++;
+#include "model.c"
+
+#include <stdio.h>
+
+int main(void) {
+    static pocketpipe_input input[POCKETPIPE_INPUTS];
+    static int8_t output[POCKETPIPE_OUTPUTS];
+    pocketpipe_run(input, output);
+    printf("%ld", counted);
+    return 0;
+}
+"""
+
+
+def test_the_sheet_counts_the_products_that_are_formed(copied: Path) -> None:
+    (copied / "counted.c").write_text(COUNTED)
+    subprocess.run([*digits.ZIG, *digits.STRICT, "counted.c", "-o", "counted"], cwd=copied, check=True)
+    counted = int(subprocess.run(["./counted"], cwd=copied, capture_output=True, check=True).stdout)
+    found = DeliveryMetadata.read(copied).resources
+    assert found is not None
+    assert found.macs == counted == 64 * 9 * 12 + 64 * 9 * 12 * 12 + 16 * 9 * 12 * 20 + 20 * 10
+    assert f"| MACs of one example | {counted:,} |" in (copied / "resources.md").read_text()
+
+
+def test_a_wider_circuit_takes_fewer_cycles_and_more_multipliers() -> None:
+    made = sources(digits.graph())
+    narrow, wide = (resources(digits.graph(), made, unroll=n, clock_mhz=200) for n in (1, 12))
+    assert (narrow.macs, wide.macs) == (wide.macs, narrow.macs)
+    (second,) = [layer for layer in wide.layers if layer.macs == 64 * 9 * 12 * 12]
+    assert second.cycles == 64 * 12 * 9 * (1 + 4)
+    assert second.dsp == 12 + 4
+    assert wide.cycles < narrow.cycles
+    assert wide.dsp > narrow.dsp
+    assert wide.examples_per_second == pytest.approx(200e6 / wide.cycles)
+
+
+def test_unroll_is_written_into_the_sources(tmp_path: Path) -> None:
+    Fpga(unroll=5).compile(digits.quantized_file(), digits.metadata("fpga"), tmp_path / "out")
+    assert "#define POCKETPIPE_UNROLL 5 " in (tmp_path / "out" / "model.c").read_text()
+    assert bench(tmp_path / "out").stdout == "8 examples, 0 of 80 values differ\n"  # golden inputs of its own
+    with pytest.raises(UserError, match="unroll=0 must be 1 or more"):
+        Fpga(unroll=0)
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake")
+def test_cmake_builds_it_and_ctest_passes(copied: Path) -> None:
+    for line in ("cmake -B build", "cmake --build build", "ctest --test-dir build"):
+        subprocess.run(line.split(), cwd=copied, check=True, capture_output=True)
+    subprocess.run(["build/runner", "golden/inputs.bin", "outputs.bin"], cwd=copied, check=True)
+    assert (copied / "outputs.bin").read_bytes() == (copied / "golden" / "outputs.bin").read_bytes()
+
+
+def test_one_line_of_the_readme_builds_the_runner(copied: Path) -> None:
+    build, run = (copied / "README.md").read_text().split("```sh\n")[1].splitlines()[:2]
+    for line in (build.replace("cc", " ".join(digits.ZIG), 1), run):
+        subprocess.run(line, shell=True, cwd=copied, check=True)
+    assert (copied / "outputs.bin").read_bytes() == (copied / "golden" / "outputs.bin").read_bytes()
+
+
+def test_python_loads_it_where_there_is_a_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = digits.golden_examples()
+    model = pocketpipe.load(folder)
+    assert np.array_equal(model(stored), digits.right(stored))
+    with pytest.raises(UserError, match=r"examples have shape \(1, 8, 8\), expected \(N, 1, 8, 8\)"):
+        model(stored[0])
+    with pytest.raises(UserError, match="examples are float32, expected uint8 as stored"):
+        model(stored.astype(np.float32))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs a C compiler to be executed: install gcc, or `pip install ziglang`"):
+        pocketpipe.load(folder)
+
+
+def test_what_is_stored_in_float_enters_as_int8(tmp_path: Path) -> None:
+    metadata = digits.metadata("fpga").model_copy(update={"input_dtype": "float32"})
+    stored = digits.golden_examples().astype(np.float32) + np.float32(0.3)
+    TARGETS.resolve("fpga").compile(digits.quantized_file(), metadata, tmp_path / "out", stored)
+    assert np.array_equal(TARGETS.resolve("fpga").run(tmp_path / "out", stored), digits.right(stored))
+    integers = digits.graph().quantized(metadata.preprocessing(stored))
+    assert (tmp_path / "out" / "golden" / "inputs.bin").read_bytes() == integers.tobytes()
+    assert (tmp_path / "out" / "golden" / "outputs.bin").read_bytes() == reference.run(
+        digits.graph(), integers
+    ).tobytes()
+    entry = digits.graph().tensors[digits.graph().input]
+    assert f"floor(x / {entry.scale!r} + 0.5)" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_bare_graph_is_compiled_and_run() -> None:
+    integers = np.random.default_rng(0).integers(-128, 128, (5, 1, 8, 8)).astype(np.int8)
+    expected = reference.run(digits.graph(), integers)
+    assert np.array_equal(TARGETS.resolve("fpga").run_integers(digits.graph(), integers), expected)
+
+
+def test_a_file_in_float_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^target fpga needs integers: add quantization to methods$"):
+        TARGETS.resolve("fpga").compile(digits.float_file(), digits.metadata("fpga"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_methods_without_integers_are_refused_before_any_work() -> None:
+    channels = {"name": "channels"}
+    asked = {"task": {"name": "digits"}, "targets": ["x86_64", "fpga", "cortex_m"], "methods": [channels]}
+    with pytest.raises(Mistakes) as caught:
+        checked_config(asked)
+    said = [line for line in caught.value.lines if "needs integers" in line]
+    assert said == [f"targets: {name} needs integers: add quantization to methods" for name in ("fpga", "cortex_m")]
+    asked["methods"] = [channels, {"name": "quantization"}]
+    with pytest.raises(Mistakes) as caught:
+        checked_config(asked)
+    assert not [line for line in caught.value.lines if "needs integers" in line]
