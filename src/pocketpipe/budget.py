@@ -7,6 +7,11 @@ from pydantic import Field, model_validator
 from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 
+KB = 1024
+"""Bytes of a kB of flash or RAM."""
+
+ByTarget = dict[str, Annotated[float, Field(gt=0.0)]]
+
 Ratio = Annotated[float, Field(ge=1.0, description="how many times smaller; 1 = unchanged")]
 
 
@@ -53,6 +58,12 @@ class Budget(Value):
     """At most this many bytes in transport."""
     minimum_metric: float | None = None
     """The task's metric on test must be at least this."""
+    flash_kb: ByTarget = {}
+    """For each target the memory that code and weights may take, in kB of 1,024 bytes, as data sheets count them."""
+    ram_kb: ByTarget = {}
+    """For each target the memory that one inference may take, in the same kB."""
+    latency_ms: ByTarget = {}
+    """For each target the median time of one example, batch 1, one thread; measured where the target is this host."""
 
     @model_validator(mode="after")
     def _bounds_the_cost(self) -> "Budget":

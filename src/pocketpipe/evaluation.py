@@ -26,10 +26,18 @@ class Subject(Value):
     """Share of examples with the same meaning as ONNX Runtime on the student's ONNX file."""
     max_difference: float | None = None
     """Largest absolute difference of an output to ONNX Runtime's."""
+    compared: int | None = None
+    """Examples on which the outputs' integers were compared with the integer reference's; None for a float network."""
+    differing: int | None = None
+    """Integers that differ from the reference's on those: 0, or the run would have failed."""
     latency_ms: float | None = None
     """Median at batch 1, one thread, on this host."""
     latency_ratio: float | None = None
     """Latency over ONNX Runtime's in the same process, interleaved."""
+    flash_bytes: int | None = None
+    """Bytes of the delivery that lie on the device: code, weights, tables."""
+    ram_bytes: int | None = None
+    """Memory that one inference takes on the device."""
     not_measured: str | None = None
     """Why there are no figures, and how to get them."""
 
@@ -55,7 +63,7 @@ class Evaluation(Value):
     nearest_plan: str | None = None
     """Where the budget was not kept: the nearest plan that passes, in words."""
     scores: tuple[float, ...] = ()
-    """Score of the student's ONNX file on each test example, in order, for paired comparison."""
+    """Score of `delivered` on each test example, in order, for paired comparison."""
     champion_scores: tuple[float, ...] | None = None
     """The champion's scores on the same examples, where a champion was evaluated beside."""
 
@@ -69,6 +77,17 @@ class Evaluation(Value):
         """Whether every requirement that could be measured was met."""
         return budget_kept(self.verdicts)
 
+    @property
+    def delivered(self) -> Subject | None:
+        """The subject that stands for what is delivered: the first target's that saw all test examples, else the ONNX
+        file, else the student.
+        """
+        whole = max((subject.examples for subject in self.subjects), default=0)
+        named = {subject.name: subject for subject in self.subjects}
+        by_target = [s for name, s in named.items() if name not in ("teacher", "student", "onnx")]
+        seen = next((s for s in by_target if s.metric is not None and s.examples == whole), None)
+        return seen or named.get("onnx") or named.get("student")
+
     def subject(self, name: str) -> Subject:
         """The subject of that name. Raises KeyError."""
         return {subject.name: subject for subject in self.subjects}[name]
@@ -79,5 +98,8 @@ class EvaluateSettings(Value):
 
     emulated_examples: Annotated[int, Field(gt=0)] = 1000
     """Test examples that run on a target through an emulator, which is hundreds of times slower than the device."""
+    reference_macs: Annotated[int, Field(gt=0)] = 500_000_000_000
+    """MACs that the integer reference may take, which does some 10^9 a second: on so many test examples as that allows
+    the integers of every target are compared with it (ResNet-20: 12,000)."""
     latency_runs: Annotated[int, Field(gt=0)] = 300
     """Measured runs of the library and of ONNX Runtime, in turns."""

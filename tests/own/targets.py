@@ -1,12 +1,16 @@
-"""A user's own target."""
+"""A user's own targets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
+from pocketpipe.integer.graph import Convolution, IntegerGraph, Operator
+from pocketpipe.integer.lowering import lower
 from pocketpipe.targets.base import Target
+from pocketpipe.targets.x86_64 import X8664
 
 
 class Unreachable(Target):
@@ -27,3 +31,30 @@ class Unreachable(Target):
 
 
 unreachable = Unreachable()
+
+
+class Careless(X8664):
+    """This machine, on which convolutions round halves and some more down: every graph is compiled wrongly."""
+
+    name = "careless"
+
+    def compile(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
+    ) -> None:
+        self.compile_integers(lower(onnx), metadata, folder)
+
+    def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+        operators = tuple(map(_rounded_down, graph.operators))
+        super().compile_integers(replace(graph, operators=operators), metadata, folder)
+
+
+def _rounded_down(operator: Operator) -> Operator:
+    """Half a unit is taken from what is rounded: the bias is in units of the sum."""
+    if not isinstance(operator, Convolution):
+        return operator
+    factor = operator.requantization
+    half = (2.0**factor.shift / factor.multiplier / 2).astype(np.int32)
+    return replace(operator, bias=operator.bias - half)
+
+
+careless = Careless()

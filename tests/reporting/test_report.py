@@ -105,6 +105,12 @@ def test_every_verdict_and_subject_is_shown_with_its_file(kept: str) -> None:
         assert squeezed(row) in squeezed(text)
 
 
+def test_integers_and_sizes_on_the_device_are_shown(kept: str) -> None:
+    text = Page(kept).text
+    assert "0 on 360" in text
+    assert "x86_64 x86_64/model.so 41,234 B 9,216 B" in text
+
+
 def test_kept_budget_is_the_first_thing_said(kept: str) -> None:
     text = Page(kept).text
     assert "Budget kept 3.08x fewer MACs" in text

@@ -16,7 +16,6 @@ from pocketpipe.reporting.wording import (
     ABSENT,
     bytes_text,
     count_text,
-    delivered,
     difference_text,
     headline,
     metric_text,
@@ -96,7 +95,7 @@ def tiles(findings: Findings) -> list[Tile]:
             _arrow(bytes_text(was.file_bytes), bytes_text(now.file_bytes)),
         ),
     ]
-    after, before = delivered(evaluation), teacher(evaluation)
+    after, before = evaluation.delivered, teacher(evaluation)
     if after is not None and after.metric is not None:
         note = f"on {after.file}"
         if before is not None and before.metric is not None:
@@ -149,7 +148,7 @@ def cost_rows(was: Cost, now: Cost) -> list[tuple[str, str, str, str]]:
 
 def uncertain_drop(findings: Findings) -> bool:
     """Whether the change of the metric is within one standard error: this much test data cannot tell them apart."""
-    after, before = delivered(findings.evaluation), teacher(findings.evaluation)
+    after, before = findings.evaluation.delivered, teacher(findings.evaluation)
     error = standard_error(findings.evaluation.scores)
     if error is None or after is None or before is None or after.metric is None or before.metric is None:
         return False

@@ -33,12 +33,6 @@ def headline(evaluation: Evaluation) -> str:
     return f"Budget kept: {got}."
 
 
-def delivered(evaluation: Evaluation) -> Subject | None:
-    """The subject that stands for what is delivered: the ONNX file, else the student."""
-    subjects = {subject.name: subject for subject in evaluation.subjects}
-    return next((subjects[name] for name in ("onnx", "student") if name in subjects), None)
-
-
 def teacher(evaluation: Evaluation) -> Subject | None:
     """The dense network, where it was evaluated."""
     return next((subject for subject in evaluation.subjects if subject.name == "teacher"), None)
@@ -111,7 +105,7 @@ def standard_error(scores: Sequence[float]) -> float | None:
 def _achievement(evaluation: Evaluation) -> str:
     ratio = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
     parts = [f"{ratio['speedup']:.2f}x fewer MACs", f"a {ratio['compression']:.2f}x smaller file"]
-    subject, dense = delivered(evaluation), teacher(evaluation)
+    subject, dense = evaluation.delivered, teacher(evaluation)
     if subject is not None and subject.metric is not None:
         beside = f" (teacher {metric_text(dense.metric)})" if dense and dense.metric is not None else ""
         parts.append(f"{evaluation.metric_name} {metric_text(subject.metric)}{beside}")

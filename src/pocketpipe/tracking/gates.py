@@ -127,5 +127,4 @@ def delivered_metric(evaluation: Evaluation) -> float | None:
     """Metric of the student as delivered: mean of its scores, else what its subject tells."""
     if evaluation.scores:
         return fsum(evaluation.scores) / len(evaluation.scores)
-    known = {subject.name: subject.metric for subject in evaluation.subjects}
-    return known.get("onnx", known.get("student"))
+    return None if evaluation.delivered is None else evaluation.delivered.metric

@@ -153,6 +153,8 @@ def _figure_row(subject: Subject) -> Sequence[str]:
     if subject.latency_ratio is not None:
         latency += f" ({subject.latency_ratio:.2f}x ONNX Runtime's)"
     agreement = "" if subject.agreement is None else share_text(subject.agreement)
+    if subject.compared is not None:
+        agreement += f"; {subject.differing:,} integers differ from the reference's ({subject.compared:,} examples)"
     return (
         subject.name,
         subject.file,

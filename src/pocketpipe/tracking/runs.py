@@ -260,6 +260,9 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
             "agreement": subject.agreement,
             "latency_ms": subject.latency_ms,
             "latency_ratio_to_onnxruntime": subject.latency_ratio,
+            "differing": subject.differing,
+            "flash_bytes": subject.flash_bytes,
+            "ram_bytes": subject.ram_bytes,
         }
         figures |= {f"{subject.name}_{name}": value for name, value in measured.items() if value is not None}
     return figures

@@ -1,18 +1,21 @@
 """Measure everything that was made on the test split, and hold it against the budget."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pocketpipe.budget import Budget
 from pocketpipe.champion import Champion
+from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
 from pocketpipe.exporting.onnx import run_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.exporting.transport import delivered_cost
 from pocketpipe.network import StoredNetwork
+from pocketpipe.pipelines.evaluate.integers import Expected, expected_of, refuse_differing
 from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
 from pocketpipe.pipelines.evaluate.verdicts import judge
 from pocketpipe.record import StageRecord
@@ -23,6 +26,21 @@ from pocketpipe.task import Split, Task, TaskChoice
 from pocketpipe.training.inference import predict
 
 ONNX_FILE = "student.onnx"
+
+
+@dataclass(frozen=True)
+class References:
+    """What a delivered library is held against."""
+
+    onnx: bytes
+    outputs: np.ndarray
+    """Of ONNX Runtime on that file, all test examples."""
+    integers: Expected | None
+    """Of the integer reference; None for a network in float."""
+
+
+Ran = tuple[Subject, np.ndarray | None]
+"""A target, and its outputs on the first test examples; None where it cannot be executed."""
 
 
 def evaluate(
@@ -42,23 +60,26 @@ def evaluate(
     data_root: Path,
     champion: Champion | None = None,
 ) -> tuple[Evaluation, StageRecord]:
-    """(evaluation, record). The record counts how often the test split was opened: once."""
+    """(evaluation, record). The record counts how often the test split was opened: once.
+
+    Raises UserError, naming the operator, if a target's integers are not those of the integer graph.
+    """
     task = task_choice.build(data_root)
-    reference = run_onnx(student_onnx, task.preprocessing(test.inputs))
-    teacher_outputs = predict(teacher.build(task), task, test.inputs)
-    subjects = [
-        _subject("teacher", "teacher (PyTorch)", task, test, teacher_outputs),
-        _subject(
-            "student", "student (PyTorch)", task, test, predict(student.build(task), task, test.inputs), reference
-        ),
-        _subject("onnx", ONNX_FILE, task, test, reference, reference),
-        *(
-            _delivered(name, deliveries / name.replace(":", "."), task, test, student_onnx, reference, settings)
-            for name in targets
-        ),
-    ]
     teacher_cost = delivered_cost(teacher_onnx, pack(teacher_onnx), "teacher.onnx")
     student_cost = delivered_cost(student_onnx, student_packed, ONNX_FILE)
+    prepared = task.preprocessing(test.inputs)
+    reference = run_onnx(student_onnx, prepared)
+    expected = expected_of(student_onnx, prepared, student_cost.macs, settings.reference_macs)
+    references = References(student_onnx, reference, expected)
+    delivered = [_delivered(name, deliveries, task, test, references, settings) for name in targets]
+    teacher_outputs = predict(teacher.build(task), task, test.inputs)
+    student_outputs = predict(student.build(task), task, test.inputs)
+    subjects = [
+        _subject("teacher", "teacher (PyTorch)", task, test, teacher_outputs),
+        _subject("student", "student (PyTorch)", task, test, student_outputs, reference),
+        _subject("onnx", ONNX_FILE, task, test, reference, reference),
+        *(subject for subject, _ in delivered),
+    ]
     verdicts = judge(
         budget,
         task,
@@ -77,8 +98,8 @@ def evaluate(
         subjects=tuple(subjects),
         verdicts=verdicts,
         nearest_plan=_nearest(trials, search_record, budget, task) if failed else None,
-        scores=tuple(task.scores(reference, test.targets).tolist()),
-        champion_scores=_champion_scores(champion, task, test),
+        scores=tuple(task.scores(_of_all_examples(delivered, reference), test.targets).tolist()),
+        champion_scores=_champion_scores(champion, task, test, settings.reference_macs),
     )
     return evaluation, _record(evaluation, search_record, task)
 
@@ -101,31 +122,57 @@ def _subject(
 
 def _delivered(
     name: str,
-    folder: Path,
+    deliveries: Path,
     task: Task,
     test: Split,
-    onnx: bytes,
-    reference: np.ndarray,
+    references: References,
     settings: EvaluateSettings,
-) -> Subject:
+) -> Ran:
     target: Target = TARGETS.resolve(name)
+    folder = deliveries / name.replace(":", ".")
     file = f"{folder.name}/{target.library_name}"
+    sizes = _sizes(folder, target)
     count = min(len(test), settings.emulated_examples) if target.emulated else len(test)
     try:
         outputs = target.run(folder, test.inputs[:count])
     except NotMeasured as reason:
-        return Subject(name=name, file=file, not_measured=str(reason))
-    subject = _subject(name, file, task, test, outputs, reference)
-    if target.emulated:
-        return subject
-    milliseconds, ratio = beside_onnx_runtime(folder, onnx, test.inputs[:1], task, settings.latency_runs)
-    return subject.model_copy(update={"latency_ms": milliseconds, "latency_ratio": ratio})
+        return Subject(name=name, file=file, not_measured=str(reason)).model_copy(update=sizes), None
+    measured: dict[str, float | int] = dict(sizes)
+    if references.integers is not None:
+        refuse_differing(references.integers, target, file, outputs)
+        measured |= {"compared": min(count, len(references.integers.leaving)), "differing": 0}
+    if target.timed and not target.emulated:
+        latency = beside_onnx_runtime(folder, references.onnx, test.inputs[:1], task, settings.latency_runs)
+        measured |= dict(zip(("latency_ms", "latency_ratio"), latency, strict=True))
+    return _subject(name, file, task, test, outputs, references.outputs).model_copy(update=measured), outputs
 
 
-def _champion_scores(champion: Champion | None, task: Task, test: Split) -> tuple[float, ...] | None:
+def _sizes(folder: Path, target: Target) -> dict[str, int]:
+    """Bytes that the delivery takes on the device."""
+    footprint = DeliveryMetadata.read(folder).footprint
+    if footprint is None:
+        return {}
+    library = (folder / target.library_name).stat().st_size
+    return {"flash_bytes": footprint.flash or library, "ram_bytes": footprint.ram or footprint.arena}
+
+
+def _of_all_examples(delivered: list[Ran], reference: np.ndarray) -> np.ndarray:
+    """Outputs of the first target that saw all test examples; of the ONNX file where none did."""
+    return next((made for _, made in delivered if made is not None and len(made) == len(reference)), reference)
+
+
+def _champion_scores(
+    champion: Champion | None, task: Task, test: Split, reference_macs: int
+) -> tuple[float, ...] | None:
+    """As its own targets have them: of the integer reference, where it is quantized and that takes minutes."""
     if champion is None:
         return None
-    outputs = run_onnx(champion.onnx, task.preprocessing(test.inputs))
+    prepared = task.preprocessing(test.inputs)
+    expected = expected_of(champion.onnx, prepared, champion.evaluation.student_cost.macs, reference_macs)
+    if expected is not None and len(expected.leaving) == len(test):
+        outputs = expected.outputs
+    else:
+        outputs = run_onnx(champion.onnx, prepared)
     return tuple(task.scores(outputs, test.targets).tolist())
 
 
@@ -138,10 +185,15 @@ def _record(evaluation: Evaluation, search_record: StageRecord, task: Task) -> S
     metric = evaluation.metric_name
     measured = [subject for subject in evaluation.subjects if subject.metric is not None]
     ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
-    latencies = {
+    on_device = {
         f"{s.name}_{kind}": value
-        for s in measured
-        for kind, value in (("latency_ms", s.latency_ms), ("latency_ratio_to_onnxruntime", s.latency_ratio))
+        for s in evaluation.subjects
+        for kind, value in (
+            ("latency_ms", s.latency_ms),
+            ("latency_ratio_to_onnxruntime", s.latency_ratio),
+            ("flash_bytes", s.flash_bytes),
+            ("ram_bytes", s.ram_bytes),
+        )
         if value is not None
     }
     return StageRecord(
@@ -150,8 +202,9 @@ def _record(evaluation: Evaluation, search_record: StageRecord, task: Task) -> S
             "test_openings": 1,
             **{f"{s.name}_{metric}": s.metric for s in measured if s.metric is not None},
             **{f"{s.name}_agreement": s.agreement for s in measured if s.agreement is not None},
+            **{f"{s.name}_differing": s.differing for s in measured if s.differing is not None},
             **ratios,
-            **latencies,
+            **on_device,
         },
         facts={
             "budget_kept": evaluation.budget_kept,

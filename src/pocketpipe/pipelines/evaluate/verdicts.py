@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pocketpipe.budget import Budget
+from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
 from pocketpipe.evaluation import Subject
 from pocketpipe.task import Task
@@ -10,7 +10,8 @@ from pocketpipe.verdict import Status, Verdict
 
 SAME_ANSWERS = 0.999
 """Share of examples on which a compiled library must mean the same as ONNX Runtime: float sums in another order
-may tip an example that lies on the border between two classes, no more."""
+may tip an example that lies on the border between two classes, no more. Integers must be the very same ones."""
+EMULATED = "it runs through an emulator here, whose time tells nothing of the device's; measure it on the device"
 
 
 def judge(
@@ -28,6 +29,7 @@ def judge(
     verdicts = _cost_verdicts(budget, *costs)
     for subject in delivered:
         verdicts += _metric_verdicts(budget, task, subject, teacher_metric(subject.examples or 1))
+        verdicts += _device_verdicts(budget, subject)
     return (*verdicts, *(_same_answers(subject) for subject in delivered if subject.name != "onnx"))
 
 
@@ -82,7 +84,29 @@ def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: floa
     return verdicts
 
 
+def _device_verdicts(budget: Budget, subject: Subject) -> list[Verdict]:
+    """Of the flash, the RAM and the time that the budget gives this target."""
+    verdicts = []
+    sizes = (("flash_kb", budget.flash_kb, subject.flash_bytes), ("ram_kb", budget.ram_kb, subject.ram_bytes))
+    for name, by_target, used in sizes:
+        if subject.name in by_target:
+            limit = by_target[subject.name]
+            got = None if used is None else f"{used / KB:.4g} kB ({used:,} bytes)"
+            kept = used is not None and used <= limit * KB
+            verdicts.append(_if_got(subject, name, f"<= {limit:g} kB", got, kept, "its delivery does not tell it"))
+    if subject.name in budget.latency_ms:
+        limit, time = budget.latency_ms[subject.name], subject.latency_ms
+        got = None if time is None else f"{time:.4g} ms"
+        kept = time is not None and time <= limit
+        asked = f"<= {limit:g} ms, batch 1, one thread"
+        verdicts.append(_if_got(subject, "latency_ms", asked, got, kept, subject.not_measured or EMULATED))
+    return verdicts
+
+
 def _same_answers(subject: Subject) -> Verdict:
+    if subject.compared is not None:
+        got = f"{subject.differing:,} differ on {subject.compared:,} examples"
+        return _on(subject, "same integers", "as the integer graph, all", got, subject.differing == 0)
     agreement = subject.agreement or 0.0
     got = f"{agreement:.2%} (largest difference {subject.max_difference or 0.0:.1e})"
     asked = f">= {SAME_ANSWERS:.1%} as ONNX Runtime"
@@ -90,16 +114,16 @@ def _same_answers(subject: Subject) -> Verdict:
 
 
 def _on(subject: Subject, requirement: str, asked: str, got: str, met: bool) -> Verdict:
-    if subject.not_measured is not None:
-        return Verdict(
-            requirement=requirement,
-            asked=asked,
-            got="-",
-            file=subject.file,
-            status="not measured",
-            reason=subject.not_measured,
-        )
-    return _verdict(requirement, asked, got, subject.file, met)
+    measured = None if subject.not_measured is not None else got
+    return _if_got(subject, requirement, asked, measured, met, subject.not_measured or "")
+
+
+def _if_got(subject: Subject, requirement: str, asked: str, got: str | None, met: bool, why_not: str) -> Verdict:
+    if got is not None:
+        return _verdict(requirement, asked, got, subject.file, met)
+    return Verdict(
+        requirement=requirement, asked=asked, got="-", file=subject.file, status="not measured", reason=why_not
+    )
 
 
 def _verdict(requirement: str, asked: str, got: str, file: str, met: bool) -> Verdict:

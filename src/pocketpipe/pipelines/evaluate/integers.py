@@ -1,0 +1,75 @@
+"""Delivered integers beside the reference: no value may differ, or the run ends by naming the operator that does."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pocketpipe.errors import NotMeasured, UserError
+from pocketpipe.integer import reference
+from pocketpipe.integer.comparing import first_difference
+from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.integer.lowering import is_quantized, lower
+from pocketpipe.targets.base import Target
+
+BATCH = 16
+"""Examples through the reference at once: more of them only leave the processor's caches."""
+LOOKED_AT = 4
+"""Of the examples that differ, on so many the operator is searched."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the reference computes of the first test examples."""
+
+    graph: IntegerGraph
+    entering: np.ndarray
+    """int8 (N, *shape of the input)."""
+    leaving: np.ndarray
+    """int8 (N, *shape of the output)."""
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """The real numbers that they stand for: what every target gives."""
+        return self.graph.real(self.leaving)
+
+
+def expected_of(onnx: bytes, prepared: np.ndarray, macs: int, most_macs: int) -> Expected | None:
+    """The reference's integers on as many `prepared` examples as `most_macs` allow; None for a network in float.
+
+    `macs`: of one example.
+    """
+    if not is_quantized(onnx):
+        return None
+    graph = lower(onnx)
+    entering = graph.quantized(prepared[: max(1, most_macs // max(1, macs))])
+    return Expected(graph, entering, _in_batches(graph, entering))
+
+
+def _in_batches(graph: IntegerGraph, entering: np.ndarray) -> np.ndarray:
+    batches = (entering[start : start + BATCH] for start in range(0, len(entering), BATCH))
+    return np.concatenate([reference.run(graph, batch) for batch in batches])
+
+
+def refuse_differing(expected: Expected, target: Target, file: str, outputs: np.ndarray) -> None:
+    """Raise UserError if an integer in `outputs`, of the delivered `file`, is not the reference's: one line that names
+    the first operator that differs, with its integers.
+    """
+    right = expected.leaving[: len(outputs)]
+    wrong = expected.graph.integers(outputs[: len(right)]) != right
+    if wrong.any():
+        (examples,) = np.nonzero(wrong.reshape(len(right), -1).any(1))
+        raise UserError(
+            f"{file}: {wrong.sum():,} of {wrong.size:,} integers are not the reference's, on {len(examples):,} of "
+            f"{len(right):,} test examples; {_where(expected, target, examples[:LOOKED_AT])}"
+        )
+
+
+def _where(expected: Expected, target: Target, examples: np.ndarray) -> str:
+    """The first operator that differs on test examples of these numbers, in words."""
+    try:
+        difference = first_difference(expected.graph, target.run_integers, expected.entering[examples])
+    except NotMeasured as reason:
+        return str(reason)
+    if difference is None:
+        return "every operator is right by itself: preprocessing, or the way into the network or out of it, is not"
+    return difference.model_copy(update={"example": int(examples[difference.example])}).message

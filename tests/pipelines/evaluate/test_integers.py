@@ -1,0 +1,136 @@
+"""Targets whose integers are not those of the integer graph end the run; the operator at fault is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from integer.qdq import statically_quantized
+from own.tasks import Shapes
+from pocketpipe.budget import Budget
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import NotMeasured, UserError
+from pocketpipe.evaluation import EvaluateSettings, Evaluation
+from pocketpipe.exporting.onnx import export_onnx
+from pocketpipe.exporting.packing import pack
+from pocketpipe.integer import reference
+from pocketpipe.integer.graph import Convolution
+from pocketpipe.integer.lowering import lower
+from pocketpipe.network import StoredNetwork
+from pocketpipe.pipelines.evaluate.integers import expected_of, refuse_differing
+from pocketpipe.pipelines.evaluate.nodes import evaluate
+from pocketpipe.record import StageRecord
+from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.task import Split, TaskChoice
+
+TASK = TaskChoice(name="own.tasks:build", options={"count": 120})
+SEARCH = StageRecord(stage="search", metrics={"dense_accuracy": 0.5}, data="val")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized student and the split that it is evaluated on."""
+
+    network: StoredNetwork
+    """Teacher and, in integers, student."""
+    float_onnx: bytes
+    onnx: bytes
+    test: Split
+
+    def evaluated(self, folder: Path, *targets: str, **settings: int) -> Evaluation:
+        """Deliver for these targets, then evaluate."""
+        task = TASK.build(folder)
+        for name in targets:
+            metadata = DeliveryMetadata(
+                task="shapes", network="own", target=name, input_shape=task.input_shape, input_dtype="uint8",
+                preprocessing=task.preprocessing, labels=task.labels,
+            )  # fmt: skip
+            TARGETS.resolve(name).compile(self.onnx, metadata, folder / name.replace(":", "."))
+        budget = Budget(speedup=1, flash_kb={"x86_64": 64}, ram_kb={"x86_64": 0.5}, latency_ms={"x86_64": 50})
+        found, record = evaluate(
+            TASK, budget, list(targets), EvaluateSettings(latency_runs=5, **settings), self.test, self.network,
+            self.network, self.float_onnx, self.onnx, pack(self.onnx), folder, [], SEARCH, folder,
+        )  # fmt: skip
+        assert record.metrics["x86_64_differing"] == 0
+        return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    torch.manual_seed(0)
+    task = Shapes(120)
+    splits, test = task.load(seed=0, holdout=None)
+    teacher = StoredNetwork("own.networks:build", options={"width": 4})
+    network = teacher.build(task).eval()
+    onnx = export_onnx(network, task.input_shape)
+    seen = task.preprocessing(splits.train.inputs[:32])
+    quantized = statically_quantized(onnx, seen, tmp_path_factory.mktemp("quantized"))
+    return Made(teacher.with_weights(network), onnx, quantized, test)
+
+
+def test_integers_metric_sizes_and_time_are_those_of_the_delivered_file(made: Made, tmp_path: Path) -> None:
+    found = made.evaluated(tmp_path, "x86_64")
+    subject, library = found.subject("x86_64"), tmp_path / "x86_64" / "model.so"
+    assert (subject.compared, subject.differing) == (len(made.test), 0)
+    assert subject.flash_bytes == library.stat().st_size
+    assert found.delivered == subject
+    assert np.mean(found.scores) == subject.metric
+    graph = lower(made.onnx)
+    outputs = graph.real(reference.run(graph, graph.quantized(Shapes(120).preprocessing(made.test.inputs))))
+    assert np.mean(found.scores) == np.mean(outputs.argmax(1) == made.test.targets)
+    verdicts = {verdict.requirement: verdict for verdict in found.verdicts if verdict.file == "x86_64/model.so"}
+    assert verdicts["same integers"].got == f"0 differ on {len(made.test)} examples"
+    assert verdicts["flash_kb"].status == "passed"
+    assert verdicts["flash_kb"].got.endswith(f"({library.stat().st_size:,} bytes)")
+    assert verdicts["ram_kb"].status == "failed"
+    assert verdicts["latency_ms"].status == "passed"
+    few = made.evaluated(tmp_path, "x86_64", reference_macs=3 * found.student_cost.macs).subject("x86_64")
+    assert (few.compared, few.examples) == (3, len(made.test))
+
+
+def test_a_target_that_rounds_otherwise_ends_the_run_and_its_operator_is_named(made: Made, tmp_path: Path) -> None:
+    first = next(operator for operator in lower(made.onnx).operators if isinstance(operator, Convolution))
+    message = (
+        rf"^own\.targets\.careless/model\.so: [\d,]+ of 72 integers are not the reference's, on \d+ of 24 test "
+        rf"examples; operator \d+ '{first.name}' \(Convolution\): element \[.*\] of example \d+ is (-?\d+), and "
+        rf"(-?\d+) by the reference; [\d,]+ of [\d,]+ elements differ$"
+    )
+    with pytest.raises(UserError, match=message):
+        made.evaluated(tmp_path, "own.targets:careless")
+
+
+@pytest.mark.parametrize(
+    ("run_integers", "said"),
+    [
+        (reference.run, "every operator is right by itself: preprocessing, or the way into the network or out of it"),
+        (None, "target 'x86_64' compiles no integer graph by itself, so the operator is not known"),
+    ],
+)
+def test_what_no_operator_explains_is_said(
+    made: Made, monkeypatch: pytest.MonkeyPatch, run_integers: Callable[..., np.ndarray] | None, said: str
+) -> None:
+    target = TARGETS.resolve("x86_64")
+    if run_integers is None:
+        monkeypatch.setattr(type(target), "compile_integers", Target.compile_integers)
+    else:
+        monkeypatch.setattr(type(target), "run_integers", staticmethod(run_integers))
+    expected = expected_of(made.onnx, Shapes(120).preprocessing(made.test.inputs), 1, 5)
+    assert expected is not None
+    outputs = expected.outputs + expected.graph.tensors[expected.graph.output].scale
+    with pytest.raises(UserError, match=f"x86_64/model.so: 15 of 15 integers .* on 5 of 5 test examples; {said}"):
+        refuse_differing(expected, target, "x86_64/model.so", outputs)
+    refuse_differing(expected, target, "x86_64/model.so", expected.outputs)
+
+
+def test_a_network_in_float_has_no_integers(made: Made) -> None:
+    assert expected_of(made.float_onnx, made.test.inputs, 1, 5) is None
+
+
+def test_a_target_without_bare_graphs_says_so(made: Made) -> None:
+    with pytest.raises(NotMeasured, match="so the operator is not known"):
+        TARGETS.resolve("own.targets:unreachable").run_integers(lower(made.onnx), np.zeros((1, 1, 8, 8), np.int8))
