@@ -63,6 +63,14 @@ class DeliveryMetadata(Value):
     resources: Resources | None = None
     """What an FPGA would spend on it."""
 
+    def check_input(self, shape: tuple[int, ...]) -> None:
+        """Raise UserError if a network that takes `shape`, batch included, does not take one example."""
+        if shape != (1, *self.input_shape):
+            raise UserError(
+                f"the ONNX file takes {shape}, but one example of task {self.task!r} is {self.input_shape}: "
+                "export it with batch 1"
+            )
+
     def check_examples(self, examples: np.ndarray) -> None:
         """Raise UserError if these are no stored examples (N, *input_shape)."""
         if examples.shape[1:] != self.input_shape:

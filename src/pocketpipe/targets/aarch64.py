@@ -1,11 +1,7 @@
 """64-bit ARM Linux (Raspberry Pi 4 and later, most phones and boards); executed under QEMU where there is no ARM."""
 
-import os
 import platform
 import shutil
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +11,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
 from pocketpipe.targets.native import RUNNER, compile_native
 from pocketpipe.targets.toolchain import find_toolchain
 
@@ -65,11 +62,8 @@ class AArch64(Target):
         """Outputs of the delivered runner, with a slice of the inputs for each CPU that this process may use."""
         command = self._command(folder)
         metadata = DeliveryMetadata.read(folder)
-        prepared = metadata.preprocessing(inputs)
-        slices = np.array_split(prepared, min(len(os.sched_getaffinity(0)), max(len(prepared), 1)))
-        with ThreadPoolExecutor(len(slices)) as pool:
-            outputs = list(pool.map(lambda part: _run(command, part), slices))
-        return np.concatenate(outputs).reshape(len(inputs), *metadata.output_shape)
+        outputs = outputs_in_slices(command, metadata.preprocessing(inputs), np.dtype(np.float32))
+        return outputs.reshape(len(inputs), *metadata.output_shape)
 
     def _compile(self, network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         emulator = f"{EMULATOR} " if self.emulated else ""
@@ -94,22 +88,11 @@ class AArch64(Target):
     def _command(self, folder: Path) -> tuple[str, ...]:
         runner = str((folder / RUNNER).absolute())
         if not self.emulated:
-            return (runner,)
+            return (runner, INPUT, OUTPUT)
         emulator = shutil.which(EMULATOR)
         if emulator is None:
             raise NotMeasured(f"ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it")
-        return (emulator, "-cpu", self.model, runner)
-
-
-def _run(command: tuple[str, ...], prepared: np.ndarray) -> np.ndarray:
-    """Outputs of the runner, flat. Raises RuntimeError with what it said if it fails."""
-    with tempfile.TemporaryDirectory(prefix="pocketpipe-") as folder:
-        source, sink = Path(folder, "input.f32"), Path(folder, "output.f32")
-        np.ascontiguousarray(prepared, np.float32).tofile(source)
-        done = subprocess.run((*command, str(source), str(sink)), capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-        return np.fromfile(sink, np.float32)
+        return (emulator, "-cpu", self.model, runner, INPUT, OUTPUT)
 
 
 for _target in (AArch64(), *(AArch64(model) for model in MODELS if model != BASELINE)):

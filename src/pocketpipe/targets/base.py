@@ -22,6 +22,8 @@ class Target(ABC):
     """The delivered file on which figures are measured."""
     emulated: bool = False
     """Whether `run` goes through an emulator: right, but hundreds of times slower than the device."""
+    timed: bool = True
+    """Whether the time that a run takes on this host, without emulator, says something of the device."""
     integer_only: bool = False
     """Whether it takes quantized files alone: a method has to bring the integers."""
 

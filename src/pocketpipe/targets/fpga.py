@@ -49,6 +49,7 @@ class Fpga(C99Target):
 
     name = "fpga"
     library_name = "model.c"
+    timed = False
 
     def __init__(self, *, unroll: int = UNROLL, clock_mhz: float = CLOCK_MHZ) -> None:
         if unroll < 1 or clock_mhz <= 0:

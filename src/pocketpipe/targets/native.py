@@ -1,6 +1,5 @@
 """Compiling for a processor that runs Linux: kernels by TVM, a plain C call sequence, one shared library."""
 
-import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -9,10 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, write_readme, write_sources
+from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, digests, write_readme, write_sources
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
-from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.targets.source import EXPORTS, WEIGHTS_FILE, integer_sources, model_source
@@ -46,7 +44,7 @@ def compile_native(
             compiled = _integers(network, cpu, toolchain, build)
         else:
             compiled = _floats(network, cpu, toolchain, build)
-        _check_shapes(compiled, metadata)
+        metadata.check_input(compiled.input_shape)
         _write_header_and_runner(compiled, build)
         toolchain.link_library(compiled.sources, LIBRARY_FILE, EXPORTS, build, compiled.options)
         if RUNNER in programs:
@@ -58,7 +56,7 @@ def compile_native(
         compiler = "cc" if metadata.target == "x86_64" else f"{metadata.target}-linux-gnu-gcc"
         build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
         write_readme(delivery, filled, build=build_line, run=run)
-        filled.model_copy(update={"hashes": {**metadata.hashes, **_digests(delivery)}}).write(delivery)
+        filled.model_copy(update={"hashes": {**metadata.hashes, **digests(delivery)}}).write(delivery)
 
 
 @dataclass(frozen=True)
@@ -113,14 +111,6 @@ def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:
     )
 
 
-def _check_shapes(compiled: _Compiled, metadata: DeliveryMetadata) -> None:
-    if compiled.input_shape != (1, *metadata.input_shape):
-        raise UserError(
-            f"the ONNX file takes {compiled.input_shape}, but one example of task {metadata.task!r} is "
-            f"{metadata.input_shape}: export it with batch 1"
-        )
-
-
 def _fill_in(
     metadata: DeliveryMetadata, compiled: _Compiled, cpu: "Cpu", toolchain: Toolchain, delivery: Path
 ) -> DeliveryMetadata:
@@ -138,8 +128,3 @@ def _fill_in(
             ),
         }
     )
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file by its name."""
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}

@@ -59,7 +59,7 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
     an image of bytes. Without it, its input are the network's integers. `unroll`: products a cycle, for synthesis.
     Raises UserError for more than three axes.
     """
-    emitter = _Emitter(graph, *_memory(graph), unroll)
+    emitter = Emitter(graph, *_memory(graph), unroll)
     emitter.enter(entry)
     for operator in graph.operators:
         emitter.emit(operator)
@@ -87,7 +87,9 @@ def _memory(graph: IntegerGraph) -> tuple[dict[str, int], int]:
 
 
 @dataclass
-class _Emitter:
+class Emitter:
+    """Collects calls and constants; `arena`: bytes of memory, `offsets`: where in it each tensor lies."""
+
     graph: IntegerGraph
     offsets: dict[str, int]
     arena: int

@@ -86,11 +86,7 @@ class C99Target(Target):
     ) -> None:
         prove(graph)
         entry, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
-        if entry.shape != metadata.input_shape:
-            raise UserError(
-                f"the ONNX file takes {entry.shape}, but one example of task {metadata.task!r} is "
-                f"{metadata.input_shape}"
-            )
+        metadata.check_input((1, *entry.shape))
         integers = Integers(input=None if metadata.input_dtype == BYTES else entry, output=leaving)
         tables = entry_tables(graph, metadata) if integers.input is None else None
         made = sources(graph, tables, self.unroll)

@@ -25,7 +25,7 @@ from pocketpipe.integer.graph import (
     SumPool,
     Transpose,
 )
-from pocketpipe.targets.c99.emitting import _Emitter as Emitter
+from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.integers import elementwise
 from pocketpipe.targets.lowering.integers.elementwise import Box
