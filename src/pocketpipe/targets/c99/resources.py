@@ -19,6 +19,7 @@ from pocketpipe.integer.graph import (
     Add,
     Convolution,
     IntegerGraph,
+    LayerNorm,
     Linear,
     MatMul,
     MaxPool,
@@ -26,12 +27,16 @@ from pocketpipe.integer.graph import (
     Operator,
     Pad,
     Reshape,
+    Softmax,
     SumPool,
 )
 from pocketpipe.targets.c99.emitting import Sources
 
 FILL = 4
 """Cycles from reading two factors to having added their product: read, multiply, add up, accumulate."""
+
+ROOT, DIVISION = 32, 64
+"""Cycles of an integer root and of a division: a bit of the result in each."""
 
 REQUANTIZATION_DSP = 4
 """int32 by a multiplier of 31 bits on blocks of 27 x 18 bits: two parts times two parts."""
@@ -139,6 +144,22 @@ def _(operator: SumPool, graph: IntegerGraph, unroll: int) -> tuple[int, int, in
 @spent.register
 def _(operator: MaxPool, graph: IntegerGraph, unroll: int) -> tuple[int, int, int]:
     return 0, graph.tensors[operator.output].elements * int(np.prod(operator.window)), 0
+
+
+@spent.register
+def _(operator: LayerNorm, graph: IntegerGraph, unroll: int) -> tuple[int, int, int]:
+    """Each row is read twice. A square, a difference of 24 bits by a reciprocal, and by a number of its own."""
+    tensor = graph.tensors[operator.output]
+    rows = tensor.elements // tensor.shape[-1]
+    return 0, 2 * tensor.elements + rows * (ROOT + DIVISION), 1 + 2 * REQUANTIZATION_DSP
+
+
+@spent.register
+def _(operator: Softmax, graph: IntegerGraph, unroll: int) -> tuple[int, int, int]:
+    """Each row is read three times. A number of 24 bits by a reciprocal of 37 bits takes three blocks."""
+    tensor = graph.tensors[operator.output]
+    rows = tensor.elements // tensor.shape[-1]
+    return 0, 3 * tensor.elements + rows * DIVISION, 3 + REQUANTIZATION_DSP
 
 
 @spent.register
