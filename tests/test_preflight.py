@@ -1,5 +1,6 @@
 """Teachers that a recipe names are checked before any work: their names, options, files, and whether they fit."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch import nn
 
 from pocketpipe.errors import Mistakes
 from pocketpipe.network import NETWORKS
@@ -48,3 +50,35 @@ def test_weights_of_another_network_are_found_before_the_training(tmp_path: Path
         check_feasible(checked_config(parameters(teacher)), {"finetune"})
     save_file(NETWORKS.resolve("resnet8")((1, 8, 8), 10).state_dict(), tmp_path / "teacher.safetensors")
     check_feasible(checked_config(parameters(teacher)), {"finetune"})
+
+
+class Transposed(nn.Module):
+    """Has an operator that integers do not have."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.first, self.larger = nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 4, 2)
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.larger(self.first(x).relu()).mean((2, 3)))
+
+
+@NETWORKS.register("transposed, for a test")
+def build(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return Transposed(outputs)
+
+
+def test_an_operator_without_integer_form_is_found_before_any_training() -> None:
+    asked = parameters() | {"methods": ["quantization"], "network": {"name": "transposed, for a test"}}
+    checked = checked_config({**asked, "budget": {"macs": 10**9}})
+    with pytest.raises(Mistakes) as caught:
+        check_feasible(checked, {"search", "compile"})
+    (line,) = caught.value.lines
+    assert re.fullmatch(r"targets: x86_64: node '\d+' \(ConvTranspose, behind 'first\w*'\): has no integer form", line)
+    check_feasible(checked, {"search"})
+
+
+def test_targets_of_integers_want_a_method_that_brings_them() -> None:
+    with pytest.raises(Mistakes, match="targets: fpga needs integers: add quantization to methods"):
+        checked_config({**parameters(), "targets": ["fpga"], "methods": ["channels"]})

@@ -17,7 +17,7 @@ from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS, NetworkChoice
 from pocketpipe.plan import STEPS, MethodChoice, Step, order_mistakes
 from pocketpipe.search.settings import SearchSettings
-from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.task import TASKS, TaskChoice
 from pocketpipe.training.distilling import Distillation, FurtherTeacher
 
@@ -129,6 +129,7 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     yield from order_mistakes(steps, where="methods")
     for name in request.targets:
         yield from list(_said("targets", partial(TARGETS.resolve, name))) or _without_integers(name, steps)
+    yield from _targets_of_no_concern(request)
     for section, teacher in request.teachers:
         yield from _teacher_mistakes(section, teacher)
     if request.search is not None:
@@ -138,6 +139,17 @@ def _other_mistakes(request: Request) -> Iterator[str]:
 def _without_integers(target: str, steps: list[type[Step]]) -> Iterator[str]:
     if TARGETS.resolve(target).integer_only and not any(step.brings_integers for step in steps):
         yield f"targets: {target} needs integers: add quantization to methods"
+
+
+def _targets_of_no_concern(request: Request) -> Iterator[str]:
+    """A line for each target that the budget gives something and that nothing is compiled for."""
+    for term, by_target in (request.budget.by_target() if request.budget is not None else {}).items():
+        for name in by_target:
+            if name not in request.targets:
+                yield (
+                    f"budget.{term}.{name}: nothing is delivered for that target (targets: "
+                    f"{', '.join(request.targets)}); add it to targets, or take it out of the budget"
+                )
 
 
 def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
@@ -152,6 +164,8 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
         yield from no_data
         if not no_data and request.network is not None and not _network_mistakes(request):
             yield from _said("", partial(_check_network, request.task, request.network, request))
+            if "compile" in stages and not list(_other_mistakes(request)):
+                yield from _check_integers(request.task, request.network, request)
     if stages & STAGES_WITH_TEACHERS and request.task is not None and not _task_mistakes(request):
         for section, teacher in request.teachers:
             if not _teacher_mistakes(section, teacher) and not list(_said("", partial(_check_data, request.task))):
@@ -180,6 +194,31 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
     profile = profile_of(network.build(task), task.input_shape)
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
         refuse_impossible(profile, [method.step() for method in request.methods], request.budget)
+
+
+def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> Iterator[str]:
+    """Whether the quantized network has an integer form, where a target computes in integers.
+
+    Operators do not depend on what training and calibration find: the file is made without them, in seconds.
+    """
+    from pocketpipe.exporting.onnx import export_onnx
+    from pocketpipe.integer.lowering import lower
+
+    quantization = next((step for method in request.methods if (step := method.step()).brings_integers), None)
+    lowering = [name for name in request.targets if _lowers(TARGETS.resolve(name))]
+    if quantization is None or not lowering:
+        return
+    task = task_choice.build(machine.data_root())
+    try:
+        quantized = quantization.apply(network_choice.fresh().build(task), task)
+    except UserError:
+        return  # the plan itself does not fit the network, which is said elsewhere
+    yield from _said(f"targets: {', '.join(lowering)}", lambda: lower(export_onnx(quantized.eval(), task.input_shape)))
+
+
+def _lowers(target: Target) -> bool:
+    """Whether it makes integers of a quantized file, rather than take that as it is."""
+    return target.integer_only or type(target).compile_integers is not Target.compile_integers
 
 
 def _check_teacher(task_choice: TaskChoice, teacher: FurtherTeacher) -> None:

@@ -98,8 +98,10 @@ class Lowering:
         return IntegerGraph(tensors, tuple(self.operators), self.entry, end)
 
     def refusal(self, node: NodeProto, why: str) -> UserError:
-        """One line that names node and operator."""
-        return UserError(f"node {node.name or node.output[0]!r} ({node.op_type}): {why}")
+        """One line that names node and operator; a node without a name by what it reads as well."""
+        reading = next((value for name in node.input if isinstance(value := self.known.get(name), Real | Sum)), None)
+        behind = "" if node.name or reading is None else f", behind {_origin(reading)!r}"
+        return UserError(f"node {node.name or node.output[0]!r} ({node.op_type}{behind}): {why}")
 
     def constant(self, node: NodeProto, position: int) -> Constant | None:
         """The constant at an input of a node; None if there is none."""
@@ -270,6 +272,10 @@ def last(of_image: tuple[T, ...]) -> tuple[T, T, T]:
     """
     channels, height, width = of_image
     return height, width, channels
+
+
+def _origin(value: Real | Sum) -> str:
+    return value.tensor if isinstance(value, Real) else value.node
 
 
 def _name(node: NodeProto) -> str:
