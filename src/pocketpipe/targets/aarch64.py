@@ -83,7 +83,7 @@ class AArch64(Target):
 
         unit = MODELS[self.model]
         attributes = ATTRIBUTES[unit]
-        return Cpu("aarch64-linux-gnu", self.model, attributes, 4, 24, getattr(units, unit))
+        return Cpu("aarch64-linux-gnu", self.model, attributes, 4, 20, getattr(units, unit))
 
     def _command(self, folder: Path) -> tuple[str, ...]:
         runner = str((folder / RUNNER).absolute())

@@ -21,6 +21,11 @@ class Cpu:
     unit: VectorUnit
     """How its vectors sum products of integers."""
 
+    @property
+    def inputs_together(self) -> int:
+        """float32 inputs that are loaded together: a register full where one element of it can be multiplied by."""
+        return self.lanes if self.unit.chunk > 1 else 1
+
     def __str__(self) -> str:
         return " ".join((self.triple.split("-", 1)[0], self.model, *self.attributes))
 

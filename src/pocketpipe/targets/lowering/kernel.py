@@ -1,7 +1,8 @@
 """Nest -> TIR: register tiles of output pixels by output channels, vectors along channels, no padding in memory.
 
 A tile holds P neighbouring pixels of a row times T vectors of channels in registers over the whole sum. Per summed
-channel it loads T weight vectors, broadcasts P inputs and does P*T multiply-adds. What lies outside the input is
+channel it loads T weight vectors, broadcasts P inputs and does P*T multiply-adds; where the processor multiplies by one
+element of a register, inputs of several channels are loaded together. What lies outside the input is
 left out when the code is made (columns) or by the bounds of the loop over kernel rows: nothing is copied to be padded.
 Channel counts that are no multiple of the vector end in a shorter vector. Constant weights may be read past their end
 (lanes that are never stored), which is why constants are followed by slack.
@@ -9,13 +10,14 @@ Channel counts that are no multiple of the vector end in a shorter vector. Const
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.loops import Index, constant, loop, sequence, spread, vector
+from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, vector
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
 from pocketpipe.targets.lowering.tiling import ChannelTile, PixelTile, channel_tiles, pixel_tiles, tile_shape
 
@@ -59,6 +61,7 @@ class _Emitter:
         self.channel_tiles = channel_tiles(nest, cpu.lanes, vectors)
         self.pixel_tiles = pixel_tiles(nest.columns, pixels)
         self.data, self.weight, *self.operands, self.out = buffers
+        self.together = cpu.inputs_together
 
     def body(self) -> Stmt:
         return loop("outer", self.nest.outer, lambda outer: sequence(
@@ -106,10 +109,7 @@ class _Emitter:
             row = nest.rows.position(tile.y, ky) * columns.size
             places = {p: (row + columns.position(tile.x + p, kx)) * nest.data_pixel for p in pixels}
             weight = (ky * columns.taps + kx) * nest.summed * nest.weight_step
-            return loop("ci", nest.summed, lambda ci: sequence(
-                self.multiply_add(tile, sums, {p: place + ci for p, place in places.items()},
-                                  weight + ci * nest.weight_step)
-            ))  # fmt: skip
+            return self.along_channels(tile, sums, places, weight)
 
         def row_of_taps(ky: Index) -> Stmt:
             if everywhere:
@@ -119,23 +119,44 @@ class _Emitter:
 
         return loop("ky", last - first, lambda ky: row_of_taps(first + ky))
 
-    def multiply_add(
-        self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], weight: Index
-    ) -> Iterator[Stmt]:
-        """One summed channel, or one tap if depthwise; `data` (by pixel) and `weight` are places of channel 0."""
+    def along_channels(self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], weight: Index) -> Stmt:
+        """The summed channels of one tap; `data` (by pixel) and `weight` are places of channel 0."""
         nest = self.nest
-        for v, (channel, lanes, _) in enumerate(tile.vectors()):
-            factor = tirx.Var(f"w{v}", f"float32x{lanes}" if lanes > 1 else "float32")
-            place = tile.outer * nest.weight_outer + weight + channel
-            yield tirx.Bind(factor, BufferLoad(self.weight, [vector(place, lanes)]))
+        together = 1 if nest.depthwise else self.together
+        whole, left = divmod(nest.summed, together)
+
+        def step(start: int, count: int, index: Index) -> Stmt:
+            ci = start + index * count
+            places = {p: place + ci for p, place in data.items()}
+            return sequence(self.multiply_add(tile, sums, places, weight + ci * nest.weight_step, count))
+
+        parts = ((0, whole, together), (whole * together, left, 1))
+        return sequence(loop("ci", times, partial(step, start, count)) for start, times, count in parts if times)
+
+    def multiply_add(
+        self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], weight: Index, count: int
+    ) -> Iterator[Stmt]:
+        """`count` summed channels, or one tap if depthwise; `data` (by pixel) and `weight` are places of the first."""
+        nest = self.nest
+        inputs: dict[int, Any] = {}
+        if not nest.depthwise:
             for p, pixel in data.items():
+                inputs[p] = tirx.Var(f"x{p}", of("float32", count))
                 place = tile.outer * nest.data_outer + pixel
-                if nest.depthwise:
-                    value = BufferLoad(self.data, [vector(place + channel, lanes)])
-                else:
-                    value = spread(BufferLoad(self.data, [place]), lanes)
-                total, whole = sums[p][v], [vector(0, lanes)]
-                yield BufferStore(total, BufferLoad(total, whole) + value * factor, whole)
+                yield tirx.Bind(inputs[p], BufferLoad(self.data, [vector(place, count)]))
+        for index in range(count):
+            for v, (channel, lanes, _) in enumerate(tile.vectors()):
+                factor = tirx.Var(f"w{v}", of("float32", lanes))
+                place = tile.outer * nest.weight_outer + weight + index * nest.weight_step + channel
+                yield tirx.Bind(factor, BufferLoad(self.weight, [vector(place, lanes)]))
+                for p, pixel in data.items():
+                    if nest.depthwise:
+                        place = tile.outer * nest.data_outer + pixel + channel
+                        value = BufferLoad(self.data, [vector(place, lanes)])
+                    else:
+                        value = _in_every_lane(inputs[p], count, index, lanes)
+                    total, whole = sums[p][v], [vector(0, lanes)]
+                    yield BufferStore(total, BufferLoad(total, whole) + value * factor, whole)
 
     def store(self, tile: _Tile, sums: list[list[Buffer]]) -> Iterator[Stmt]:
         """Finish the sums and write them out."""
@@ -160,6 +181,14 @@ class _Emitter:
                 operand = loaded if wide else spread(loaded, lanes)
             value = _applied(step, value, operand, lanes)
         return value
+
+
+def _in_every_lane(inputs: Any, count: int, index: int, lanes: int) -> Any:
+    """Number `index` of `count` inputs that were loaded together, `lanes` times."""
+    if count == 1 or lanes == 1:
+        return spread(inputs if count == 1 else tirx.Shuffle([inputs], [index]), lanes)
+    again = -(-lanes // count)  # a shuffle takes no more lanes than it is given
+    return tirx.Shuffle([inputs] * again, [index] * lanes)
 
 
 def _applied(step: EpilogueStep, value: Any, operand: Any, lanes: int) -> Any:
