@@ -170,6 +170,8 @@ def test_python_loads_it_where_there_is_a_compiler(folder: Path, monkeypatch: py
         model(stored[0])
     with pytest.raises(UserError, match="examples are float32, expected uint8 as stored"):
         model(stored.astype(np.float32))
+    with pytest.raises(UserError, match=r"examples hold 300..300; uint8 is stored: 0..255"):
+        model(np.full_like(stored, 300, dtype=np.int64))
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs a C compiler to be executed: install gcc, or `pip install ziglang`"):

@@ -3,10 +3,11 @@
 import numpy as np
 
 from pocketpipe.doors import Value
+from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import IntegerTensor
 from pocketpipe.task import Preprocessing
 
-BYTES = "uint8"
+BYTES, BYTE_MAX = "uint8", 255
 """NumPy name of the stored type that such a delivery takes as it is."""
 
 
@@ -30,8 +31,13 @@ class Integers(Value):
         return "uint8_t" if self.input is None else "int8_t"
 
     def entering(self, stored: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-        """Stored examples (N, ...) as the delivery takes them: uint8 or int8, same shape."""
+        """Stored examples (N, ...) as the delivery takes them: uint8 or int8, same shape.
+
+        Raises UserError for what is no byte where bytes are stored.
+        """
         if self.input is None:
+            if stored.size and not 0 <= stored.min() <= stored.max() <= BYTE_MAX:
+                raise UserError(f"examples hold {stored.min()}..{stored.max()}; {BYTES} is stored: 0..{BYTE_MAX}")
             return stored.astype(np.uint8, copy=False)
         return self.input.quantized(preprocessing(stored))
 

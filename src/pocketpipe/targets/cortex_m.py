@@ -14,7 +14,7 @@ from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
 from pocketpipe.targets.c99.emitting import MODEL, Sources
 from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
-from pocketpipe.targets.executing import outputs_of
+from pocketpipe.targets.executing import outputs_in_slices
 from pocketpipe.targets.toolchain import gnu_name, must_compile, ziglang
 
 CPU = "cortex-m4"
@@ -74,14 +74,14 @@ class CortexM(C99Target):
         )
 
     def execute(self, folder: Path, metadata: DeliveryMetadata, entering: np.ndarray) -> np.ndarray:
-        """Of the delivered image on the emulated board: all examples in one start."""
+        """Of the delivered image on the emulated board, one board for each CPU: many examples in one start."""
         emulator = shutil.which(EMULATOR)
         if emulator is None:
             raise NotMeasured(
                 f"a bare Cortex-M needs {EMULATOR} to be executed here; `apt-get install qemu-system-arm` brings it"
             )
         image = str((folder / IMAGE).absolute())
-        return outputs_of((emulator, *MACHINE, "-kernel", image), entering, np.dtype(np.int8))
+        return outputs_in_slices((emulator, *MACHINE, "-kernel", image), entering, np.dtype(np.int8))
 
 
 def _compiler() -> tuple[str, tuple[str, ...], tuple[str, ...]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 INPUT, OUTPUT = "input.bin", "output.bin"
-PATIENCE = 3600
-"""Seconds: an emulated program that takes longer hangs."""
+START, PATIENCE = 120, 60
+"""Seconds for the start and for each example: an emulated program that takes longer hangs."""
 
 
 def outputs_of(command: Sequence[str], entering: np.ndarray, kind: np.dtype) -> np.ndarray:
@@ -22,7 +22,8 @@ def outputs_of(command: Sequence[str], entering: np.ndarray, kind: np.dtype) -> 
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as folder:
         np.ascontiguousarray(entering).tofile(Path(folder, INPUT))
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        limit = START + PATIENCE * len(entering)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=limit)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
         return np.fromfile(Path(folder, OUTPUT), kind)
