@@ -1,5 +1,6 @@
 """Budget: what the user asked for. Nothing else decides success."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -12,26 +13,50 @@ KB = 1024
 
 ByTarget = dict[str, Annotated[float, Field(gt=0.0)]]
 
+WORDS = {"macs": "MACs", "file_bytes": "bytes", "flash_bytes": "bytes of flash", "peak_ram_bytes": "bytes of RAM"}
+"""What each limit counts."""
+
 Ratio = Annotated[float, Field(ge=1.0, description="how many times smaller; 1 = unchanged")]
 
 
 class Limits(Value):
-    """A budget for one dense network in absolute terms; None = not limited."""
+    """A budget for one dense network in absolute terms; None = not limited. Its fields are those of a predicted Cost.
+
+    >>> limits = Limits(macs=400, peak_ram_bytes=2048)
+    >>> limits.over(Cost(macs=450, parameters=1, file_bytes=1, peak_ram_bytes=2048))
+    '450 MACs are over the limit of 400'
+    """
 
     macs: int | None = None
     file_bytes: int | None = None
+    flash_bytes: int | None = None
+    peak_ram_bytes: int | None = None
+
+    def given(self) -> dict[str, int]:
+        """The limits that there are, by the cost that they bound."""
+        return {name: limit for name, limit in self if limit is not None}
+
+    def only(self, *names: str) -> "Limits":
+        """These limits without all others."""
+        return Limits.model_validate({name: limit for name, limit in self.given().items() if name in names})
 
     def keeps(self, cost: Cost) -> bool:
         """Whether `cost` is within every limit."""
-        return all(used <= limit for used, limit in self._pairs(cost))
+        return all(used <= limit for _, used, limit in self._held_against(cost))
 
     def usage(self, cost: Cost) -> float:
         """Used share of the binding constraint: the largest used/limit (1.0 = exactly on the budget)."""
-        return max(used / limit for used, limit in self._pairs(cost))
+        return max(used / limit for _, used, limit in self._held_against(cost))
 
-    def _pairs(self, cost: Cost) -> list[tuple[int, int]]:
-        pairs = ((cost.macs, self.macs), (cost.file_bytes, self.file_bytes))
-        return [(used, limit) for used, limit in pairs if limit is not None]
+    def over(self, cost: Cost) -> str:
+        """What `cost` exceeds, in words."""
+        exceeded = ((name, used, limit) for name, used, limit in self._held_against(cost) if used > limit)
+        return " and ".join(f"{used:,} {WORDS[name]} are over the limit of {limit:,}" for name, used, limit in exceeded)
+
+    def _held_against(self, cost: Cost) -> list[tuple[str, int, int]]:
+        """(name, used, limit); a cost that is not known is held against nothing."""
+        used = {name: getattr(cost, name) for name in self.given()}
+        return [(name, used[name], limit) for name, limit in self.given().items() if used[name] is not None]
 
 
 class Budget(Value):
@@ -67,20 +92,34 @@ class Budget(Value):
 
     @model_validator(mode="after")
     def _bounds_the_cost(self) -> "Budget":
-        if not any((self.speedup, self.compression, self.macs, self.file_bytes)):
+        if not any((self.speedup, self.compression, self.macs, self.file_bytes, self.flash_kb, self.ram_kb)):
             raise ValueError(
-                "nothing bounds the cost: give at least one of speedup, compression, macs, file_bytes "
-                "(the search keeps a cost and maximizes the metric; "
-                "it cannot yet shrink a network under accuracy_drop alone)"
+                "nothing bounds the cost: give at least one of speedup, compression, macs, file_bytes, flash_kb, "
+                "ram_kb (the search keeps a cost and maximizes the metric; "
+                "it cannot yet shrink a network under accuracy_drop or latency_ms alone)"
             )
         return self
 
     def limits(self, dense: Cost) -> Limits:
-        """Relative and absolute terms together as limits for the compressed form of `dense`."""
+        """Relative and absolute terms together as limits for the compressed form of `dense`.
+
+        One network goes to all targets, so the tightest flash and RAM of them count.
+        """
         return Limits(
             macs=_tightest(self.macs, dense.macs, self.speedup),
             file_bytes=_tightest(self.file_bytes, dense.file_bytes, self.compression),
+            flash_bytes=_bytes(self.flash_kb),
+            peak_ram_bytes=_bytes(self.ram_kb),
         )
+
+    def by_target(self) -> dict[str, dict[str, float]]:
+        """The terms that name targets: `{"ram_kb": {"cortex_m": 32.0}}`."""
+        terms = {"flash_kb": self.flash_kb, "ram_kb": self.ram_kb, "latency_ms": self.latency_ms}
+        return {name: term for name, term in terms.items() if term}
+
+
+def _bytes(by_target: Mapping[str, float]) -> int | None:
+    return int(min(by_target.values()) * KB) if by_target else None
 
 
 def _tightest(absolute: int | None, dense: int, ratio: float | None) -> int | None:

@@ -20,7 +20,10 @@ class Cost(Value):
     """Name of the file that has `file_bytes`, where it was measured."""
     resident_bytes: int | None = None
     """Bytes of the same unpacked, as it lies in memory; None = not measured."""
+    flash_bytes: int | None = None
+    """Bytes that lie on a device: code and weights, zeros too; None = not known."""
     peak_ram_bytes: int | None = None
+    """The most that one inference takes: tensors between operators, what enters and leaves, stack; None = not known."""
     latency_ms: dict[str, float] = {}
     """Median latency at batch 1 by target; only what was measured."""
     macs_by_layer: dict[str, int] = {}

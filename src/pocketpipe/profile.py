@@ -1,31 +1,30 @@
 """NetworkProfile: what a network is. Traced once; everything that plans is a pure function of it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import ceil, prod
 
+from pocketpipe.buffers import (
+    Axis,
+    Buffer,
+    MadeInside,
+    Widths,
+    end_bytes,
+    moved,
+    peak_bytes,
+    with_axes,
+    without_block,
+)
 from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 
+__all__ = ["Axis", "Block", "Buffer", "ChannelGroup", "Layer", "MadeInside", "NetworkProfile", "Widths"]
+
 BIAS_BYTES = 4
 """A bias element is float32, or int32 beside integer weights."""
-
-Widths = Mapping[str, int]
-"""Channels kept in each group, by the group's name; a group that is not named keeps all."""
-
-
-class Axis(Value):
-    """Length of one weight axis: `fixed` positions plus, for each group, `positions` a channel.
-
-    >>> Axis(fixed=2, groups={"stem": 16}).size({"stem": 3})
-    50
-    """
-
-    fixed: int = 0
-    groups: dict[str, int] = {}
-
-    def size(self, widths: Widths) -> int:
-        """Positions left when each group is as wide as `widths` says."""
-        return self.fixed + sum(positions * widths[group] for group, positions in self.groups.items())
+CODE_BYTES = 4 * 1024
+"""What a device's flash holds beside the weights, in a prediction: kernels (measured on a Cortex-M: 3.7 kB)."""
+STACK_BYTES = 2 * 1024
+"""Of RAM, in a prediction."""
 
 
 class ChannelGroup(Value):
@@ -86,6 +85,10 @@ class Layer(Value):
         """Bytes in memory: all elements, zeros too."""
         return ceil(self._weight_elements(widths) * self.resident_bits / 8) + self._bytes_beside(widths)
 
+    def flash_bytes(self, widths: Widths) -> int:
+        """Bytes on a device that reads whole bytes: fewer bits save nothing there."""
+        return ceil(self._weight_elements(widths) * max(8, self.resident_bits) / 8) + self._bytes_beside(widths)
+
     def narrowed(self, before: Widths, after: Widths) -> "Layer":
         """The layer when groups that are as wide as `before` become as wide as `after`.
 
@@ -112,6 +115,8 @@ class Block(Value):
     """The layers that go with it."""
     follows: str | None = None
     """The block whose output is this one's input and is read by nothing else."""
+    made: MadeInside | None = None
+    """Its own among the profile's buffers."""
 
 
 class NetworkProfile(Value):
@@ -131,6 +136,10 @@ class NetworkProfile(Value):
     file_overhead: int = 0
     """Bytes of the exported file beside its parameters: graph, names, shapes (measured on the dense export)."""
     blocks: tuple[Block, ...] = ()
+    buffers: tuple[Buffer, ...] = ()
+    """The tensors between operators, in the order in which they are made; the first is the input."""
+    activation_bytes: int = 4
+    """Of an element of these."""
 
     @property
     def slimmable(self) -> tuple[ChannelGroup, ...]:
@@ -151,8 +160,17 @@ class NetworkProfile(Value):
             parameters=parameters,
             file_bytes=self.file_overhead + sum(layer.stored_bytes(widths) for layer in self.layers),
             resident_bytes=self.file_overhead + sum(layer.resident_bytes(widths) for layer in self.layers),
+            flash_bytes=CODE_BYTES + sum(layer.flash_bytes(widths) for layer in self.layers),
+            peak_ram_bytes=self._ram_bytes(widths),
             macs_by_layer=by_layer,
         )
+
+    def _ram_bytes(self, widths: Widths) -> int | None:
+        """Working memory, what enters and leaves, and stack; None if the buffers are not known."""
+        if not self.buffers:
+            return None
+        stored = (self.buffers, widths, self.activation_bytes)
+        return peak_bytes(*stored) + end_bytes(*stored) + STACK_BYTES
 
     def narrowed(self, chosen: Widths) -> "NetworkProfile":
         """The profile of the network after `chosen` is carried out."""
@@ -216,12 +234,20 @@ class NetworkProfile(Value):
             return Axis(fixed=axis.fixed + unmade, groups=made)
 
         layers = (_with_axes(layer, renamed_axis, layer.name) for layer in self.layers if layer.name not in gone)
-        blocks = (
+        left = (
             block.model_copy(update={"follows": _last_left(block.follows, known, names)})
             for block in self.blocks
             if block.name not in names
         )
-        return self.model_copy(update={"layers": tuple(layers), "groups": groups, "blocks": tuple(blocks)})
+        buffers, blocks = _buffers_without(self.buffers, [known[name] for name in names], tuple(left))
+        return self.model_copy(
+            update={
+                "layers": tuple(layers),
+                "groups": groups,
+                "blocks": blocks,
+                "buffers": with_axes(buffers, renamed_axis),
+            }
+        )
 
     def layer(self, name: str) -> Layer:
         """The layer of that name. Raises KeyError."""
@@ -261,6 +287,18 @@ def _groups_without(
         renamed[group.name] = members[0] if same_first == 1 else f"{members[0]}:{same_first}"
         left.append(group.model_copy(update={"name": renamed[group.name], "members": members}))
     return tuple(left), renamed
+
+
+def _buffers_without(
+    buffers: tuple[Buffer, ...], gone: Sequence[Block], left: tuple[Block, ...]
+) -> tuple[tuple[Buffer, ...], tuple[Block, ...]]:
+    """(the buffers without those of blocks that go, the other blocks with theirs)."""
+    places = {block.name: block.made for block in (*gone, *left) if block.made is not None}
+    for block in gone:
+        if block.name in places:
+            buffers, now = without_block(buffers, places[block.name])
+            places = {name: moved(made, now) for name, made in places.items()}
+    return buffers, tuple(block.model_copy(update={"made": places.get(block.name)}) for block in left)
 
 
 def _last_left(name: str | None, blocks: Mapping[str, Block], gone: Collection[str]) -> str | None:

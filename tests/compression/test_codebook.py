@@ -224,9 +224,13 @@ def test_the_largest_layers_lose_bits_first() -> None:
 
 def test_macs_and_impossible_bytes_are_refused_with_what_can_be_reached() -> None:
     profile = _profile()
-    with pytest.raises(UserError, match=r"MACs stay as they are, over the limit of 1,000: .* channels or blocks"):
+    with pytest.raises(
+        UserError, match=r"MACs are over the limit of 1,000, and stay as they are: .* channels or blocks"
+    ):
         CodebookStep().project(profile, Limits(macs=1000))
-    with pytest.raises(UserError, match=r"codebook: 1 bit a weight leaves .* reachable: compression \d"):
+    with pytest.raises(
+        UserError, match=r"codebook: with 1 bit a weight [\d,]+ bytes are over .* reachable: compression \d"
+    ):
         CodebookStep().project(profile, Limits(file_bytes=100))
     assert CodebookStep(bits=5).project(profile, Limits(macs=10**9)) == CodebookStep(bits=5)
 

@@ -255,7 +255,9 @@ def test_macs_cannot_be_kept_by_zeros() -> None:
     macs = profile.cost().macs
     step = SparsityStep(density=0.5)
     assert step.project(profile, Limits(macs=macs)) == step
-    with pytest.raises(UserError, match=r"MACs stay as they are.*put channels or blocks before it"):
+    with pytest.raises(
+        UserError, match=r"MACs are over the limit of [\d,]+, and stay as they are.*put channels or blocks before it"
+    ):
         step.project(profile, Limits(macs=macs - 1, file_bytes=10**9))
 
 

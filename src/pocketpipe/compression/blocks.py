@@ -236,7 +236,6 @@ def _refuse_unreachable(profile: NetworkProfile, limits: Limits) -> None:
     smallest = profile.without([block.name for block in profile.blocks]).cost()
     reachable = profile.cost().ratio_to(smallest)
     raise UserError(
-        f"blocks: without any block {smallest.macs:,} MACs and {smallest.file_bytes:,} bytes are left, over the limits "
-        f"(MACs {limits.macs}, bytes {limits.file_bytes}); reachable: speedup {reachable['speedup']:.4g}, "
+        f"blocks: without any block {limits.over(smallest)}; reachable: speedup {reachable['speedup']:.4g}, "
         f"compression {reachable['compression']:.4g}"
     )

@@ -24,7 +24,7 @@ def walk_graph(
     walk = Walk(adaptive, choices)
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    walk.needed |= _needed(program.graph)
+    walk.needed |= needed_nodes(program.graph)
     for node in program.graph.nodes:
         walk.labels.binding = node in walk.needed
         if node.op == "placeholder":
@@ -48,7 +48,7 @@ def walk_graph(
     return walk
 
 
-def _needed(graph: fx.Graph) -> set[fx.Node]:
+def needed_nodes(graph: fx.Graph) -> set[fx.Node]:
     """The nodes on which the output depends. The others are run too, so that shapes must fit, but nothing reads them.
 
     What changes a tensor in place is needed: later nodes read that tensor, not the result.

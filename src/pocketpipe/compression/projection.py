@@ -82,8 +82,7 @@ def refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid
     if not limits.keeps(smallest):
         reachable = profile.cost().ratio_to(smallest)
         raise UserError(
-            f"channels: the smallest widths leave {smallest.macs:,} MACs and {smallest.file_bytes:,} bytes, over the "
-            f"limits (MACs {limits.macs}, bytes {limits.file_bytes}); reachable: speedup {reachable['speedup']:.4g}, "
+            f"channels: the smallest widths: {limits.over(smallest)}; reachable: speedup {reachable['speedup']:.4g}, "
             f"compression {reachable['compression']:.4g}"
         )
 

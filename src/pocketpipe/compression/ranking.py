@@ -142,6 +142,8 @@ class _Prices:
                 saved += (layer.macs(before) - layer.macs(after)) / self.limits.macs
             if self.limits.file_bytes is not None:
                 saved += (layer.stored_bytes(before) - layer.stored_bytes(after)) / self.limits.file_bytes
+            if self.limits.flash_bytes is not None:
+                saved += (layer.flash_bytes(before) - layer.flash_bytes(after)) / self.limits.flash_bytes
         return saved
 
     def neighbours(self, group: str) -> set[str]:

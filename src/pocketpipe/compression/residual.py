@@ -18,6 +18,7 @@ from pocketpipe.compression.weights import layer_name
 from pocketpipe.profile import Block, Layer
 
 if TYPE_CHECKING:
+    from pocketpipe.compression.buffer_list import Stored
     from pocketpipe.compression.tracing import TracedGroup
 
 SAME = frozenset({"aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.clone", "aten.contiguous",
@@ -47,10 +48,12 @@ def removable_blocks(
     first_names: Mapping[str, str],
     layers: Sequence[Layer],
     groups: Sequence[TracedGroup],
+    stored: Stored,
 ) -> tuple[Block, ...]:
     """The blocks of `network` (CPU, float32, eval mode), in the order of the graph; `program` is its export.
 
-    `first_names` gives the first name of every parameter and buffer; `layers` and `groups` are what was traced.
+    `first_names` gives the first name of every parameter and buffer; `layers`, `groups` and `stored` are what was
+    traced.
     Of modules inside each other it is the innermost. What cannot be taken out, by the graph or by trying it, is none.
     """
     found = _that_keep_groups_apart(_Search(network, program, first_names).residuals(), groups)
@@ -62,6 +65,7 @@ def removable_blocks(
             name=residual.path,
             layers=tuple(layer.name for layer in layers if _belongs(layer, residual)),
             follows=follows[residual.path] if residual.path in movable else None,
+            made=stored.made_inside(residual.inside, residual.entry),
         )
         for residual in found
     )

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from pocketpipe.buffers import Buffer
+from pocketpipe.compression.buffer_list import buffers_of, stored_by
 from pocketpipe.compression.graph import walk_graph
 from pocketpipe.compression.labels import Atom, Place
 from pocketpipe.compression.layer_list import layers_of
@@ -62,6 +64,7 @@ class Trace:
     blocks: tuple[Block, ...] = ()
     sizes: tuple[Size, ...] = ()
     """Numbers in modules that are the length of an axis."""
+    buffers: tuple[Buffer, ...] = ()
 
     def profile(self) -> NetworkProfile:
         """The network's profile; `file_overhead` is not known here."""
@@ -75,7 +78,13 @@ class Trace:
             )
             for group in self.groups
         )
-        return NetworkProfile(input_shape=self.input_shape, layers=self.layers, groups=groups, blocks=self.blocks)
+        return NetworkProfile(
+            input_shape=self.input_shape,
+            layers=self.layers,
+            groups=groups,
+            blocks=self.blocks,
+            buffers=self.buffers,
+        )
 
 
 _TRACES: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Trace]] = WeakKeyDictionary()
@@ -100,6 +109,7 @@ def profile_of(network: nn.Module, input_shape: tuple[int, ...]) -> NetworkProfi
 def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     _see_through(network)
     program, first_names = exported(network, input_shape), first_names_of(network)
+    stored = stored_by(program)
     adaptive = frozenset(
         path for path, module in network.named_modules() if callable(getattr(module, "keep_channels", None))
     )
@@ -109,12 +119,14 @@ def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
         roots = torch.from_numpy(np.append(walk.labels.roots(), -1))  # index -1, a fixed position, stands for itself
         groups = _groups(walk)
         sizes = tuple(replace(size, labels=roots[size.labels]) for size in walk.sizes)
-        trace = Trace(input_shape, groups, layers_of(walk, groups, roots), _adapters(walk, roots), sizes=sizes)
+        layers, buffers = layers_of(walk, groups, roots), buffers_of(stored, walk, groups, roots)
+        trace = Trace(input_shape, groups, layers, _adapters(walk, roots), sizes=sizes, buffers=buffers)
         decisions = tuple(replace(decision, labels=roots[decision.labels]) for decision in walk.decisions)
         return Draft(trace, decisions, resizable(network, walk, roots))
 
     found = settled(network, drafted)
-    return replace(found, blocks=removable_blocks(network, program, first_names, found.layers, found.groups))
+    blocks = removable_blocks(network, program, first_names, found.layers, found.groups, stored)
+    return replace(found, blocks=blocks)
 
 
 def _see_through(network: nn.Module) -> None:

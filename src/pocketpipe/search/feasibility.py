@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from pocketpipe.budget import Budget
+from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 from pocketpipe.errors import UserError
@@ -15,6 +15,8 @@ from pocketpipe.search.proposal import Methods, as_proposed, shrunk
 RELATIVE = {"speedup": "macs", "compression": "file_bytes"}
 """Terms of a budget in times smaller, and the cost that each is counted in."""
 ABSOLUTE = ("macs", "file_bytes")
+ON_DEVICE = {"flash_kb": "flash_bytes", "ram_kb": "peak_ram_bytes"}
+"""Terms of a budget that name targets, and the predicted cost that each is held against."""
 
 
 class Range(Value):
@@ -38,7 +40,7 @@ class Range(Value):
     def __str__(self) -> str:
         if self.requirement in RELATIVE:
             return f"{self.requirement}: {self.asked:g}x asked, 1..{self.tightest:g}x reachable"
-        return f"{self.requirement}: {self.asked:,.0f} asked, {self.tightest:,.0f}..{self.loosest:,.0f} reachable"
+        return f"{self.requirement}: {self.asked:,g} asked, {self.tightest:,.10g}..{self.loosest:,.10g} reachable"
 
 
 class Reach(Value):
@@ -65,8 +67,13 @@ def reach(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
     smallest = as_proposed(methods, shrunk(methods, profile, 1.0), profile).predict(profile).cost()
     relative = [_relative(term, cost, budget, dense, smallest) for term, cost in RELATIVE.items()]
     absolute = [_absolute(cost, budget, dense, smallest) for cost in ABSOLUTE if getattr(budget, cost) is not None]
+    on_device = [
+        _on_device(term, cost, target, limit, dense, smallest)
+        for term, cost in ON_DEVICE.items()
+        for target, limit in budget.by_target().get(term, {}).items()
+    ]
     kinds = tuple(method.kind for method in methods)
-    return Reach(methods=kinds, ranges=(*relative, *absolute), smallest=smallest)
+    return Reach(methods=kinds, ranges=(*relative, *absolute, *on_device), smallest=smallest)
 
 
 def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
@@ -104,6 +111,14 @@ def _absolute(cost: str, budget: Budget, dense: Cost, smallest: Cost) -> Range:
     return Range(
         requirement=cost, asked=asked, loosest=getattr(dense, cost), tightest=tightest, feasible=asked >= tightest
     )
+
+
+def _on_device(term: str, cost: str, target: str, limit: float, dense: Cost, smallest: Cost) -> Range:
+    """In kB, rounded up to tenths."""
+    loosest, tightest = (math.ceil(10 * getattr(each, cost) / KB) / 10 for each in (dense, smallest))
+    kept = getattr(smallest, cost) <= limit * KB
+    name = f"{term}.{target}"
+    return Range(requirement=name, asked=limit, loosest=loosest, tightest=tightest, feasible=kept)
 
 
 def _largest_round(ratio: float, kept: Callable[[float], bool]) -> float:

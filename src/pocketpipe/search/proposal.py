@@ -69,14 +69,15 @@ def _with_share(
 
 def _rescaled(limits: Limits, here: Cost, end: Cost) -> Limits:
     """The limits for here, if `here` becomes `end` and the end has to keep `limits`."""
-    return Limits(
-        macs=None if limits.macs is None else int(limits.macs * here.macs / end.macs),
-        file_bytes=None if limits.file_bytes is None else int(limits.file_bytes * here.file_bytes / end.file_bytes),
-    )
+
+    def share(name: str, limit: int) -> int:
+        return int(limit * getattr(here, name) / getattr(end, name))
+
+    return Limits.model_validate({name: share(name, limit) for name, limit in limits.given().items()})
 
 
 def _as_cost(limits: Limits, filler: Cost) -> Cost:
-    return filler.model_copy(update={name: value for name, value in limits.model_dump().items() if value is not None})
+    return filler.model_copy(update=limits.given())
 
 
 def refuse_over_budget(plan: CompressionPlan, profile: NetworkProfile, limits: Limits) -> None:
@@ -84,10 +85,7 @@ def refuse_over_budget(plan: CompressionPlan, profile: NetworkProfile, limits: L
     cost = plan.predict(profile).cost()
     if not limits.keeps(cost):
         kinds = ", ".join(step.kind for step in plan.steps)
-        raise UserError(
-            f"plan ({kinds}): {cost.macs} MACs and {cost.file_bytes} bytes exceed the limits "
-            f"(MACs {limits.macs}, bytes {limits.file_bytes}) after projection; a step's project or pin is wrong"
-        )
+        raise UserError(f"plan ({kinds}): {limits.over(cost)} after projection; a step's project or pin is wrong")
 
 
 def shrunk(methods: Methods, profile: NetworkProfile, fraction: float) -> dict[str, Any]:
@@ -114,19 +112,16 @@ def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits
     Raises UserError if not even the smallest does.
     """
 
-    def keeps(fraction: float) -> bool:
-        plan = as_proposed(methods, shrunk(methods, profile, fraction), profile)
-        return limits.keeps(plan.predict(profile).cost())
+    def cost(fraction: float) -> Cost:
+        return as_proposed(methods, shrunk(methods, profile, fraction), profile).predict(profile).cost()
 
-    if not keeps(1.0):
+    if not limits.keeps(cost(1.0)):
         kinds = ", ".join(method.kind for method in methods)
-        raise UserError(
-            f"budget: methods [{kinds}] at their smallest do not keep MACs {limits.macs}, bytes {limits.file_bytes}"
-        )
+        raise UserError(f"budget: methods [{kinds}] at their smallest: {limits.over(cost(1.0))}")
     over, under = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (over + under) / 2
-        over, under = (over, middle) if keeps(middle) else (middle, under)
+        over, under = (over, middle) if limits.keeps(cost(middle)) else (middle, under)
     return shrunk(methods, profile, under)
 
 
@@ -137,7 +132,8 @@ def relaxed(limits: Limits, dense: Cost, fraction: float) -> Limits:
     571
     """
 
-    def on_the_way(whole: int, limit: int | None) -> int | None:
-        return None if limit is None else max(limit, int(whole / (1 + fraction * (whole / limit - 1))))
+    def on_the_way(name: str, limit: int) -> int:
+        whole = getattr(dense, name)
+        return max(limit, int(whole / (1 + fraction * (whole / limit - 1))))
 
-    return Limits(macs=on_the_way(dense.macs, limits.macs), file_bytes=on_the_way(dense.file_bytes, limits.file_bytes))
+    return Limits.model_validate({name: on_the_way(name, limit) for name, limit in limits.given().items()})

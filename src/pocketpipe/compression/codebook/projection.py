@@ -18,15 +18,16 @@ Predict = Callable[[Bits], NetworkProfile]
 def refuse_unreachable(profile: NetworkProfile, smallest: NetworkProfile, limits: Limits) -> None:
     """Raise UserError if not even `smallest` (what `profile` becomes with the fewest bits) keeps `limits`."""
     before, after = profile.cost(), smallest.cost()
-    if limits.macs is not None and before.macs > limits.macs:
+    stays = limits.only("macs", "peak_ram_bytes")
+    if not stays.keeps(before):
         raise UserError(
-            f"codebook: {before.macs:,} MACs stay as they are, over the limit of {limits.macs:,}: shared values save "
-            "bytes, not MACs; put channels or blocks before it, or leave speedup and macs out of the budget"
+            f"codebook: {stays.over(before)}, and stay as they are: shared values save bytes, not MACs or RAM; put "
+            "channels or blocks before it, or leave that out of the budget"
         )
     if not limits.keeps(after):
         raise UserError(
-            f"codebook: {FEWEST} bit a weight leaves {after.file_bytes:,} bytes, over the limit of "
-            f"{limits.file_bytes:,}; reachable: compression {before.ratio_to(after)['compression']:.4g}"
+            f"codebook: with {FEWEST} bit a weight {limits.over(after)}; "
+            f"reachable: compression {before.ratio_to(after)['compression']:.4g}"
         )
 
 

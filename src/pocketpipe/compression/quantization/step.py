@@ -130,10 +130,10 @@ class QuantizationStep(Step):
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """With fewer bits for the largest layers until the file is small enough."""
         self._refuse_misfits(profile)
-        macs = profile.cost().macs
-        if limits.macs is not None and macs > limits.macs:
+        stays, cost = limits.only("macs", "peak_ram_bytes"), self.predict(profile).cost()
+        if not stays.keeps(cost):
             raise UserError(
-                f"quantization: {macs:,} MACs are over the limit ({limits.macs:,}) and quantization removes none; "
+                f"quantization: {stays.over(cost)}, and fewer bits change that no further; "
                 "add channels or blocks before it"
             )
         step = self
@@ -151,7 +151,7 @@ class QuantizationStep(Step):
             if bits.get(layer.name, FLOAT) != FLOAT
         }
         overhead = ceil(profile.file_overhead * GRAPH_GROWTH)
-        return profile.with_layers(changed).model_copy(update={"file_overhead": overhead})
+        return profile.with_layers(changed).model_copy(update={"file_overhead": overhead, "activation_bytes": 1})
 
     def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
         """As it is. Raises UserError for layers whose weights cannot be quantized, by name."""
@@ -216,8 +216,7 @@ class QuantizationStep(Step):
         )
         if largest is None:
             raise UserError(
-                f"quantization: the fewest bits leave {after.cost().file_bytes:,} bytes, over the limit "
-                f"({limits.file_bytes:,}); reachable: compression "
+                f"quantization: with the fewest bits {limits.over(after.cost())}; reachable: compression "
                 f"{profile.cost().ratio_to(after.cost())['compression']:.4g}"
             )
         return self.model_copy(update={"bits": {**self.bits, largest.name: fewer[largest.name]}})

@@ -15,16 +15,17 @@ BISECTIONS = 40
 def refuse_unreachable(profile: NetworkProfile, smallest: NetworkProfile, limits: Limits) -> None:
     """Raise UserError if not even `smallest` (what `profile` becomes at the lowest density) keeps `limits`."""
     before, after = profile.cost(), smallest.cost()
-    if limits.macs is not None and before.macs > limits.macs:
+    stays = limits.only("macs", "peak_ram_bytes")
+    if not stays.keeps(before):
         raise UserError(
-            f"sparsity: {before.macs:,} MACs stay as they are, over the limit of {limits.macs:,}: zeros save bytes, "
-            "not MACs; put channels or blocks before it, or leave speedup and macs out of the budget"
+            f"sparsity: {stays.over(before)}, and stay as they are: zeros save bytes, not MACs or RAM; put channels or "
+            "blocks before it, or leave that out of the budget"
         )
     if not limits.keeps(after):
         dense = left_dense(profile)
         named = f"; left dense: {', '.join(list(dense)[:3])}{', ...' if len(dense) > 3 else ''}" if dense else ""
         raise UserError(
-            f"sparsity: the lowest density leaves {after.file_bytes:,} bytes, over the limit of {limits.file_bytes:,}; "
+            f"sparsity: at the lowest density {limits.over(after)}; "
             f"reachable: compression {before.ratio_to(after)['compression']:.4g}{named}"
         )
 

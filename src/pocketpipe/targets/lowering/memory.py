@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-ALIGNMENT = 64
-"""Bytes; a cache line, and the widest vector register."""
+from pocketpipe.buffers import ALIGNMENT as ALIGNMENT
 
 
 @dataclass(frozen=True)
