@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 
 import numpy as np
 
 from pocketpipe.errors import UserError
+from pocketpipe.integer.codebook import Codebook, codebooks_of
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import (
     Add,
@@ -37,6 +38,8 @@ UNROLL = 8
 """Products that a circuit forms in a cycle, where nothing else is asked."""
 AXES = 3
 """Of the tensors that these kernels move; sequences and vectors are read as boxes of length one along the others."""
+SHARED_KERNEL = 512
+"""About the bytes of code that the kernel for shared weights takes on a Cortex-M."""
 NUMBERS_A_LINE = 24
 C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t"}
 
@@ -59,7 +62,7 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
     an image of bytes. Without it, its input are the network's integers. `unroll`: products a cycle, for synthesis.
     Raises UserError for more than three axes.
     """
-    emitter = Emitter(graph, *_memory(graph), unroll)
+    emitter = Emitter(graph, *_memory(graph), unroll, codebooks_of(graph, SHARED_KERNEL))
     emitter.enter(entry)
     for operator in graph.operators:
         emitter.emit(operator)
@@ -94,6 +97,8 @@ class Emitter:
     offsets: dict[str, int]
     arena: int
     unroll: int = UNROLL
+    codebooks: Mapping[str, Codebook] = field(default_factory=dict)
+    """Of layers whose weights are stored so, by the tensor that they make."""
     calls: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
     names: dict[tuple[str, bytes], str] = field(default_factory=dict)
@@ -138,23 +143,25 @@ class Emitter:
     @emit.register
     def _(self, operator: Convolution) -> None:
         (x,) = operator.inputs
+        window = self.window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations)
+        kernel, *weight = self.weight(operator)
         self.call(
-            "convolution", self.at(x), self.image(x), self.weight(operator.weight),
-            self.constant("bias", operator.bias),
-            self.window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations),
+            f"convolution{kernel}", self.at(x), self.image(x), *weight, self.constant("bias", operator.bias), window,
             operator.groups, operator.padding_value, *self.scale(operator.requantization),
             self.at(operator.output), self.image(operator.output),
         )  # fmt: skip
 
     @emit.register
     def _(self, operator: Linear) -> None:
-        (x,) = operator.inputs
-        made, read = operator.weight.shape
-        self.call(
-            "linear", self.at(x), self.graph.tensors[x].elements // read, read,
-            self.weight(operator.weight), self.constant("bias", operator.bias),
-            *self.scale(operator.requantization), self.at(operator.output), made,
-        )  # fmt: skip
+        place, rows, read = self.rows(operator)
+        kernel, *weight = self.weight(operator)
+        bias, scale, to = self.constant("bias", operator.bias), self.scale(operator.requantization), operator.output
+        if kernel:  # a row is a point of an image
+            of_points = (self.window((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), 1, 0, *scale, self.at(to))
+            shape, made = (self.struct("shape", (rows, 1, width)) for width in (read, len(operator.weight)))
+            self.call(f"convolution{kernel}", place, shape, *weight, bias, *of_points, made)
+        else:
+            self.call("linear", place, rows, read, *weight, bias, *scale, self.at(to), len(operator.weight))
 
     @emit.register
     def _(self, operator: MatMul) -> None:
@@ -317,11 +324,17 @@ class Emitter:
             self.struct("range", (each, *limits)),
         )
 
-    def weight(self, values: np.ndarray) -> str:
-        name = self.constant("weight", values)
-        if name not in self.weights:
-            self.weights.append(name)
-        return name
+    def weight(self, layer: Convolution | Linear) -> tuple[str, ...]:
+        """(what is added to the kernel's name, its arguments): the weights themselves, or indices into tables."""
+        codebook = self.codebooks.get(layer.output)
+        if codebook is None:
+            name = self.constant("weight", layer.weight)
+            if name not in self.weights:
+                self.weights.append(name)
+            return "", name
+        tables = self.constant("table", codebook.tables)
+        each = codebook.tables.shape[1] if len(codebook.tables) > 1 else 0
+        return "_shared", tables, str(each), self.constant("indices", codebook.indices), str(codebook.bits)
 
     def constant(self, role: str, values: np.ndarray) -> str:
         """The name of an array in the weights header; equal arrays are stored once."""

@@ -108,6 +108,50 @@ POCKETPIPE_KERNEL void pocketpipe_convolution(const int8_t *x, pocketpipe_shape 
     }
 }
 
+/* Of weights that share few values: the one at `place`, whose index has `bits` bits, lowest first. */
+POCKETPIPE_KERNEL int32_t pocketpipe_shared(const int8_t *table, const uint8_t *indices, int32_t bits, int32_t place) {
+    const int32_t at = place * bits;
+    return table[(indices[at >> 3] >> (at & 7)) & ((1 << bits) - 1)];
+}
+
+/* The same with such weights: each channel's table is `each` entries after the one before, or one serves all (0). */
+POCKETPIPE_KERNEL void pocketpipe_convolution_shared(
+    const int8_t *x, pocketpipe_shape in, const int8_t *tables, int32_t each, const uint8_t *indices, int32_t bits,
+    const int32_t *bias, pocketpipe_window w, int32_t groups, int32_t padding, const int32_t *multiplier,
+    const uint8_t *shift, pocketpipe_range range, int8_t *y, pocketpipe_shape out) {
+    const int32_t read = in.channels / groups, made = out.channels / groups;
+    for (int32_t row = 0; row < out.height; row++) {
+        for (int32_t column = 0; column < out.width; column++) {
+            for (int32_t channel = 0; channel < out.channels; channel++) {
+                const int8_t *table = tables + channel * each;
+                int32_t place = channel * w.height * w.width * read, sum = bias[channel];
+                for (int32_t i = 0; i < w.height; i++) {
+                    const int32_t from_row = row * w.down - w.top + i * w.row_step;
+                    for (int32_t j = 0; j < w.width; j++, place += read) {
+                        const int32_t from_column = column * w.right - w.left + j * w.column_step;
+                        if (from_row >= 0 && from_row < in.height && from_column >= 0 && from_column < in.width) {
+                            const int8_t *pixel =
+                                x + (from_row * in.width + from_column) * in.channels + channel / made * read;
+                            POCKETPIPE_LOOP
+                            for (int32_t k = 0; k < read; k++) {
+                                POCKETPIPE_BODY
+                                sum += pixel[k] * pocketpipe_shared(table, indices, bits, place + k);
+                            }
+                        } else {
+                            POCKETPIPE_LOOP
+                            for (int32_t k = 0; k < read; k++) {
+                                POCKETPIPE_BODY
+                                sum += padding * pocketpipe_shared(table, indices, bits, place + k);
+                            }
+                        }
+                    }
+                }
+                *y++ = pocketpipe_scaled(sum, multiplier, shift, range, channel);
+            }
+        }
+    }
+}
+
 POCKETPIPE_KERNEL void pocketpipe_linear(const int8_t *x, int32_t rows, int32_t read, const int8_t *weight,
                                          const int32_t *bias, const int32_t *multiplier, const uint8_t *shift,
                                          pocketpipe_range range, int8_t *y, int32_t made) {
