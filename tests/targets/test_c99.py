@@ -10,7 +10,7 @@ import pytest
 
 from compression.zoo import zoo
 from integer.qdq import File, statically_quantized
-from pocketpipe.delivery.folder import RUNNER_SOURCE, write_runner
+from pocketpipe.delivery.folder import RUN, RUNNER_SOURCE, write_runner
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph
@@ -27,7 +27,7 @@ def run_c(graph: IntegerGraph, inputs: np.ndarray, folder: Path, entry: np.ndarr
         (folder / name).write_text(text)
     entering, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
     kind = "int8_t" if entry is None else "uint8_t"
-    write_runner(folder, header=HEADER, inputs=(kind, entering.elements), outputs=("int8_t", leaving.elements))
+    write_runner(folder, header=HEADER, run=RUN, inputs=(kind, entering.elements), outputs=("int8_t", leaving.elements))
     compiler = find_toolchain("x86_64").shared
     subprocess.run([*compiler[:2], *STRICT, RUNNER_SOURCE, MODEL, "-o", "run"], cwd=folder, check=True)
     inputs.tofile(folder / "input.bin")

@@ -2,40 +2,109 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compression.zoo import zoo
-from integer.qdq import statically_quantized
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer import reference
-from pocketpipe.integer.lowering import lower
+from pocketpipe.targets.aarch64 import AArch64
 from pocketpipe.targets.base import TARGETS
-from pocketpipe.task import Preprocessing
+from pocketpipe.targets.lowering.cpu import Cpu
+from pocketpipe.targets.lowering.integers.program import lower
+from pocketpipe.targets.x86_64 import LEVELS
+from targets import digits
 
-SHAPE = (1, 8, 8)
+emulated = pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="needs QEMU")
+
+
+def expected(stored: np.ndarray) -> np.ndarray:
+    graph = digits.graph()
+    return graph.real(reference.run(graph, graph.quantized(digits.TASK.preprocessing(stored))))
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "x86_64",
-        pytest.param("aarch64", marks=pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="needs QEMU")),
-    ],
+    ["x86_64", pytest.param("aarch64", marks=emulated), pytest.param("aarch64-cortex-a76", marks=emulated)],
 )
 def test_a_quantized_network_is_compiled_to_the_references_integers(name: str, tmp_path: Path) -> None:
-    inputs = np.random.default_rng(0).standard_normal((40, *SHAPE)).astype(np.float32)
-    file = statically_quantized(export_onnx(zoo("resnet8", SHAPE), SHAPE), inputs, tmp_path)
-    metadata = DeliveryMetadata(
-        task="digits", network="resnet8", target=name, input_shape=SHAPE, preprocessing=Preprocessing(), labels=("0",)
-    )
+    stored = digits.data()[1].inputs[:200]
     target = TARGETS.resolve(name)
-    target.compile(file, metadata, tmp_path / name)
-    graph = lower(file)
-    assert np.array_equal(
-        target.run(tmp_path / name, inputs), graph.real(reference.run(graph, graph.quantized(inputs)))
-    )
+    target.compile(digits.quantized_file(), digits.metadata(name), tmp_path / name)
+    assert np.array_equal(target.run(tmp_path / name, stored), expected(stored))
+
+
+def test_numbers_that_are_prepared_outside_enter_as_well(tmp_path: Path) -> None:
+    stored = digits.data()[1].inputs[:50].astype(np.float32)
+    metadata = digits.metadata("x86_64").model_copy(update={"input_dtype": "float32"})
+    target = TARGETS.resolve("x86_64")
+    target.compile(digits.quantized_file(), metadata, tmp_path / "out")
+    assert np.array_equal(target.run(tmp_path / "out", stored), expected(stored))
+
+
+PROGRAM = """
+#include <stdio.h>
+#include "pocketpipe_model.h"
+
+static unsigned char arena[POCKETPIPE_ARENA_BYTES] __attribute__((aligned(64)));
+
+int main(void) {
+    unsigned char image[POCKETPIPE_INPUT_COUNT];
+    float output[POCKETPIPE_OUTPUT_COUNT];
+    while (fread(image, 1, sizeof image, stdin) == sizeof image) {
+        pocketpipe_run_bytes_in(arena, image, output);
+        fwrite(output, 1, sizeof output, stdout);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize("onnx", [digits.quantized_file, digits.float_file])
+def test_the_static_library_and_one_header_are_all_that_a_program_in_c_needs(onnx: object, tmp_path: Path) -> None:
+    stored = digits.data()[1].inputs[:50]
+    target = TARGETS.resolve("x86_64")
+    assert callable(onnx)
+    target.compile(onnx(), digits.metadata("x86_64"), tmp_path / "out")
+    (tmp_path / "program.c").write_text(PROGRAM)
+    command = ["cc", "-Wall", "-Werror", "-Iout", "program.c", "out/libmodel.a", "-o", "program"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "program"], input=stored.tobytes(), capture_output=True, check=True)
+    outputs = np.frombuffer(done.stdout, np.float32).reshape(50, 10)
+    assert np.array_equal(outputs, target.run(tmp_path / "out", stored))
+
+
+FLOAT_ARITHMETIC = {
+    "x86_64": re.compile(r"^\tv?(add|sub|mul|div|fn?m(add|sub)\d+|cvt\w+)[ps][sd]\b", re.MULTILINE),
+    "aarch64": re.compile(r"^\t(fn?(add|sub|mul|div|mla|mls|madd|msub)|[su]cvtf|fcvt\w*)\b", re.MULTILINE),
+}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "instruction"),
+    [
+        (LEVELS["v4-vnni"].cpu(), "vpdpbusd"),
+        (LEVELS["v3"].cpu(), "vpmaddwd"),
+        (AArch64("cortex-a76").cpu(), "sdot"),
+        (AArch64("cortex-a53").cpu(), "smlal2"),
+    ],
+    ids=["v4-vnni", "v3", "cortex-a76", "cortex-a53"],
+)
+def test_kernels_are_made_of_the_processors_own_dot_products_and_of_no_floats(
+    cpu: Cpu, instruction: str, tmp_path: Path
+) -> None:
+    lower(digits.graph(), cpu, tmp_path / "kernels.s")
+    text = (tmp_path / "kernels.s").read_text()
+    assert f"\t{instruction}\t" in text
+    machine = cpu.triple.partition("-")[0]
+    assert not FLOAT_ARITHMETIC[machine].search(text)
+
+
+def test_an_archive_is_listed_among_what_was_delivered(tmp_path: Path) -> None:
+    TARGETS.resolve("x86_64").compile(digits.quantized_file(), digits.metadata("x86_64"), tmp_path / "out")
+    assert "libmodel.a" in DeliveryMetadata.read(tmp_path / "out").hashes

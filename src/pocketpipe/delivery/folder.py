@@ -35,18 +35,31 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int) -> None:
-    """The header with the model's sizes (float32 numbers, float32 numbers, bytes), and the runner."""
+RUN, RUN_BYTES = "pocketpipe_run", "pocketpipe_run_bytes"
+_BYTES = f"""
+/* The same two for an example as it is stored, bytes: preprocessing is inside. */
+int {RUN_BYTES}(const unsigned char *input, float *output);
+void {RUN_BYTES}_in(void *arena, const unsigned char *input, float *output);
+"""
+
+
+def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int, takes_bytes: bool) -> None:
+    """The header with the model's sizes (float32 numbers, float32 numbers, bytes), and the runner.
+
+    `takes_bytes`: whether the model has a way in for stored bytes; the runner takes it then.
+    """
     header = (files("pocketpipe.delivery") / HEADER).read_text()
     for name, size in (("@INPUTS@", inputs), ("@OUTPUTS@", outputs), ("@ARENA@", arena)):
         header = header.replace(name, str(size))
-    (folder / HEADER).write_text(header)
-    write_runner(folder, header=HEADER, inputs=("float", inputs), outputs=("float", outputs))
+    (folder / HEADER).write_text(header.replace("@BYTES@", _BYTES if takes_bytes else ""))
+    entry, run = ("unsigned char", RUN_BYTES) if takes_bytes else ("float", RUN)
+    write_runner(folder, header=HEADER, run=run, inputs=(entry, inputs), outputs=("float", outputs))
 
 
-def write_runner(folder: Path, *, header: str, inputs: tuple[str, int], outputs: tuple[str, int]) -> None:
-    """The runner for a model that `header` declares, with the C type and the number of what it takes and gives."""
-    runner = (files("pocketpipe.delivery") / RUNNER_SOURCE).read_text().replace("@HEADER@", header)
+def write_runner(folder: Path, *, header: str, run: str, inputs: tuple[str, int], outputs: tuple[str, int]) -> None:
+    """The runner for a model whose function `run` a header declares: C type and number of what it takes and gives."""
+    runner = (files("pocketpipe.delivery") / RUNNER_SOURCE).read_text()
+    runner = runner.replace("@HEADER@", header).replace("@RUN@", run)
     for side, (kind, count) in (("INPUT", inputs), ("OUTPUT", outputs)):
         runner = runner.replace(f"@{side}@", kind).replace(f"@{side}S@", str(count))
     (folder / RUNNER_SOURCE).write_text(runner)

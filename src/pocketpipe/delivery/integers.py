@@ -36,11 +36,16 @@ class Integers(Value):
         Raises UserError for what is no byte where bytes are stored.
         """
         if self.input is None:
-            if stored.size and not 0 <= stored.min() <= stored.max() <= BYTE_MAX:
-                raise UserError(f"examples hold {stored.min()}..{stored.max()}; {BYTES} is stored: 0..{BYTE_MAX}")
-            return stored.astype(np.uint8, copy=False)
+            return as_bytes(stored)
         return self.input.quantized(preprocessing(stored))
 
     def leaving(self, outputs: np.ndarray) -> np.ndarray:
         """int8 outputs as the real numbers that they stand for, float32."""
         return self.output.real(outputs)
+
+
+def as_bytes(stored: np.ndarray) -> np.ndarray:
+    """The same numbers as uint8. Raises UserError for what is no byte."""
+    if stored.size and not 0 <= stored.min() <= stored.max() <= BYTE_MAX:
+        raise UserError(f"examples hold {stored.min()}..{stored.max()}; {BYTES} is stored: 0..{BYTE_MAX}")
+    return stored.astype(np.uint8, copy=False)

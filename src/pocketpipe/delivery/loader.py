@@ -8,12 +8,15 @@ import ctypes
 import os
 import platform
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from pocketpipe.delivery.compiling import CompiledSources, host_compiler
+from pocketpipe.delivery.folder import RUN_BYTES
+from pocketpipe.delivery.integers import BYTES, as_bytes
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
 
@@ -31,9 +34,8 @@ class Delivered:
         self._arena_bytes: int = library.pocketpipe_arena_bytes()
         self._input_count: int = library.pocketpipe_input_count()
         self._output_count: int = library.pocketpipe_output_count()
-        self._run = library.pocketpipe_run_in
-        self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-        self._run.restype = None
+        self._run = _function(library, "pocketpipe_run_in")
+        self._run_stored = _function(library, f"{RUN_BYTES}_in") if metadata.input_dtype == BYTES else None
         self._threads = threading.local()
 
     def __call__(self, examples: np.ndarray) -> np.ndarray:
@@ -42,10 +44,13 @@ class Delivered:
         Raises UserError if the examples have another shape.
         """
         self.metadata.check_examples(examples)
-        prepared = np.ascontiguousarray(self.metadata.preprocessing(examples), np.float32)
         outputs = np.empty((len(examples), *self.metadata.output_shape), np.float32)
-        for example, output in zip(prepared, outputs, strict=True):
-            self._run(self._arena(), _address(example), _address(output))
+        if self._run_stored is not None:
+            run, entering = self._run_stored, as_bytes(examples)
+        else:
+            run, entering = self._run, self.metadata.preprocessing(examples)
+        for example, output in zip(np.ascontiguousarray(entering), outputs, strict=True):
+            run(self._arena(), _address(example), _address(output))
         return outputs
 
     def run_prepared(self, example: np.ndarray) -> np.ndarray:
@@ -133,6 +138,14 @@ def _open_library(file: Path) -> ctypes.CDLL:
     else:
         _OPEN[key] = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
     return _OPEN[key]
+
+
+def _function(library: ctypes.CDLL, name: str) -> Callable[[int, int, int], None]:
+    """Of memory, input, output."""
+    function = getattr(library, name)
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    function.restype = None
+    return function  # type: ignore[no-any-return]
 
 
 def _address(array: np.ndarray) -> int:

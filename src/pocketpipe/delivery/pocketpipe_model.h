@@ -24,7 +24,7 @@ int pocketpipe_run(const float *input, float *output);
 
 /* The same in memory that the caller gives: POCKETPIPE_ARENA_BYTES bytes, aligned to 64. Safe in threads. */
 void pocketpipe_run_in(void *arena, const float *input, float *output);
-
+@BYTES@
 #ifdef __cplusplus
 }
 #endif

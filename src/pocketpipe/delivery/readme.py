@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from pocketpipe.delivery.integers import BYTES
 from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
 
 
@@ -33,9 +34,14 @@ def library_page(metadata: DeliveryMetadata, *, header: str, runner: str, build:
     footprint = metadata.footprint
     assert footprint is not None, "the target fills in the footprint before it describes it"
     output = " x ".join(map(str, metadata.output_shape))
+    stored = metadata.input_dtype == BYTES
+    entering = "examples as stored (preprocessing is inside)" if stored else "float32 examples, preprocessed"
     return page(
         metadata,
-        about=f"`model.so` holds code and weights and needs no other library of ours. Compiled for {metadata.cpu}.",
+        about=(
+            "`model.so` holds code and weights and needs no other library of ours; `libmodel.a` is the same, to be "
+            f"linked into a program. Compiled for {metadata.cpu}."
+        ),
         sizes={
             "library (`model.so`)": footprint.library,
             "of which weights": footprint.weights,
@@ -52,7 +58,7 @@ outputs = pocketpipe.load("this folder")(examples)  # examples as stored; prepro
 
 ## From C
 
-`{header}` declares the functions; `{runner}` shows their use on a file of raw float32 examples, preprocessed:
+`{header}` declares the functions; `{runner}` shows their use on a file of raw {entering}:
 
 ```sh
 {build}

@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
     if (to < 0) return fail("cannot write", argv[2]);
     ssize_t got;
     while ((got = read_whole(from, (char *)input, sizeof input)) == (ssize_t)sizeof input) {
-        pocketpipe_run(input, output);
+        @RUN@(input, output);
         if (write_whole(to, (const char *)output, sizeof output) != 0) return fail("cannot write", argv[2]);
     }
     if (got < 0) return fail("cannot read", argv[1]);

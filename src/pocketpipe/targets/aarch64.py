@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketpipe.delivery.integers import BYTES, as_bytes
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
@@ -62,7 +63,8 @@ class AArch64(Target):
         """Outputs of the delivered runner, with a slice of the inputs for each CPU that this process may use."""
         command = self._command(folder)
         metadata = DeliveryMetadata.read(folder)
-        outputs = outputs_in_slices(command, metadata.preprocessing(inputs), np.dtype(np.float32))
+        entering = as_bytes(inputs) if metadata.input_dtype == BYTES else metadata.preprocessing(inputs)
+        outputs = outputs_in_slices(command, entering, np.dtype(np.float32))
         return outputs.reshape(len(inputs), *metadata.output_shape)
 
     def _compile(self, network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
@@ -71,13 +73,14 @@ class AArch64(Target):
             network,
             metadata,
             folder,
-            cpu=self._cpu(),
+            cpu=self.cpu(),
             toolchain=find_toolchain("aarch64"),
             programs=(RUNNER,),
-            run=f"{emulator}./runner input.f32 output.f32",
+            run=f"{emulator}./runner input.bin output.f32",
         )
 
-    def _cpu(self) -> "Cpu":
+    def cpu(self) -> "Cpu":
+        """For code generation."""
         from pocketpipe.targets.lowering.cpu import Cpu
         from pocketpipe.targets.lowering.integers import units
 

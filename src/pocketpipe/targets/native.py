@@ -8,18 +8,24 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, digests, write_readme, write_sources
+from pocketpipe.delivery.integers import BYTES
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
-from pocketpipe.targets.source import EXPORTS, WEIGHTS_FILE, integer_sources, model_source
+from pocketpipe.targets.entering import byte_tables
+from pocketpipe.targets.source import WEIGHTS_FILE, Sources, exports, integer_sources, model_sources
 from pocketpipe.targets.toolchain import Toolchain
 
 if TYPE_CHECKING:
     from pocketpipe.targets.lowering.cpu import Cpu
 
-RUNNER = "runner"
+RUNNER, ARCHIVE = "runner", "libmodel.a"
+KERNELS = "kernels.o"
+SOURCES = ("model.c", KERNELS)
 
 
 def compile_native(
@@ -40,16 +46,18 @@ def compile_native(
         build = Path(scratch)
         if isinstance(network, bytes) and is_quantized(network):
             network = lower(network)
+        tables = byte_tables(metadata.preprocessing) if metadata.input_dtype == BYTES else None
         if isinstance(network, IntegerGraph):
-            compiled = _integers(network, cpu, toolchain, build)
+            compiled = _integers(network, tables, cpu, toolchain, build)
         else:
-            compiled = _floats(network, cpu, toolchain, build)
+            compiled = _floats(network, tables, cpu, build)
         metadata.check_input(compiled.input_shape)
         _write_header_and_runner(compiled, build)
-        toolchain.link_library(compiled.sources, LIBRARY_FILE, EXPORTS, build, compiled.options)
+        toolchain.link_library(SOURCES, LIBRARY_FILE, exports(compiled.takes_bytes), build, compiled.options)
+        toolchain.archive(SOURCES, ARCHIVE, build)
         if RUNNER in programs:
-            toolchain.link_program([RUNNER_SOURCE, *compiled.sources], RUNNER, build, compiled.options)
-        for name in (LIBRARY_FILE, *programs):
+            toolchain.link_program([RUNNER_SOURCE, *SOURCES], RUNNER, build, compiled.options)
+        for name in (LIBRARY_FILE, ARCHIVE, *programs):
             shutil.copy(build / name, delivery / name)
         _write_header_and_runner(compiled, delivery)
         filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
@@ -63,43 +71,47 @@ def compile_native(
 class _Compiled:
     """What is to be linked, and its figures."""
 
-    sources: tuple[str, ...]
     input_shape: tuple[int, ...]
     """With the batch, which is 1; so is the output's."""
     output_shape: tuple[int, ...]
     arena: int
     weights: int
-    engines: dict[str, str]
+    takes_bytes: bool
     options: tuple[str, ...] = ()
+    """For the C compiler."""
 
 
-def _floats(onnx: bytes, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Compiled:
+def _floats(onnx: bytes, tables: np.ndarray | None, cpu: "Cpu", build: Path) -> _Compiled:
     """Kernels by TVM."""
     from pocketpipe.targets.lowering.program import lower
 
-    program = lower(onnx, cpu, build / "kernels.o")
-    (build / "model.c").write_text(model_source(program))
-    (build / WEIGHTS_FILE).write_bytes(program.weights)
-    engines = {"apache-tvm": version("apache-tvm")}
+    program = lower(onnx, cpu, build / KERNELS)
+    sources = model_sources(program, tables)
+    _write(sources, build)
     shapes = (program.input_shape, program.output_shape)
-    return _Compiled(("model.c", "kernels.o"), *shapes, program.arena_bytes, len(program.weights), engines)
+    return _Compiled(*shapes, sources.arena, len(sources.weights), tables is not None)
 
 
-def _integers(graph: IntegerGraph, cpu: "Cpu", toolchain: Toolchain, build: Path) -> _Compiled:
+def _integers(
+    graph: IntegerGraph, tables: np.ndarray | None, cpu: "Cpu", toolchain: Toolchain, build: Path
+) -> _Compiled:
     """Kernels by TVM where sums of products are taken; what is left is plain C, vectorized by the C compiler."""
     from pocketpipe.integer.proof import prove
     from pocketpipe.targets.lowering.integers.program import lower
 
     prove(graph)
-    program = lower(graph, cpu, build / "kernels.o")
-    for name, text in integer_sources(program, graph).items():
-        (build / name).write_text(text)
-    (build / WEIGHTS_FILE).write_bytes(program.weights)
-    weights = len(program.weights) + program.plain.constant_bytes
-    engines = {"apache-tvm": version("apache-tvm")}
+    program = lower(graph, cpu, build / KERNELS)
+    sources = integer_sources(program, graph, None if tables is None else graph.quantized(tables))
+    _write(sources, build)
+    weights = len(sources.weights) + program.plain.constant_bytes
     shapes = ((1, *graph.tensors[graph.input].shape), (1, *graph.tensors[graph.output].shape))
-    sources = ("model.c", "kernels.o")
-    return _Compiled(sources, *shapes, program.arena, weights, engines, toolchain.for_cpu(cpu.model))
+    return _Compiled(*shapes, sources.arena, weights, tables is not None, toolchain.for_cpu(cpu.model))
+
+
+def _write(sources: Sources, build: Path) -> None:
+    for name, text in sources.files.items():
+        (build / name).write_text(text)
+    (build / WEIGHTS_FILE).write_bytes(sources.weights)
 
 
 def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:
@@ -108,6 +120,7 @@ def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:
         inputs=prod(compiled.input_shape),
         outputs=prod(compiled.output_shape),
         arena=compiled.arena,
+        takes_bytes=compiled.takes_bytes,
     )
 
 
@@ -120,7 +133,7 @@ def _fill_in(
         update={
             "output_shape": compiled.output_shape[1:],
             "cpu": str(cpu),
-            "engines": {**metadata.engines, **compiled.engines, linker: linker_version},
+            "engines": {**metadata.engines, "apache-tvm": version("apache-tvm"), linker: linker_version},
             "footprint": Footprint(
                 weights=compiled.weights,
                 arena=compiled.arena,

@@ -1,6 +1,13 @@
 """The C source of a model: the sequence of kernel calls on planned memory."""
 
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pocketpipe.delivery.folder import RUN_BYTES
+from pocketpipe.targets.lowering.memory import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -9,11 +16,8 @@ if TYPE_CHECKING:
     from pocketpipe.targets.lowering.integers.program import IntegerProgram
     from pocketpipe.targets.lowering.program import Place, Program
 
-EXPORTS = "{ global: pocketpipe_input_count; pocketpipe_output_count; pocketpipe_arena_bytes; pocketpipe_run; \
-pocketpipe_run_in; local: *; };\n"
-"""Linker version script: only the functions of the header are seen from outside."""
-
 WEIGHTS_FILE = "weights.bin"
+FLOAT_BYTES = 4
 
 _HEAD = """\
 #include "pocketpipe_model.h"
@@ -30,9 +34,26 @@ size_t pocketpipe_arena_bytes(void) {{ return POCKETPIPE_ARENA_BYTES; }}
 """
 
 _TAIL = """
+static unsigned char static_arena[POCKETPIPE_ARENA_BYTES] __attribute__((aligned(64)));
+
 int pocketpipe_run(const float *input, float *output) {{
-    static unsigned char arena[POCKETPIPE_ARENA_BYTES] __attribute__((aligned(64)));
-    pocketpipe_run_in(arena, input, output);
+    pocketpipe_run_in(static_arena, input, output);
+    return 0;
+}}
+"""
+
+_OF_BYTES = """
+/* Stored bytes by a table for each of {channels} channels: preprocessing{and_scale} inside. */
+void pocketpipe_run_bytes_in(void *memory, const unsigned char *input, float *output) {{
+    const {kind} *table = (const {kind} *)(pocketpipe_weights + {tables});
+    {kind} *entry = ({kind} *)((unsigned char *)memory + {entry});
+    for (int channel = 0; channel < {channels}; channel++, table += 256)
+        for (int i = 0; i < POCKETPIPE_INPUT_COUNT / {channels}; i++) *entry++ = table[*input++];
+    {go_on};
+}}
+
+int pocketpipe_run_bytes(const unsigned char *input, float *output) {{
+    pocketpipe_run_bytes_in(static_arena, input, output);
     return 0;
 }}
 """
@@ -55,26 +76,53 @@ static int8_t on_grid(float x) {{
     return (int8_t)(whole - (whole > place) + ({zero_point}));
 }}
 
-void pocketpipe_run_in(void *memory, const float *input, float *output) {{
-    int8_t *arena = memory;
-    for (int i = 0; i < POCKETPIPE_INPUT_COUNT; i++) arena[{entry} + i] = on_grid(input[i]);
+static void run_integers(int8_t *arena, float *output) {{
 {calls}
     for (int i = 0; i < POCKETPIPE_OUTPUT_COUNT; i++)
         output[i] = (float)((arena[{end} + i] - ({end_zero_point})) * {end_scale!r});
 }}
+
+void pocketpipe_run_in(void *memory, const float *input, float *output) {{
+    int8_t *arena = memory;
+    for (int i = 0; i < POCKETPIPE_INPUT_COUNT; i++) arena[{entry} + i] = on_grid(input[i]);
+    run_integers(arena, output);
+}}
 """
 
 
-def model_source(program: "Program") -> str:
-    """`model.c`, to be compiled beside the header, the weights file and linked to the kernels' object file."""
+@dataclass(frozen=True)
+class Sources:
+    """What is compiled beside the header and linked to the kernels' object file."""
+
+    files: dict[str, str]
+    """C by file name; `model.c` includes the others."""
+    weights: bytes
+    """Of WEIGHTS_FILE: constants, and the tables by which bytes enter."""
+    arena: int
+    """Bytes of working memory."""
+
+
+def model_sources(program: "Program", tables: np.ndarray | None) -> Sources:
+    """Of a model in float32. `tables`: float32 (channels, 256), its input for each stored byte, or None."""
     kernels = {call.kernel: len(call.arguments) for call in program.calls}
     calls = [f"{call.kernel}({', '.join(map(_pointer, call.arguments))});" for call in program.calls]
-    return _head(kernels) + _FLOATS.format(calls=_lines(calls)) + _TAIL.format()
+    prepared = aligned(program.arena_bytes)
+    weights, place = _with_tables(program.weights, tables)
+    source = _head(kernels) + _FLOATS.format(calls=_lines(calls)) + _TAIL.format()
+    arena = program.arena_bytes
+    if tables is not None:
+        source += _OF_BYTES.format(
+            channels=len(tables), and_scale=" is", kind="float", tables=place, entry=prepared,
+            go_on=f"pocketpipe_run_in(memory, (const float *)((unsigned char *)memory + {prepared}), output)",
+        )  # fmt: skip
+        arena = prepared + FLOAT_BYTES * prod(program.input_shape)
+    return Sources({"model.c": source}, weights, arena)
 
 
-def integer_sources(program: "IntegerProgram", graph: "IntegerGraph") -> dict[str, str]:
-    """`model.c` of an integer graph with what it includes, by file name; float numbers in and out like any other."""
+def integer_sources(program: "IntegerProgram", graph: "IntegerGraph", tables: np.ndarray | None) -> Sources:
+    """Of an integer graph; float numbers in and out like any other. `tables`: int8 (channels, 256), or None."""
     tensor, end = graph.tensors[graph.input], graph.tensors[graph.output]
+    weights, place = _with_tables(program.weights, tables)
     source = (
         _head(dict(program.kernels), '#include "kernels.h"\n#include "weights.h"\n')
         + _INTEGERS.format(
@@ -83,8 +131,29 @@ def integer_sources(program: "IntegerProgram", graph: "IntegerGraph") -> dict[st
         )
         + _TAIL.format()
     )  # fmt: skip
+    if tables is not None:
+        source += _OF_BYTES.format(
+            channels=len(tables), and_scale=" and the input's scale are", kind="int8_t", tables=place,
+            entry=program.input, go_on="run_integers(memory, output)",
+        )  # fmt: skip
     plain = program.plain.files(of_bytes=False)
-    return {"model.c": source, **{name: plain[name] for name in ("kernels.h", "weights.h")}}
+    files = {"model.c": source, **{name: plain[name] for name in ("kernels.h", "weights.h")}}
+    return Sources(files, weights, program.arena)
+
+
+def exports(takes_bytes: bool) -> str:
+    """Linker version script: only the functions of the header are seen from outside."""
+    functions = [f"pocketpipe_{name}" for name in ("input_count", "output_count", "arena_bytes", "run", "run_in")]
+    functions += [RUN_BYTES, f"{RUN_BYTES}_in"] if takes_bytes else []
+    return f"{{ global: {'; '.join(functions)}; local: *; }};\n"
+
+
+def _with_tables(weights: bytes, tables: np.ndarray | None) -> tuple[bytes, int]:
+    """(weights and tables, where the tables begin)."""
+    if tables is None:
+        return weights, 0
+    start = aligned(len(weights))
+    return weights.ljust(start, b"\0") + tables.tobytes(), start
 
 
 def _head(kernels: "Mapping[str, int]", includes: str = "") -> str:

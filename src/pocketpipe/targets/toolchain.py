@@ -42,6 +42,8 @@ class Toolchain:
     shared: tuple[str, ...]
     """Command line up to the options, for a shared library."""
     static: tuple[str, ...]
+    archiver: tuple[str, ...]
+    """Command line up to the options."""
 
     def link_library(
         self, sources: Sequence[str], output: str, exports: str, folder: Path, options: Sequence[str] = ()
@@ -54,6 +56,10 @@ class Toolchain:
         self._compile((*self.shared, *COMPILE, "-fPIC", *options), (*sources, MEMORY), folder)
         linking = ("-shared", f"-Wl,--version-script={EXPORTS}", "-o", output)
         self._link((*self.shared, *LINK, *linking), sources, (MEMORY,), folder)
+
+    def archive(self, sources: Sequence[str], output: str, folder: Path) -> None:
+        """Make a static library of what `link_library` has compiled."""
+        self._must((*self.archiver, "rcsD", output, *map(_object, sources)), folder)
 
     def link_program(self, sources: Sequence[str], output: str, folder: Path, options: Sequence[str] = ()) -> None:
         """Make a program of C and object files in `folder` that needs no library where it runs."""
@@ -111,10 +117,11 @@ def find_toolchain(machine: str) -> Toolchain:
         name, command = zig
         to = (*command, "-target")
         shared, static = (*to, f"{machine}-linux-gnu{abi}.{OLDEST_GLIBC}"), (*to, f"{machine}-linux-musl{abi}")
-        return Toolchain(machine, name, shared, static)
+        return Toolchain(machine, name, shared, static, (command[0], "ar"))
     for compiler in (f"{machine}-linux-gnu{abi}-gcc", *(("gcc",) if machine == os.uname().machine else ())):
         if shutil.which(compiler):
-            return Toolchain(machine, gnu_name(compiler), (compiler,), (compiler,))
+            archiver = compiler.removesuffix("gcc") + "ar"
+            return Toolchain(machine, gnu_name(compiler), (compiler,), (compiler,), (archiver,))
     raise UserError(f"no C compiler for {machine}; `pip install ziglang` brings one")
 
 

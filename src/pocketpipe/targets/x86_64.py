@@ -102,7 +102,7 @@ class X8664(Target):
             folder,
             cpu=level.cpu(),
             toolchain=find_toolchain("x86_64"),
-            run="./runner input.f32 output.f32",
+            run="./runner input.bin output.f32",
         )
 
 

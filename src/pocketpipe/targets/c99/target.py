@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketpipe.delivery.folder import README, appearing_whole, digests, write_runner
+from pocketpipe.delivery.folder import README, RUN, appearing_whole, digests, write_runner
 from pocketpipe.delivery.integers import BYTES, Integers
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.delivery.readme import page
@@ -23,6 +23,7 @@ from pocketpipe.targets.base import Target
 from pocketpipe.targets.c99.describing import about, ends, usage
 from pocketpipe.targets.c99.emitting import HEADER, UNROLL, Sources, sources
 from pocketpipe.targets.c99.golden import made_up, write_golden
+from pocketpipe.targets.entering import byte_tables
 
 TESTBENCH, CMAKE = "testbench.c", "CMakeLists.txt"
 C_SOURCES = ("model.h", "model.c", "kernels.h", "weights.h")
@@ -88,7 +89,7 @@ class C99Target(Target):
         entry, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
         metadata.check_input((1, *entry.shape))
         integers = Integers(input=None if metadata.input_dtype == BYTES else entry, output=leaving)
-        tables = entry_tables(graph, metadata) if integers.input is None else None
+        tables = graph.quantized(byte_tables(metadata.preprocessing)) if integers.input is None else None
         made = sources(graph, tables, self.unroll)
         metadata = metadata.model_copy(update={"output_shape": leaving.shape, "integers": integers})
         with appearing_whole(folder) as delivery:
@@ -110,23 +111,12 @@ class C99Target(Target):
             filled.model_copy(update={"hashes": {**metadata.hashes, **digests(delivery)}}).write(delivery)
 
 
-def entry_tables(graph: IntegerGraph, metadata: DeliveryMetadata) -> np.ndarray:
-    """int8 (channels, 256): the network's integer for each stored byte, preprocessing and input scale in one.
-
-    A row for each index of an example's first axis; one for all where preprocessing is the same for all.
-    """
-    preprocessing = metadata.preprocessing
-    channels = max(len(preprocessing.mean), len(preprocessing.std))
-    stored = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels, axis=1)
-    return np.ascontiguousarray(graph.quantized(preprocessing(stored)).T)
-
-
 def _write_sources(delivery: Path, made: Sources, integers: Integers, inputs: int, outputs: int) -> None:
     for name, text in made.files.items():
         (delivery / name).write_text(text)
     for name in (TESTBENCH, CMAKE):
         (delivery / name).write_text((files("pocketpipe.targets.c99") / name).read_text())
-    write_runner(delivery, header=HEADER, inputs=(integers.input_type, inputs), outputs=("int8_t", outputs))
+    write_runner(delivery, header=HEADER, run=RUN, inputs=(integers.input_type, inputs), outputs=("int8_t", outputs))
 
 
 def _write_golden(

@@ -17,7 +17,10 @@ Workspaces = dict[str, tuple[int, ...]]
 
 
 def write_object(kernels: dict[str, PrimFunc], cpu: Cpu, file: Path) -> Workspaces:
-    """Compile `kernels` (name -> function on buffers) into `file`: `void NAME(void *, ...)`, a pointer a parameter."""
+    """Compile `kernels` (name -> function on buffers) into `file`: `void NAME(void *, ...)`, a pointer a parameter.
+
+    An object file; assembler text, if its name ends in `.s`.
+    """
     functions.register()
     named = {name: kernel.with_attr("global_symbol", name) for name, kernel in kernels.items()}
     with tvm.transform.PassContext(opt_level=3):
@@ -28,7 +31,7 @@ def write_object(kernels: dict[str, PrimFunc], cpu: Cpu, file: Path) -> Workspac
             name = variable.name_hint
             plain[name], workspaces[name] = _on_pointers(function)
         module = tirx.transform.LowerIntrin()(tvm.IRModule(plain))
-        tvm.get_global_func("target.build.llvm")(module, cpu.target).write_to_file(str(file), "o")
+        tvm.get_global_func("target.build.llvm")(module, cpu.target).write_to_file(str(file), file.suffix[1:])
     return workspaces
 
 
