@@ -61,7 +61,7 @@ def compile_native(
             shutil.copy(build / name, delivery / name)
         _write_header_and_runner(compiled, delivery)
         filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
-        compiler = "cc" if metadata.target == "x86_64" else f"{metadata.target}-linux-gnu-gcc"
+        compiler = "cc" if toolchain.machine == "x86_64" else f"{toolchain.machine}-linux-gnu-gcc"
         build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
         write_readme(delivery, filled, build=build_line, run=run)
         filled.model_copy(update={"hashes": {**metadata.hashes, **digests(delivery)}}).write(delivery)
