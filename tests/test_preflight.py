@@ -82,3 +82,16 @@ def test_an_operator_without_integer_form_is_found_before_any_training() -> None
 def test_targets_of_integers_want_a_method_that_brings_them() -> None:
     with pytest.raises(Mistakes, match="targets: fpga needs integers: add quantization to methods"):
         checked_config({**parameters(), "targets": ["fpga"], "methods": ["channels"]})
+
+
+def test_a_budget_for_a_target_that_is_not_asked_for_is_a_mistake() -> None:
+    asked = parameters()
+    asked["budget"] |= {"ram_kb": {"cortex_m": 32}, "latency_ms": {"x86_64": 1}}
+    line = (
+        "budget.ram_kb.cortex_m: nothing is delivered for that target (targets: x86_64); "
+        "add it to targets, or take it out of the budget"
+    )
+    with pytest.raises(Mistakes) as caught:
+        checked_config(asked)
+    assert line in caught.value.lines
+    assert not any("latency_ms" in told for told in caught.value.lines)

@@ -8,6 +8,7 @@ from pocketpipe.network import NETWORKS
 from pocketpipe.plan import STEPS, CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.feasibility import reach, refuse_impossible
+from pocketpipe.search.proposal import on_budget, uniform_parameters
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.search.store import TrialStore, Tried
@@ -43,6 +44,18 @@ def test_every_trial_is_on_the_budget(tmp_path, profile, budget):
         assert limits.usage(trial.cost) >= 0.98
     # By this score nothing beats equal shares: what is called uniform must be just that.
     assert trials[0].score >= max(trial.score for trial in on_budget) - 1 / 16
+
+
+def test_plans_fit_the_memory_of_a_device(profile):
+    """Working memory is that of the largest layers: these get thin, and the others need not."""
+    methods = [STEPS.resolve("channels")(multiple=2), STEPS.resolve("quantization")()]
+    limits = Budget(ram_kb={"cortex_m": 40}).limits(profile.cost())
+    plan = on_budget(methods, uniform_parameters(methods, profile, limits), profile, limits)
+    kept = plan.predict(profile)
+    assert limits.keeps(kept.cost())
+    wide = {group.name: group.channels for group in kept.groups}
+    assert wide["conv1"] < 16
+    assert not limits.keeps(kept.cost({**wide, "conv1": wide["conv1"] + 2}))
 
 
 def test_the_tightest_of_both_requirements_together_can_be_projected(profile):

@@ -136,6 +136,8 @@ def _nearby(
 
     Only small networks come here, where one channel is more than 2 %.
     """
+    if _memory_stands_in_the_way(profile, groups, widths, grid, limits):
+        return widths
     queue, seen = deque([widths]), {tuple(widths.values())}
     best = widths
     while queue and not _close_enough(profile, groups, best, limits):
@@ -151,6 +153,16 @@ def _nearby(
                     seen.add(tuple(neighbour.values()))
                     queue.append(neighbour)
     return best
+
+
+def _memory_stands_in_the_way(
+    profile: NetworkProfile, groups: list[ChannelGroup], widths: dict[str, int], grid: Grid, limits: Limits
+) -> bool:
+    """Whether RAM alone keeps every group from being wider: it goes by the largest layers, and takes no exchange."""
+    memory = limits.only("peak_ram_bytes")
+    wider = [{**widths, group.name: grid.wider(widths[group.name], group.channels)} for group in groups]
+    changed = [setting for setting in wider if setting != widths]
+    return bool(memory.given()) and not any(memory.keeps(cost_of(profile, setting)) for setting in changed)
 
 
 def _close_enough(profile: NetworkProfile, groups: list[ChannelGroup], widths: dict[str, int], limits: Limits) -> bool:

@@ -71,6 +71,7 @@ def reach(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
         _on_device(term, cost, target, limit, dense, smallest)
         for term, cost in ON_DEVICE.items()
         for target, limit in budget.by_target().get(term, {}).items()
+        if getattr(dense, cost) is not None
     ]
     kinds = tuple(method.kind for method in methods)
     return Reach(methods=kinds, ranges=(*relative, *absolute, *on_device), smallest=smallest)

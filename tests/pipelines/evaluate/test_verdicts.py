@@ -79,3 +79,25 @@ def test_the_teacher_is_measured_on_the_same_examples() -> None:
     asked: list[int] = []
     judge(Budget(speedup=1, accuracy_drop=0.1), Shapes(10), (DENSE, SLIM), [few], lambda n: asked.append(n) or 0.9)
     assert asked == [10]
+
+
+def test_what_a_device_has_is_judged_on_what_was_delivered_for_it() -> None:
+    board = Subject(name="cortex_m", file="cortex_m/model.elf", examples=10, metric=0.95, compared=10, differing=0,
+                    flash_bytes=65_536, ram_bytes=32_769)  # fmt: skip
+    library = LIBRARY.model_copy(update={"latency_ms": 0.31, "flash_bytes": 10**6, "ram_bytes": 10**6})
+    budget = Budget(flash_kb={"cortex_m": 64}, ram_kb={"cortex_m": 32}, latency_ms={"x86_64": 0.3, "cortex_m": 9})
+    found = verdicts(budget, ONNX, library, board)
+    assert found["flash_kb", board.file].status == "passed"
+    assert found["ram_kb", board.file].got == "32 kB (32,769 bytes)"
+    assert found["ram_kb", board.file].status == "failed"
+    assert found["latency_ms", library.file].status == "failed"
+    untimed = found["latency_ms", board.file]
+    assert untimed.status == "not measured"
+    assert "emulator" in str(untimed.reason)
+    assert ("flash_kb", library.file) not in found, "the budget says nothing of this target's"
+
+
+def test_integers_are_judged_by_the_reference_and_not_by_another_rounding() -> None:
+    quantized = LIBRARY.model_copy(update={"agreement": 0.99, "compared": 80, "differing": 0})
+    verdict = verdicts(Budget(speedup=2), quantized)["same integers", quantized.file]
+    assert (verdict.status, verdict.got) == ("passed", "0 differ on 80 examples")
