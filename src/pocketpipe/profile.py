@@ -17,7 +17,7 @@ from pocketpipe.buffers import (
 from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 
-__all__ = ["Axis", "Block", "Buffer", "ChannelGroup", "Layer", "MadeInside", "NetworkProfile", "Widths"]
+__all__ = ["Axis", "Block", "Buffer", "ChannelGroup", "Layer", "MadeInside", "NetworkProfile", "Widths", "bits_of_index"]
 
 BIAS_BYTES = 4
 """A bias element is float32, or int32 beside integer weights."""
@@ -60,6 +60,8 @@ class Layer(Value):
     """Bits that one element of the weight takes in transport: an upper bound where they are Huffman-coded."""
     resident_bits: int = 32
     """Bits of the same unpacked, as it lies in memory."""
+    index_bits: int = 8
+    """Bits of an index into a table of values, where these are few; with integer weights a device stores indices."""
     density: float = 1.0
     """Largest share of the weight's elements that are not zero."""
     side_bytes: int = 0
@@ -86,8 +88,9 @@ class Layer(Value):
         return ceil(self._weight_elements(widths) * self.resident_bits / 8) + self._bytes_beside(widths)
 
     def flash_bytes(self, widths: Widths) -> int:
-        """Bytes on a device that reads whole bytes: fewer bits save nothing there."""
-        return ceil(self._weight_elements(widths) * max(8, self.resident_bits) / 8) + self._bytes_beside(widths)
+        """Bytes on a device: floats whole, integers as bytes or as indices of 1, 2 or 4 bits into a table."""
+        bits = self.resident_bits if self.resident_bits > 8 else self.index_bits
+        return ceil(self._weight_elements(widths) * bits / 8) + self._bytes_beside(widths)
 
     def narrowed(self, before: Widths, after: Widths) -> "Layer":
         """The layer when groups that are as wide as `before` become as wide as `after`.
@@ -104,6 +107,15 @@ class Layer(Value):
 
     def _weight_elements(self, widths: Widths) -> int:
         return prod(axis.size(widths) for axis in self.weight) if self.weight else 0
+
+
+def bits_of_index(bits: int) -> int:
+    """Bits of an index that tells `2 ** bits` values apart, where no index lies across two bytes.
+
+    >>> [bits_of_index(bits) for bits in (1, 2, 3, 4, 5)]
+    [1, 2, 4, 4, 8]
+    """
+    return next(size for size in (1, 2, 4, 8) if size >= bits)
 
 
 class Block(Value):

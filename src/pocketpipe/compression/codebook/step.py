@@ -20,7 +20,7 @@ from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
-from pocketpipe.profile import Layer, NetworkProfile
+from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,7 +108,11 @@ class CodebookStep(Step):
         shapes = _shapes(profile)
         return profile.with_layers(
             {
-                name: {"stored_bits": bits, "side_bytes": self._side_bytes(profile.layer(name), shapes[name], bits)}
+                name: {
+                    "stored_bits": bits,
+                    "side_bytes": self._side_bytes(profile.layer(name), shapes[name], bits),
+                    "index_bits": bits_of_index(bits) if self.grid == "int8" else 8,
+                }
                 for name, bits in self._bits(profile).items()
             }
         )

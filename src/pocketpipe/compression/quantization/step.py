@@ -25,7 +25,7 @@ from pocketpipe.compression.quantization.grids import layers_with_grids
 from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
-from pocketpipe.profile import Layer, NetworkProfile
+from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
 from pocketpipe.samples import prepared_batches
 
 if TYPE_CHECKING:
@@ -249,5 +249,6 @@ def _stored(layer: Layer, bits: int, profile: NetworkProfile) -> dict[str, objec
     return {
         "stored_bits": min(layer.stored_bits, bits),
         "resident_bits": storage_bits(bits),
+        "index_bits": min(layer.index_bits, bits_of_index(bits)),
         "side_bytes": layer.side_bytes + STEP_BYTES * channels + NODE_BYTES,
     }
