@@ -11,7 +11,7 @@ from pocketpipe.verdict import Status, Verdict
 SAME_ANSWERS = 0.999
 """Share of examples on which a compiled library must mean the same as ONNX Runtime: float sums in another order
 may tip an example that lies on the border between two classes, no more. Integers must be the very same ones."""
-EMULATED = "it runs through an emulator here, whose time tells nothing of the device's; measure it on the device"
+UNTIMED = "no clock of this host tells the time of that device; measure it there"
 
 
 def judge(
@@ -99,7 +99,7 @@ def _device_verdicts(budget: Budget, subject: Subject) -> list[Verdict]:
         got = None if time is None else f"{time:.4g} ms"
         kept = time is not None and time <= limit
         asked = f"<= {limit:g} ms, batch 1, one thread"
-        verdicts.append(_if_got(subject, "latency_ms", asked, got, kept, subject.not_measured or EMULATED))
+        verdicts.append(_if_got(subject, "latency_ms", asked, got, kept, subject.not_measured or UNTIMED))
     return verdicts
 
 
