@@ -1,42 +1,76 @@
-"""Latency of compiled libraries beside ONNX Runtime: batch 1, one thread, same process, taking turns.
+"""Latency of compiled libraries beside ONNX Runtime, in float32 and in int8: batch 1, same process, taking turns.
 
-    python benchmarks/latency.py [--runs 300]
+    python benchmarks/latency.py [--runs 300] [--networks resnet20 resnet56]
 
-Networks have random weights (seed 0): latency does not depend on them. "slim" keeps 40 % of the MACs, which leaves
-channel counts that are no multiple of a vector. Prints a Markdown table.
+Networks have random weights (seed 0) and BatchNorm statistics of random images: latency does not depend on them. int8:
+ours by `quantization`, and for ONNX Runtime its own static quantization of the same network, activations
+unsigned and signed, weights per channel: the faster of the two and of our file counts. Our libraries use one thread;
+ONNX Runtime one and two. Prints a Markdown table.
 """
 
 import argparse
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from pocketpipe.budget import Budget
+from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.tracing import profile_of
+from pocketpipe.delivery.loader import load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.exporting.onnx import export_onnx, run_onnx
+from pocketpipe.exporting.onnx import INPUT_NAME, export_onnx, run_onnx, session
+from pocketpipe.integer import reference
+from pocketpipe.integer.lowering import lower
 from pocketpipe.network import NETWORKS
-from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
+from pocketpipe.pipelines.evaluate.latency import medians
+from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import Preprocessing, Split, Task, TaskChoice
 
+IMAGE = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of the zoo, and what is taken out of it."""
+
+    network: str
+    shape: tuple[int, ...] = IMAGE
+    slim: float = 1.0
+    """Times fewer MACs by thinner layers."""
+    multiple: int = 1
+    """Of which channel counts are, where they are thinner."""
+    blocks: float = 1.0
+    """Times fewer MACs by fewer blocks."""
+
+    def __str__(self) -> str:
+        thinner = f", {self.slim}x slim" + (f", multiples of {self.multiple}" if self.multiple > 1 else "")
+        return self.network + (thinner if self.slim > 1 else "") + (f", {self.blocks}x by blocks" * (self.blocks > 1))
+
+
 SUBJECTS = [
-    ("resnet8", (1, 8, 8), None),
-    ("resnet8", (1, 8, 8), 2.5),
-    ("gru", (8, 8), None),
-    ("gru", (8, 8), 2.5),
-    ("lenet", (1, 8, 8), None),
-    ("resnet20", (3, 32, 32), None),
-    ("resnet20", (3, 32, 32), 2.0),
-    ("resnet56", (3, 32, 32), None),
-    ("resnet56", (3, 32, 32), 2.5),
-    ("resnet8_mlperf_tiny", (3, 32, 32), None),
-    ("mobilenet_v2", (3, 32, 32), None),
-    ("resnet18", (3, 64, 64), None),
+    Subject("resnet8", (1, 8, 8)),
+    Subject("resnet8", (1, 8, 8), slim=2.5),
+    Subject("gru", (8, 8)),
+    Subject("resnet8_mlperf_tiny"),
+    Subject("resnet20"),
+    Subject("resnet20", slim=2.0),
+    Subject("resnet56"),
+    Subject("resnet56", slim=2.5),
+    Subject("resnet56", slim=2.5, multiple=16),
+    Subject("resnet56", blocks=2.5),
+    Subject("mobilenet_v2"),
+    Subject("resnet18", (3, 64, 64)),
 ]
 
 
@@ -44,48 +78,129 @@ def main() -> None:
     """Print one row a network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=300)
-    runs = parser.parse_args().runs
-    print("| network | input | MACs | library ms | ONNX Runtime ms | ratio | largest difference | compile s |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
-    for name, shape, speedup in SUBJECTS:
-        print(row(name, shape, speedup, runs), flush=True)
+    parser.add_argument("--networks", nargs="*")
+    asked = parser.parse_args()
+    print(
+        "| network | input | MACs | fp32 ms | ONNX Runtime fp32, 1 / 2 threads | ratio | int8 ms | ONNX Runtime int8, "
+        "1 / 2 threads | ratio | int8 over ONNX Runtime fp32 | compile s, fp32 / int8 |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for subject in SUBJECTS:
+        if not asked.networks or subject.network in asked.networks:
+            print(row(subject, asked.runs), flush=True)
 
 
-def row(name: str, shape: tuple[int, ...], speedup: float | None, runs: int) -> str:
+def row(subject: Subject, runs: int) -> str:
     """Build, export, compile and time one network."""
     torch.manual_seed(0)
-    digits = TaskChoice(name="digits").build(Path("data"))
-    digits.input_shape, digits.preprocessing = shape, Preprocessing()
-    network = NETWORKS.resolve(name)(shape, 10).eval()
-    if speedup is not None:
-        network = thinned(network, digits, speedup)
-    onnx = export_onnx(network, shape)
-    macs = profile_of(network, shape).cost().macs
-    metadata = DeliveryMetadata(
-        task="benchmark", network=name, target="x86_64", input_shape=shape, preprocessing=Preprocessing(),
-        labels=digits.labels,
-    )  # fmt: skip
-    example = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    task, data = noise(subject.shape)
+    network = settled(NETWORKS.resolve(subject.network)(subject.shape, 10), data)
+    network = reduced(network, subject, task, data)
+    macs = profile_of(network, subject.shape).cost().macs
+    quantized, _ = CompressionPlan((QuantizationStep(),)).carry_out(network, task, data)
+    float_file, integer_file = (export_onnx(each.eval(), subject.shape) for each in (network, quantized))
+    example = data.inputs[:1]
     with tempfile.TemporaryDirectory() as scratch:
-        started = perf_counter()
-        target, folder = TARGETS.resolve("x86_64"), Path(scratch) / "x86_64"
-        target.compile(onnx, metadata, folder)
-        seconds = perf_counter() - started
-        difference = np.abs(target.run(folder, example) - run_onnx(onnx, example)).max()
-        milliseconds, ratio = beside_onnx_runtime(folder, onnx, example, digits, runs)
-    label = name if speedup is None else f"{name}, {speedup}x slim"
-    times = f"{milliseconds:.3f} | {milliseconds / ratio:.3f} | {ratio:.2f}"
-    size = f"{'x'.join(map(str, shape))} | {macs / 1e6:.2f} M"
-    return f"| {label} | {size} | {times} | {difference:.1e} | {seconds:.1f} |"
+        folder = Path(scratch)
+        seconds = [compiled(file, folder / name, task) for name, file in (("f", float_file), ("i", integer_file))]
+        check(folder, float_file, integer_file, example)
+        int8_files = [integer_file, *statically_quantized(float_file, data.inputs, folder)]
+        contenders = [load_library(folder / name) for name in ("f", "i")]
+        ours: list[Any] = [partial(each.run_prepared, example) for each in contenders]
+        files = (float_file, *int8_files)
+        ours_float, ours_int8, float1, *int8_1 = milliseconds([*ours, *runtimes(files, example, threads=1)], runs)
+        # Apart: threads of a session that wait for work take time from who runs beside them.
+        float2, *int8_2 = milliseconds(runtimes(files, example, threads=2), runs)
+    int1, int2 = min(int8_1), min(int8_2)
+    cells = (
+        str(subject), "x".join(map(str, subject.shape)), f"{macs / 1e6:.2f} M",
+        f"{ours_float:.3f}", f"{float1:.3f} / {float2:.3f}", f"{ours_float / float1:.2f}",
+        f"{ours_int8:.3f}", f"{int1:.3f} / {int2:.3f}", f"{ours_int8 / int1:.2f}",
+        f"{ours_int8 / float1:.2f}", f"{seconds[0]:.1f} / {seconds[1]:.1f}",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
-def thinned(network: torch.nn.Module, task: Task, speedup: float) -> torch.nn.Module:
-    """The network with the same share of channels left everywhere, on the budget."""
-    profile = profile_of(network, task.input_shape)
-    limits = Budget(speedup=speedup).limits(profile.cost())
-    halves = ChannelsStep(widths={group.name: max(1, group.channels // 2) for group in profile.slimmable})
-    nothing = Split("none", np.zeros((0, *task.input_shape), np.float32), np.zeros(0, np.int64))
-    return halves.project(profile, limits).pin(network, task, nothing).apply(network, task).eval()
+def runtimes(files: Sequence[bytes], example: np.ndarray, threads: int) -> list[Any]:
+    """Calls of ONNX Runtime."""
+    return [partial(session(file, threads=threads).run, None, {INPUT_NAME: example}) for file in files]
+
+
+def milliseconds(calls: Sequence[Any], runs: int) -> list[float]:
+    """Medians, the calls taking turns."""
+    return [1000 * seconds for seconds in medians(calls, runs)]
+
+
+def noise(shape: tuple[int, ...]) -> tuple[Task, Split]:
+    """A task of this input shape, and random images."""
+    task = TaskChoice(name="digits").build(Path("data"))
+    task.input_shape, task.preprocessing = shape, Preprocessing()
+    images = np.random.default_rng(0).normal(size=(128, *shape)).astype(np.float32)
+    return task, Split("noise", images, np.zeros(128, np.int64))
+
+
+def settled(network: torch.nn.Module, data: Split) -> torch.nn.Module:
+    """The network with BatchNorm statistics of the data: with fresh ones, numbers grow or vanish with depth."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(torch.from_numpy(data.inputs))
+    return network.eval()
+
+
+def reduced(network: torch.nn.Module, subject: Subject, task: Task, data: Split) -> torch.nn.Module:
+    """Every group thinned to the same share, or blocks taken out, on the budget."""
+    profile = profile_of(network, subject.shape)
+    if subject.slim > 1:
+        limits = Budget(speedup=subject.slim).limits(profile.cost())
+        halves = {group.name: max(1, group.channels // 2) for group in profile.slimmable}
+        step: Step = ChannelsStep(widths=halves, multiple=subject.multiple).project(profile, limits)
+    elif subject.blocks > 1:
+        step = BlocksStep(criterion="random").project(profile, Budget(speedup=subject.blocks).limits(profile.cost()))
+    else:
+        return network
+    return CompressionPlan((step,)).carry_out(network, task, data)[0].eval()
+
+
+def compiled(onnx: bytes, folder: Path, task: Task) -> float:
+    """Seconds that it took."""
+    metadata = DeliveryMetadata(
+        task="benchmark", network="network", target="x86_64", input_shape=task.input_shape,
+        preprocessing=Preprocessing(), labels=task.labels,
+    )  # fmt: skip
+    started = perf_counter()
+    TARGETS.resolve("x86_64").compile(onnx, metadata, folder)
+    return perf_counter() - started
+
+
+def check(folder: Path, float_file: bytes, integer_file: bytes, example: np.ndarray) -> None:
+    """What is timed must be right: float near ONNX Runtime, integers equal to the reference."""
+    expected = run_onnx(float_file, example)
+    found = load_library(folder / "f")(example)
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max(), np.abs(found - expected).max()
+    graph = lower(integer_file)
+    integers = graph.real(reference.run(graph, graph.quantized(example)))
+    assert np.array_equal(load_library(folder / "i")(example), integers)
+
+
+def statically_quantized(onnx: bytes, images: np.ndarray, folder: Path) -> Iterator[bytes]:
+    """ONNX Runtime's own: activations unsigned, then signed."""
+    (folder / "float.onnx").write_bytes(onnx)
+
+    class Images(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = [{INPUT_NAME: image[None]} for image in images[:32]]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.left.pop() if self.left else None
+
+    for kind in (QuantType.QUInt8, QuantType.QInt8):
+        quantize_static(
+            folder / "float.onnx", folder / "int8.onnx", Images(), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=kind, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+        yield (folder / "int8.onnx").read_bytes()
 
 
 if __name__ == "__main__":

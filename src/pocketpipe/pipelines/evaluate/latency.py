@@ -1,6 +1,6 @@
 """Latency of a delivered library beside ONNX Runtime: same process, one thread each, taking turns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -19,16 +19,19 @@ def beside_onnx_runtime(folder: Path, onnx: bytes, example: np.ndarray, task: Ta
     delivered = load_library(folder)
     prepared = task.preprocessing(example)
     runtime = session(onnx, threads=1)
-    contenders: tuple[Callable[[], object], Callable[[], object]] = (
-        lambda: delivered.run_prepared(prepared),
-        lambda: runtime.run(None, {INPUT_NAME: prepared}),
+    library, reference = medians(
+        (lambda: delivered.run_prepared(prepared), lambda: runtime.run(None, {INPUT_NAME: prepared})), runs
     )
-    seconds: tuple[list[float], list[float]] = ([], [])
+    return library * 1000, library / reference
+
+
+def medians(contenders: Sequence[Callable[[], object]], runs: int) -> list[float]:
+    """Median seconds of each, over `runs` calls after a warm-up, the contenders taking turns."""
+    seconds: list[list[float]] = [[] for _ in contenders]
     for turn in range(WARM_UP + runs):
         for contender, times in zip(contenders, seconds, strict=True):
             started = perf_counter()
             contender()
             if turn >= WARM_UP:
                 times.append(perf_counter() - started)
-    library, reference = (median(times) for times in seconds)
-    return library * 1000, library / reference
+    return [median(times) for times in seconds]
