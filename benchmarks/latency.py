@@ -67,7 +67,7 @@ SUBJECTS = [
     Subject("resnet20", slim=2.0),
     Subject("resnet56"),
     Subject("resnet56", slim=2.5),
-    Subject("resnet56", slim=2.5, multiple=16),
+    Subject("resnet56", slim=2.5, multiple=8),
     Subject("resnet56", blocks=2.5),
     Subject("mobilenet_v2"),
     Subject("resnet18", (3, 64, 64)),

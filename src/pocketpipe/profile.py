@@ -17,7 +17,17 @@ from pocketpipe.buffers import (
 from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 
-__all__ = ["Axis", "Block", "Buffer", "ChannelGroup", "Layer", "MadeInside", "NetworkProfile", "Widths", "bits_of_index"]
+__all__ = [
+    "Axis",
+    "Block",
+    "Buffer",
+    "ChannelGroup",
+    "Layer",
+    "MadeInside",
+    "NetworkProfile",
+    "Widths",
+    "bits_of_index",
+]
 
 BIAS_BYTES = 4
 """A bias element is float32, or int32 beside integer weights."""

@@ -111,15 +111,19 @@ CASES = {
     "misspelt network": Case("network.name=resnet9", "network.name", "'resnet9'", "did you mean 'resnet8'"),
     "misspelt task": Case("task.name=digit", "task.name", "'digit'", "did you mean 'digits'"),
     "unknown target": Case("targets=[x86]", "targets", "'x86'", "x86_64"),
-    "unknown method": Case("methods=[chanels]", "methods", "did you mean 'channels'"),
+    "unknown method": Case("methods=[chanels],targets=[x86_64]", "methods", "did you mean 'channels'"),
     "unknown tuner": Case("search.tuner=tpee", "search.tuner", "did you mean 'tpe'"),
-    "no method": Case("methods=[]", "methods"),
+    "no method": Case("methods=[],targets=[x86_64]", "methods"),
     "no target": Case("targets=[]", "targets"),
     "speed-up below one": Case("budget.speedup=0.5", "budget.speedup: 0.5", "greater than or equal to 1"),
     "accuracy drop alone": Case(
         "budget.speedup=null,budget.compression=null", "nothing bounds the cost", "speedup, compression"
     ),
     "accuracy drop above one": Case("budget.accuracy_drop=1.5", "budget.accuracy_drop: 1.5", "less than 1"),
+    "memory of a device": Case("budget.ram_kb.fpga=1", "budget.ram_kb.fpga: 1 asked", "reachable", "nearest feasible"),
+    "budget for a target that is not asked for": Case(
+        "budget.flash_kb.cortex_m=64", "budget.flash_kb.cortex_m: nothing is delivered", "fpga"
+    ),
     "impossible budget": Case("budget.speedup=400", "400x asked", "reachable", "nearest feasible budget"),
     "word for a number": Case("budget.speedup=fast", "budget.speedup: 'fast'", "number"),
     "negative seed": Case("seed=-1", "seed: -1"),
@@ -151,7 +155,9 @@ CASES = {
         "", "output folder", "POCKETPIPE_OUTPUT", prepare=a_file_as_output, POCKETPIPE_OUTPUT="{data}/occupied"
     ),
     "no compiler for the target": Case("targets=[own.targets:unreachable]", "targets", "no compiler"),
-    "nothing can be slimmed": Case("network.name=own.networks:rigid", "reachable", "left whole", "view"),
+    "nothing can be slimmed": Case(
+        "network.name=own.networks:rigid,methods=[channels],targets=[x86_64]", "reachable", "left whole", "view"
+    ),
     "runs kept as plain files": Case("", "MLFLOW_TRACKING_URI", "sqlite", MLFLOW_TRACKING_URI="file:./mlruns"),
 }
 

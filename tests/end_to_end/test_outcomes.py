@@ -35,6 +35,22 @@ def test_a_missed_budget_keeps_its_files_and_says_what_would_pass(house: House) 
     assert again.stages() == []
 
 
+def test_the_default_delivers_the_same_integers_to_every_target(house: House) -> None:
+    run = house.run_default("search.trials=1,search.controls=0,search.finalists=1,search.ladder=[],finetune.epochs=2")
+    assert run.code == 0, run.out
+    evaluation = json.loads((house.latest("evaluation") / "value.json").read_text())
+    assert evaluation["student_cost"]["file_bytes"] * 8 <= evaluation["teacher_cost"]["file_bytes"]
+    subjects = {subject["name"]: subject for subject in evaluation["subjects"]}
+    measured = [subjects[name] for name in ("x86_64", "aarch64", "fpga") if subjects[name]["not_measured"] is None]
+    assert {"x86_64", "fpga"} <= {subject["name"] for subject in measured}, "aarch64 needs QEMU"
+    assert {(subject["compared"], subject["differing"]) for subject in measured} == {(359, 0)}
+    assert len({subject["metric"] for subject in measured}) == 1
+    assert {verdict["status"] for verdict in evaluation["verdicts"] if verdict["file"] == "x86_64/model.so"} == {
+        "passed"
+    }
+    assert sum(evaluation["scores"]) / 359 == measured[0]["metric"]
+
+
 def test_given_weights_skip_the_training_and_are_checked(house: House) -> None:
     trained = house.run("teacher", f"{EASY},teacher.epochs=8")
     assert trained.code != 0, "the splits are not made yet"

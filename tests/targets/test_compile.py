@@ -72,7 +72,7 @@ def test_delivered_runner_builds_and_runs_as_the_readme_says(tmp_path: Path) -> 
     onnx, inputs, folder = tiny(), examples(SHAPE), tmp_path / "out"
     TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), folder)
     build, run = (folder / "README.md").read_text().split("```sh\n")[1].splitlines()[:2]
-    inputs.tofile(folder / "input.f32")
+    inputs.tofile(folder / "input.bin")
     zig = f"{sys.executable} -m ziglang cc"  # `cc` may be missing here
     for line in (build.replace("cc", zig, 1), run):
         subprocess.run(line, shell=True, cwd=folder, check=True)
