@@ -20,8 +20,8 @@ from torch import nn
 
 from pocketpipe.budget import Limits
 from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.channels.ranking import ranked
 from pocketpipe.compression.importance import CRITERIA
-from pocketpipe.compression.ranking import ranked
 from pocketpipe.compression.tracing import trace
 from pocketpipe.network import NETWORKS, load_weights
 from pocketpipe.networks.weights import read_weights

@@ -3,10 +3,10 @@
     POCKETPIPE_DATA=... python benchmarks/fewer_bytes.py [--network resnet20] [--rows "W4 A4" ...] [--workspace FOLDER]
 
 CIFAR-10; the weights are `pretrained/<network>.safetensors` (ours are in `benchmarks/weights/`: trained on 45,000
-images, so that val is unseen). Every row's recipe is fixed here, the last epoch counts, seed 0: nothing is chosen. Val is
-the 5,000 images of seed 0; test is opened once for each row, at its end. `file` is the ONNX file, `packed` what travels
-(`pocketpipe pack`). Beside them ONNX Runtime's own static quantization of the dense file (per channel, 512 training
-images). `--workspace` keeps all trainings, so that an interrupted run goes on.
+images, so that val is unseen). Every row's recipe is fixed here, the last epoch counts, seed 0: nothing is chosen.
+Val is the 5,000 images of seed 0; test is opened once for each row, at its end. `file` is the ONNX file, `packed` what
+travels (`pocketpipe pack`). Beside them ONNX Runtime's own static quantization of the dense file (per channel, 512
+training images). `--workspace` keeps all trainings, so that an interrupted run goes on.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from pocketpipe.compression.thin_attention import ThinMultiheadAttention
 from pocketpipe.errors import UserError
 
 if TYPE_CHECKING:
-    from pocketpipe.compression.labels import Place
     from pocketpipe.compression.tracing import Adapter, Trace
+    from pocketpipe.compression.tracing.labels import Place
 
 Kept = Mapping[str, Sequence[int]]
 """Channels to keep by the group's name, ascending; a group that is not named keeps all."""

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pocketpipe.compression.quantization.reading import Reading, follows_scaling, read
-from pocketpipe.compression.walking import arguments, operator_name, shape_of
+from pocketpipe.compression.tracing.walking import arguments, operator_name, shape_of
 from pocketpipe.compression.weights import original_of, set_weight
 
 

@@ -9,7 +9,7 @@ from math import prod
 from torch import fx
 
 from pocketpipe.compression.quantization.reading import Call
-from pocketpipe.compression.walking import arguments, operator_name, shape_of
+from pocketpipe.compression.tracing.walking import arguments, operator_name, shape_of
 
 SAME_SHAPE = re.compile(
     r"aten\.(relu_?|leaky_relu_?|prelu|dropout_?|feature_dropout_?|alias|clone|contiguous|detach_?|lift_fresh_copy)"

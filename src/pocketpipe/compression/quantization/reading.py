@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from pocketpipe.compression.tracing import exported, first_names_of
-from pocketpipe.compression.walking import arguments, operator_name
+from pocketpipe.compression.tracing.walking import arguments, operator_name
 from pocketpipe.compression.weights import bare, laid_on, layer_name, original_of
 
 LAYERS = {

@@ -1,0 +1,146 @@
+"""Least-squares reconstruction (He et al. 2017, section 3.1): what reads fewer channels learns to do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pocketpipe.compression.batchnorm import batch_statistics
+from pocketpipe.compression.members import ReadingModule, readers, reading_module
+from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
+from pocketpipe.compression.slimming import Kept
+from pocketpipe.compression.tracing import Trace
+from pocketpipe.compression.tracing.labels import Place
+from pocketpipe.compression.weights import laid_on
+
+Statistics = Literal["reestimated", "kept"]
+
+ROWS = 8192
+"""Sampled positions over all examples, for each layer."""
+RIDGE = 1e-3
+"""Pull towards the weights that are there, relative to the mean square of an input."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a layer's outputs were sampled in the original network, and what they were there."""
+
+    positions: Tensor
+    """(examples, each)"""
+    outputs: Tensor
+    """(examples * each, channels), only those that are kept."""
+
+
+@torch.no_grad()
+def reconstruct(
+    network: nn.Module, before: nn.Module, trace: Trace, kept: Kept, examples: Tensor, *, statistics: Statistics
+) -> tuple[str, ...]:
+    """Refit, in place, the weights of all layers of `network` that a cut comes before; returns their names.
+
+    `network` is `before` with just the channels `kept` of `trace`, the trace of `before`; `examples` (N, ...) are
+    prepared inputs. One layer follows the other as they run: each sees what those before it, refitted already, make of
+    the examples, and comes as near as it can to the outputs that it had in `before`. A layer that runs more
+    than once, has masks on its weight, or is no plain product (grouped, transposed, a bare parameter), stays as it is.
+    BatchNorm acts with the statistics that it will have: those of the examples, if they are to be re-estimated.
+    """
+    layers = [layer for layer in _after_a_cut(before, trace, kept) if not laid_on(network, layer)]
+    targets = _targets(before, layers, trace, kept, examples)
+    normalized = {layer.name for layer in trace.layers if layer.bias is not None}
+    anew = batch_statistics(network) if statistics == "reestimated" else nullcontext()
+    shifts = normalized if statistics == "reestimated" else frozenset()
+    with anew, _refitting(network, targets, shifts):
+        network(examples)
+    return tuple(targets)
+
+
+def _after_a_cut(before: nn.Module, trace: Trace, kept: Kept) -> list[str]:
+    """The layers from the first one on that reads a thinned group, in graph order, as far as they are plain products.
+
+    Those that read no thinned group see what the cut ones before them make, too. Where that is what it was (another
+    branch), their fit is the weight that they have.
+    """
+    thinned = [group for group in trace.groups if len(kept.get(group.name, ())) not in (0, group.channels)]
+    reading = {reader.layer for group in thinned for reader in readers(before, group)}
+    names = [layer.name for layer in trace.layers]
+    first = next((position for position, name in enumerate(names) if name in reading), len(names))
+    return [name for name in names[first:] if reading_module(before, name) is not None]
+
+
+def _targets(before: nn.Module, layers: Sequence[str], trace: Trace, kept: Kept, examples: Tensor) -> dict[str, Target]:
+    """What each of `layers` that runs just once puts out in the original network."""
+    generator = torch.Generator().manual_seed(SEED)
+    seen: dict[str, list[Target]] = {layer: [] for layer in layers}
+
+    def remember(layer: str, module: ReadingModule, inputs: Tensor, output: Tensor) -> None:
+        positions = sampled(module, output, ROWS, generator)
+        stays = kept_positions(trace, kept, (f"{layer}.weight", 0), len(module.weight)).to(output.device)
+        seen[layer].append(Target(positions, output_rows(module, output, positions)[:, stays]))
+
+    with watched(before, layers, remember):
+        before(examples)
+    return {layer: runs[0] for layer, runs in seen.items() if len(runs) == 1}
+
+
+def kept_positions(trace: Trace, kept: Kept, place: Place, length: int) -> Tensor:
+    """Indices along one axis of a parameter that are left when just `kept` is, ascending."""
+    stays = torch.ones(length, dtype=torch.bool)
+    for group in trace.groups:
+        if group.name in kept and place in group.places:
+            dropped = torch.ones(group.channels, dtype=torch.bool)
+            dropped[list(kept[group.name])] = False
+            stays[group.places[place][dropped].flatten()] = False
+    return stays.nonzero().flatten()
+
+
+@contextmanager
+def _refitting(network: nn.Module, targets: Mapping[str, Target], shifts: Collection[str]) -> Iterator[None]:
+    """While this lasts, each layer with a target is refitted to it just before it runs.
+
+    `shifts` are layers to whose outputs a constant may be added: a BatchNorm with new statistics takes it away.
+    """
+
+    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: _refit(module, inputs[0], targets[layer], layer in shifts)  # type: ignore[arg-type]
+
+    handles = [network.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in targets]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _refit(module: ReadingModule, inputs: Tensor, target: Target, shifts: bool) -> None:
+    rows = input_rows(module, inputs, target.positions)
+    fit = fitted_with_bias if shifts or module.bias is not None else fitted
+    weight, bias = fit(rows, target.outputs, module.weight.flatten(1))
+    module.weight.copy_(weight.view_as(module.weight))
+    if module.bias is not None:
+        module.bias.copy_(bias)
+
+
+def fitted(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight (channels, inputs) by which `inputs` (rows, ...) come nearest to `outputs` (rows, channels), zeros).
+
+    Ridge regression around the given weight: min |inputs @ W.T - outputs|^2 + r |W - weight|^2, r being `RIDGE` times
+    the mean square of an input, summed over rows. So the error is never above that of the given weight. By the normal
+    equations, in double precision.
+    """
+    x, start = inputs.double(), weight.double()
+    gram = x.T @ x
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp_min(1e-30))
+    missing = outputs.double() - x @ start.T
+    return start + torch.linalg.solve(gram, x.T @ missing).T, outputs.new_zeros(len(weight))
+
+
+def fitted_with_bias(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """As `fitted`, and the best bias (channels,)."""
+    x, y = inputs.double(), outputs.double()
+    better, _ = fitted(x - x.mean(0), y - y.mean(0), weight)
+    return better, y.mean(0) - better @ x.mean(0)

@@ -1,0 +1,369 @@
+"""The codebook step as plans use it: values, gradients, masks, the int8 grid, cost, projection, JSON, refusals."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from compression.noise import NO_DATA, SOME, TASK
+from compression.odd_networks import ODD
+from compression.zoo import ALL, DIGIT, zoo
+from pocketpipe.budget import Limits
+from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.codebook import CodebookStep
+from pocketpipe.compression.codebook.parametrization import Codebook, Form
+from pocketpipe.compression.during import scheduled
+from pocketpipe.compression.quantization import QuantizationStep
+from pocketpipe.compression.sparsity import SparsityStep
+from pocketpipe.compression.tracing import profile_of
+from pocketpipe.compression.weights import bare, laid_on, lay_on, original_of, set_weight, weight_of
+from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.exporting.onnx import export_onnx, run_onnx
+from pocketpipe.exporting.packing import pack, packed, unpack
+from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.profile import NetworkProfile
+
+
+@cache
+def _dense_bytes() -> int:
+    return len(export_onnx(zoo("resnet8", DIGIT), DIGIT))
+
+
+def _profile(onnx_bytes: int | None = None) -> NetworkProfile:
+    """resnet8 on digits; overhead as the profile stage measures it."""
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    size = _dense_bytes() if onnx_bytes is None else onnx_bytes
+    return profile.model_copy(update={"file_overhead": size - profile.cost().file_bytes})
+
+
+def _carried_out(*steps: Any, network: nn.Module | None = None) -> nn.Module:
+    made, _ = CompressionPlan(steps).carry_out(network or zoo("resnet8", DIGIT), TASK, SOME)
+    return made
+
+
+def _codebook(network: nn.Module, layer: str) -> Codebook:
+    (found,) = (each for each in laid_on(network, layer) if isinstance(each, Codebook))
+    return found
+
+
+LARGE = ("resnet18", "resnet50", "resnet56", "mobilenet_v2")
+"""They take long, and have nothing that others have not."""
+
+
+def _task(shape: tuple[int, ...]) -> Any:
+    return type("Task", (), {"input_shape": shape})
+
+
+def test_it_is_behind_the_door() -> None:
+    assert STEPS.resolve("codebook") is CodebookStep
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("granularity", ["per_layer", "per_channel"])
+def test_weights_share_few_values_the_nearest_of_the_table(bits: int, granularity: Any) -> None:
+    network = zoo("resnet8", DIGIT)
+    made = _carried_out(CodebookStep(bits=bits, granularity=granularity))
+    for layer in (layer.name for layer in _profile(0).layers):
+        before, after = weight_of(network, layer).detach(), weight_of(made, layer).detach()
+        rows = zip(before, after, strict=True) if granularity == "per_channel" else [(before, after)]
+        for was, now in rows:
+            values = now.unique()
+            assert len(values) <= 2**bits
+            nearest = (was.flatten()[:, None] - values).abs().min(dim=1).values
+            assert torch.allclose((was - now).flatten().abs(), nearest, atol=1e-6)
+
+
+def test_a_centroids_gradient_is_the_mean_of_its_members() -> None:
+    weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    book = Codebook(weight, Form(bits=2))
+    passed = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    (book(weight) * passed).sum().backward()
+    expected = [passed[book.indices == index].mean() for index in range(4)]
+    assert book.centroids.grad is not None
+    assert torch.allclose(book.centroids.grad, torch.stack(expected))
+
+
+def test_a_step_is_that_of_the_weights_projected_on_shared_values() -> None:
+    """The least-squares projection of the step that SGD would take on the weights themselves."""
+    weight = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    book, target = Codebook(weight, Form(bits=2)), torch.linspace(-1, 1, 40)
+    shared = book(weight).detach()
+    ((book(weight) - target) ** 2).sum().backward()
+    assert book.centroids.grad is not None
+    stepped = (book.centroids - 0.1 * book.centroids.grad).detach()
+    free = shared - 0.1 * 2 * (shared - target)
+    members = torch.nn.functional.one_hot(book.indices.long(), 4).float()
+    assert torch.allclose(stepped, torch.linalg.lstsq(members, free[:, None]).solution[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("tuned", ["centroids", "weights", "none"])
+def test_what_is_trained(tuned: Any) -> None:
+    made = _carried_out(CodebookStep(bits=3, tuned=tuned)).train()
+    made(torch.rand(2, *DIGIT)).square().sum().backward()
+    book = _codebook(made, "conv1")
+    assert (book.centroids.grad is not None) == (tuned != "none")
+    assert (original_of(made, "conv1").grad is not None) == (tuned == "weights")
+
+
+def test_tuned_weights_choose_anew_until_they_have_settled() -> None:
+    made = _carried_out(CodebookStep(bits=2, tuned="weights"))
+    weight = original_of(made, "conv1").detach()
+    other = torch.roll(weight, 1, 0) * 3
+    for module in scheduled(made):
+        module.at(0.0)
+    before = weight_of(made, "conv1").detach().clone()
+    set_weight(made, "conv1", other)
+    for module in scheduled(made):
+        module.at(0.5)
+    moved = weight_of(made, "conv1").detach().clone()
+    assert len(moved.unique()) <= 4
+    assert ((moved - other) ** 2).sum() < ((before - other) ** 2).sum()
+    for module in scheduled(made):
+        module.at(1.0)
+    settled = weight_of(made, "conv1").detach().clone()
+    set_weight(made, "conv1", weight)
+    for module in scheduled(made):
+        module.at(1.0)
+    assert torch.equal(weight_of(made, "conv1"), settled)
+
+
+@pytest.mark.parametrize("grid", ["float", "int8"])
+@pytest.mark.parametrize("granularity", ["per_layer", "per_channel"])
+@pytest.mark.parametrize("tuned", ["centroids", "weights"])
+def test_zeros_of_a_mask_stay_zero_whatever_training_does(grid: Any, granularity: Any, tuned: Any) -> None:
+    step = CodebookStep(bits=3, grid=grid, granularity=granularity, tuned=tuned)
+    made = _carried_out(SparsityStep(density=0.3), step).train()
+    zeros = {layer.name: weight_of(made, layer.name) == 0 for layer in _profile(0).layers}
+    optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], 0.1, momentum=0.9)
+    for position in range(3):
+        for module in scheduled(made):
+            module.at(position / 3)
+        optimizer.zero_grad()
+        made(torch.rand(4, *DIGIT, generator=torch.Generator().manual_seed(position))).square().mean().backward()
+        optimizer.step()
+    for name, zero in zeros.items():
+        assert zero.float().mean() > 0.65
+        assert not weight_of(made, name)[zero].any()
+        table = 8 if granularity == "per_layer" else 8 * len(zero)
+        assert len(weight_of(made, name).unique()) <= table
+
+
+def test_on_the_int8_grid_values_are_integers_times_a_scale_after_training_too() -> None:
+    made = _carried_out(CodebookStep(bits=4, grid="int8"))
+    book = _codebook(made, "conv1")
+    scale = book.grid_scale
+    assert scale is not None
+    with torch.no_grad():
+        book.centroids += 0.37 * scale
+        book.centroids[0] = -500 * scale
+    integers = weight_of(made, "conv1") / scale
+    assert torch.equal(integers.round() * scale, weight_of(made, "conv1"))
+    assert integers.min() == -127
+    made.train()(torch.rand(2, *DIGIT)).sum().backward()
+    assert book.centroids.grad is not None
+    assert book.centroids.grad.abs().sum() > 0
+
+
+# Cost.
+
+
+@pytest.mark.parametrize(
+    ("bits", "granularity", "density"),
+    [(1, "per_layer", None), (3, "per_layer", 0.1), (8, "per_channel", 0.5)],
+)
+def test_predicted_bytes_are_an_upper_bound_of_the_packed_file(bits: int, granularity: Any, density: Any) -> None:
+    steps = [] if density is None else [SparsityStep(density=density)]
+    plan = CompressionPlan((*steps, CodebookStep(bits=bits, granularity=granularity)))
+    file = export_onnx(_carried_out(*plan.steps), DIGIT)
+    predicted = plan.predict(_profile()).cost()
+    assert 0.3 * predicted.file_bytes < len(pack(file)) <= predicted.file_bytes
+    assert predicted.resident_bytes is not None
+    assert len(file) <= predicted.resident_bytes
+
+
+def test_the_file_keeps_values_shared_with_batchnorm_beside_them() -> None:
+    made = _carried_out(CodebookStep(bits=4))
+    file = export_onnx(made, DIGIT)
+    inputs = np.random.default_rng(0).normal(size=(8, *DIGIT)).astype(np.float32)
+    with torch.no_grad():
+        expected = made(torch.from_numpy(inputs)).numpy()
+    assert np.allclose(run_onnx(file, inputs), expected, atol=1e-4 * np.abs(expected).max())
+    how = {tensor.name: tensor.how for tensor in packed(file).tensors if tensor.plain_bytes > 3000}
+    assert how
+    assert all("palette of 1" in text for text in how.values()), how  # 15 or 16 values
+    assert unpack(pack(file)) == file
+
+
+@pytest.mark.parametrize("compression", [4.0, 6.0, 9.0])
+def test_projection_keeps_the_bytes_closely(compression: float) -> None:
+    profile = _profile()
+    limits = Limits(file_bytes=int(profile.cost().file_bytes / compression))
+    for start in (CodebookStep(bits=8), CodebookStep(bits=1), CodebookStep(bits=3, granularity="per_channel")):
+        cost = start.project(profile, limits).predict(profile).cost()
+        assert limits.keeps(cost)
+        assert limits.usage(cost) > 0.95
+
+
+def test_the_largest_layers_lose_bits_first() -> None:
+    profile = _profile()
+    limits = Limits(file_bytes=int(profile.cost().file_bytes / 6))
+    bits = CodebookStep(bits=8).project(profile, limits).layers
+    assert bits is not None
+    elements = {layer.name: layer.macs(profile.widths()) // layer.positions for layer in profile.layers}
+    by_size = sorted(bits, key=lambda name: elements[name])
+    assert [bits[name] for name in by_size] == sorted(bits.values(), reverse=True)
+
+
+def test_macs_and_impossible_bytes_are_refused_with_what_can_be_reached() -> None:
+    profile = _profile()
+    with pytest.raises(
+        UserError, match=r"MACs are over the limit of 1,000, and stay as they are: .* channels or blocks"
+    ):
+        CodebookStep().project(profile, Limits(macs=1000))
+    with pytest.raises(
+        UserError, match=r"codebook: with 1 bit a weight [\d,]+ bytes are over .* reachable: compression \d"
+    ):
+        CodebookStep().project(profile, Limits(file_bytes=100))
+    assert CodebookStep(bits=5).project(profile, Limits(macs=10**9)) == CodebookStep(bits=5)
+
+
+def test_search_varies_bits_layer_by_layer_in_shallow_networks_and_together_in_deep_ones() -> None:
+    shallow = CodebookStep().space(_profile(0))
+    assert set(shallow) == {f"bits/{layer.name}" for layer in _profile(0).layers}
+    step = CodebookStep().proposed({key: 1 + i % 8 for i, key in enumerate(shallow)}, _profile(0))
+    assert step.layers is not None
+    assert set(step.layers.values()) <= set(range(1, 9))
+    deep = profile_of(zoo("resnet20", (3, 32, 32)), (3, 32, 32))
+    assert set(CodebookStep().space(deep)) == {"bits"}
+    assert CodebookStep().proposed({"bits": 3}, deep).bits == 3
+
+
+def test_what_the_user_sets_is_left_alone_and_layers_that_are_gone_are_not_looked_at() -> None:
+    profile = _profile(0)
+    assert CodebookStep(layers={"conv1": 3}).space(profile) == {}
+    assert set(CodebookStep(bits=5).space(profile)) == {"bits"}
+    spared = CodebookStep(pinned=("conv1",), tuned="weights")
+    space = spared.space(profile)
+    assert "bits/conv1" not in space
+    step = spared.proposed({**dict.fromkeys(space, 2), "bits/removed": 2}, profile)
+    assert step.tuned == "weights"
+    assert step.predict(profile).layer("linear").stored_bits == 2
+    assert step.predict(profile).layer("conv1").stored_bits == 32
+
+
+# In plans.
+
+
+@pytest.mark.parametrize("grid", ["float", "int8"])
+def test_replayed_on_a_fresh_network_it_takes_the_state(grid: Any) -> None:
+    plan = CompressionPlan((SparsityStep(density=0.5), CodebookStep(bits=3, grid=grid)))
+    made, pinned = plan.carry_out(zoo("resnet8", DIGIT), TASK, SOME)
+    again: nn.Module = copy.deepcopy(zoo("resnet8", DIGIT))
+    for parameter in again.parameters():
+        nn.init.normal_(parameter)
+    for step in CompressionPlan.from_json(pinned.to_json()).steps:
+        again = step.apply(again, TASK)
+    again.load_state_dict(made.state_dict())
+    inputs = torch.rand(2, *DIGIT)
+    assert torch.equal(again.eval()(inputs), made.eval()(inputs))
+    assert len(pinned.to_json()) < 2000
+
+
+def test_quantization_takes_the_integers_of_the_grid() -> None:
+    """int8 weights in the file are the codebook's integers, up to the sign that a folded BatchNorm gives a channel."""
+    plan = CompressionPlan((SparsityStep(density=0.3), CodebookStep(bits=4, grid="int8"), QuantizationStep()))
+    made = _carried_out(*plan.steps)
+    onnx_file = export_onnx(made, DIGIT)
+    stored = [
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load_from_string(onnx_file).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    books = [module for module in made.modules() if isinstance(module, Codebook)]
+    assert len(stored) == len(books) == 8
+    for book in books:
+        assert book.grid_scale is not None
+        integers = set((book.values() / book.grid_scale).round().abs().int().flatten().tolist())
+        assert any(set(np.abs(weight.astype(int)).flatten().tolist()) <= integers for weight in stored)
+    assert len(pack(onnx_file)) <= plan.predict(_profile()).cost().file_bytes
+
+
+@pytest.mark.parametrize(("name", "shape"), [(name, shape) for name, shape in ALL if name not in LARGE])
+def test_every_network_of_the_zoo(name: str, shape: tuple[int, ...]) -> None:
+    network = zoo(name, shape)
+    made = CodebookStep(bits=4).pin(network, _task(shape), NO_DATA).apply(network, _task(shape))
+    layers = profile_of(network, shape).layers
+    assert all(len(weight_of(made, layer.name).unique()) <= 16 for layer in layers if len(layer.weight) > 1)
+    assert torch.equal(bare(made)(torch.ones(1, *shape)), made(torch.ones(1, *shape)))
+
+
+@pytest.mark.parametrize("name", sorted(ODD))
+def test_odd_networks(name: str) -> None:
+    factory, shape = ODD[name]
+    network, task = factory().eval(), _task(shape)
+    step = CodebookStep(bits=2, granularity="per_channel").pin(network, task, NO_DATA)
+    made = step.apply(network, task)
+    assert step.layers
+    assert made(torch.ones(1, *shape)).isfinite().all()
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    network = zoo("resnet8", DIGIT)
+    with pytest.raises(Mistakes, match="codebook after codebook: the weights share values already"):
+        CompressionPlan((CodebookStep(), CodebookStep()))
+    for later in (SparsityStep(density=0.5), ChannelsStep(widths={})):
+        with pytest.raises(Mistakes, match=f"{later.kind} after codebook"):
+            CompressionPlan((CodebookStep(), later))
+    with pytest.raises(UserError, match="still open; pin the step"):
+        CodebookStep().apply(network, TASK)
+    with pytest.raises(Mistakes) as mistakes:
+        CodebookStep(layers={"nowhere": 4, "conv1": 2}, pinned=("conv1", "lost*")).predict(_profile(0))
+    assert [line.split(":")[0] for line in mistakes.value.lines] == [
+        "codebook.pinned", "codebook.layers.nowhere", "codebook.layers.conv1",
+    ]  # fmt: skip
+    with pytest.raises(Mistakes, match="no layer is left"):
+        CodebookStep(pinned=("*",)).predict(_profile(0))
+    with pytest.raises(UserError, match="bits"):
+        CompressionPlan.from_json('[{"kind": "codebook", "bits": 9}]')
+
+
+def test_pinned_layers_keep_their_weights() -> None:
+    made = _carried_out(CodebookStep(bits=2, pinned=("conv1",)))
+    assert not laid_on(made, "conv1")
+    assert laid_on(made, "linear")
+
+
+def test_layer_by_layer_is_the_same_as_at_once() -> None:
+    network = zoo("resnet8", DIGIT)
+    parts = CodebookStep(bits=3).by_layers(_profile(0), 4)
+    assert len(parts) > 1
+    made: nn.Module = network
+    for part in parts:
+        made = part.apply(made, TASK)
+    once = CodebookStep(bits=3).pin(network, TASK, NO_DATA).apply(network, TASK)
+    assert torch.equal(made(torch.ones(1, *DIGIT)), once(torch.ones(1, *DIGIT)))
+
+
+def test_codebooks_of_a_shared_weight_stay_shared() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(8, 8)
+            self.second = nn.Linear(8, 8)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x))
+
+    network = Twice()
+    lay_on(network, "first", Codebook(network.first.weight, Form(bits=2)))
+    assert torch.equal(network.first.weight, network.second.weight)
+    assert len(network.second.weight.unique()) <= 4
