@@ -56,6 +56,13 @@ def test_every_process_sees_its_part_of_the_same_views() -> None:
         assert torch.equal(batch.chosen, torch.cat([part[index].chosen for part in parts]))
 
 
+def test_views_are_kept_under_autocast_too(tmp_path: Path) -> None:
+    """Autocast to bfloat16 does not know float16 on a CPU."""
+    with torch.autocast("cpu", torch.bfloat16):
+        TaughtViews(tmp_path).make(0, [torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 2.0]])], lambda part: part)
+    assert TaughtViews(tmp_path).of(0, torch.tensor([0, 1])).tolist() == [[0.0, -2.0], [-2.0, 0.0]]
+
+
 def test_what_is_kept_is_what_the_teachers_say_to_the_same_views(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teachers = Teachers([plain(TASK.input_shape, 4), plain(TASK.input_shape, 4)], temperature=2.0)

@@ -39,9 +39,10 @@ class TaughtViews:
         """
         if self.file(view).exists():
             return
-        outputs = torch.cat([_below_largest(answer(part)).cpu() for part in parts])
+        # Joined by NumPy: torch.cat refuses float16 under a CPU's autocast.
+        outputs = np.concatenate([_below_largest(answer(part)).cpu().numpy() for part in parts])
         with replacing(self.file(view)) as partial, partial.open("wb") as stream:
-            np.save(stream, outputs.numpy(), allow_pickle=False)
+            np.save(stream, outputs, allow_pickle=False)
 
     def of(self, view: int, chosen: Tensor) -> Tensor:
         """Outputs (n, ..., classes) of the examples `chosen`, float32, on their device."""
