@@ -47,14 +47,14 @@ class Row:
 
 ROWS = {
     "W8 A8": Row(QuantizationStep()),
-    "W4 A8": Row(QuantizationStep(weight_bits=4, rounding="adaround"), epochs=4),
-    "W4 A4": Row(QuantizationStep(weight_bits=4, activation_bits=4, rounding="adaround"), epochs=10),
-    "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2), epochs=12, learning_rate=0.02),
-    "codebook, 4 bits": Row(CodebookStep(bits=4), epochs=3),
-    "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=10, learning_rate=0.05),
-    "50 % sparse": Row(SparsityStep(density=0.5, protocol="lamp", schedule="gradual"), epochs=4, learning_rate=0.05),
-    "75 % sparse": Row(SparsityStep(density=0.25, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
-    "95 % sparse": Row(SparsityStep(density=0.05, protocol="lamp", schedule="gradual"), epochs=10, learning_rate=0.05),
+    "W4 A8": Row(QuantizationStep(weight_bits=4, rounding="adaround"), epochs=3),
+    "W4 A4": Row(QuantizationStep(weight_bits=4, activation_bits=4, rounding="adaround"), epochs=6),
+    "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2), epochs=8, learning_rate=0.02),
+    "codebook, 4 bits": Row(CodebookStep(bits=4), epochs=2),
+    "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=8, learning_rate=0.05),
+    "50 % sparse": Row(SparsityStep(density=0.5, protocol="lamp", schedule="gradual"), epochs=2, learning_rate=0.05),
+    "75 % sparse": Row(SparsityStep(density=0.25, protocol="lamp", schedule="gradual"), epochs=4, learning_rate=0.05),
+    "95 % sparse": Row(SparsityStep(density=0.05, protocol="lamp", schedule="gradual"), epochs=8, learning_rate=0.05),
 }
 """Activations of 4 and 2 bits are what layers read; sums, the input and the outputs have 8, as have both ends."""
 
