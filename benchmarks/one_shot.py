@@ -123,19 +123,10 @@ class Bench:
             thin("taylor", groups=set(inside) & {g.name for g in self.profile.groups}),
         )
         if self.profile.runs:
-            yield "whole blocks, by loss", self.fewest_blocks(limits)
-
-    def fewest_blocks(self, limits: Limits) -> BlocksStep:
-        """As few of the blocks that cost the least loss as keep the limits."""
-        available = sum(map(len, self.profile.runs))
-        longest = BlocksStep.cheapest(self.network, self.task, self.splits.train, available)
-        for count in range(available + 1):
-            gone = set((longest.removed or ())[:count])
-            keep = {run[0]: len(set(run) - gone) for run in self.profile.runs}
-            step = BlocksStep(keep=keep, removed=(longest.removed or ())[:count])
-            if limits.keeps(step.predict(self.profile).cost()):
-                return step
-        raise SystemExit("no number of blocks keeps the limits")
+            blocks = BlocksStep()
+            for point in blocks.informed(self.network, self.task, self.splits.train, self.profile, limits):
+                step = blocks.proposed(point, self.profile)
+                yield "whole blocks, by loss", step.pin(self.network, self.task, self.splits.train)
 
     def carried_out(self, step: Step) -> Iterator[nn.Module]:
         """The network after the step, each way that the step knows."""

@@ -50,6 +50,15 @@ class Step(Value):
         Keys of layers or groups that an earlier step took away are not looked at.
         """
 
+    def informed(
+        self, network: nn.Module, task: Task, data: Split, profile: NetworkProfile, limits: Limits
+    ) -> Sequence[Mapping[str, Any]]:
+        """Points of `space` that weights and data suggest, on or near `limits`; search tries them first. Default: none.
+
+        Raises UserError if weights and data say nothing within the limits.
+        """
+        return ()
+
     @abstractmethod
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """The nearest step whose predicted cost keeps `limits`, as close under them as it can. Pure.

@@ -58,6 +58,28 @@ def test_uniform_keeps_the_same_share_everywhere(tmp_path):
     assert max(widths) - min(widths) <= 1  # one channel more where it still fits
 
 
+def test_what_weights_suggest_is_tried_and_the_tuner_knows_it(tmp_path):
+    """The rest of an informed point is the uniform plan's; the suggestion is asked for on the budget."""
+    narrow = 0.3
+
+    def suggest(uniform):
+        assert LIMITS.keeps(uniform.predict(PROFILE).cost())
+        return [{f"{Widths.kind}/g0": narrow}]
+
+    settings = SearchSettings(tuner="search.own_tuners:halving", trials=2, controls=0, ladder=())
+    trials = search(
+        PROFILE, LIMITS, WIDTHS, Scorer(PROFILE), settings, seed=0, store=TrialStore(tmp_path), informed=suggest
+    )
+    told = own_tuners.made[-1].imported
+    assert [entry["value"] for entry in told] == [trials[0].score, trials[1].score]
+    assert [entry["parameter"][f"{Widths.kind}/g0"] == narrow for entry in told] == [False, True]
+    assert [t.origin for t in trials] == ["uniform", "informed", "tuner", "tuner"]
+    uniform, informed = (trial.plan.steps[0].widths for trial in trials[:2])
+    assert informed["g0"] < uniform["g0"] < informed["g1"]
+    assert informed["g0"] == pytest.approx(64 * narrow, abs=4)
+    assert LIMITS.keeps(trials[1].cost)
+
+
 def test_ladder_lies_between_dense_and_budget(tmp_path):
     trials = run(tmp_path, trials=0, controls=0, ladder=(0.25, 0.5, 0.75))
     speedups = [t.speedup for t in trials if t.origin == "ladder"]

@@ -24,7 +24,9 @@ from pocketpipe.search.trial import Origin, Trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS: dict[Origin, str] = {"tuner": "o", "uniform": "s", "random": "^", "ladder": "v"}
+COMPARED: tuple[Origin, ...] = ("uniform", "informed", "random")
+"""Plans that need no search."""
+MARKERS: dict[Origin, str] = {"tuner": "o", "uniform": "s", "informed": "D", "random": "^", "ladder": "v"}
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,12 @@ def compared_trials(findings: Findings) -> list[Trial]:
 
     def rank(trial: Trial) -> tuple[bool, bool, float]:
         score = trial.score if trial.tuned_score is None else trial.tuned_score
-        return trial is not findings.winner, trial.origin in ("uniform", "random"), sign * score
+        return trial is not findings.winner, trial.origin in COMPARED, sign * score
 
     wanted = [
         trial
         for trial in findings.trials
-        if trial is findings.winner or trial.origin in ("uniform", "random") or trial.tuned_score is not None
+        if trial is findings.winner or trial.origin in COMPARED or trial.tuned_score is not None
     ]
     return sorted(wanted, key=rank)
 

@@ -22,7 +22,7 @@ class Choice:
 
 
 def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool = True) -> list[Trial]:
-    """The best `count` distinct plans that the tuner or the uniform rule proposed, best first.
+    """The best `count` distinct plans that the tuner, the uniform rule or the weights proposed, best first.
 
     The uniform plan has a place whenever there are two: it is what the winner is compared with after the same
     fine-tuning. Equal scores: the faster plan, then the earlier one.
@@ -30,7 +30,7 @@ def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool 
     distinct = {
         trial.plan_json: trial
         for trial in reversed(trials)
-        if trial.origin in ("tuner", "uniform") and trial.same_as is None
+        if trial.origin in ("tuner", "uniform", "informed") and trial.same_as is None
     }
     sign = -1.0 if higher_is_better else 1.0
     ranked = sorted(distinct.values(), key=lambda trial: (sign * trial.score, -trial.speedup, trial.index))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,10 @@ TryPlan = Callable[[CompressionPlan], Tried]
 """Carries a plan out on the teacher and scores it on the selection split: (pinned plan, metric)."""
 
 
+Informed = Callable[[CompressionPlan], Sequence[Mapping[str, Any]]]
+"""What weights and data suggest, given the uniform plan on the budget: parts of points of the joint space."""
+
+
 def search(
     profile: NetworkProfile,
     limits: Limits,
@@ -33,24 +37,31 @@ def search(
     *,
     seed: int,
     store: TrialStore,
+    informed: Informed | None = None,
     title: str = "search",
     higher_is_better: bool = True,
 ) -> list[Trial]:
-    """All trials in the order in which they were made: uniform, the tuner's, random controls, ladder.
+    """All trials in the order in which they were made: uniform, informed, the tuner's, random controls, ladder.
 
-    Every plan except the ladder's keeps `limits`. The tuner knows the uniform plan's score before its first proposal.
+    Every plan except the ladder's keeps `limits`. The tuner knows the scores of the uniform and the informed plans
+    before its first proposal; what an informed point leaves open is as in the uniform plan.
     What `store` already holds is not tried again, so a search that was killed goes on, and ends in the same trials.
     `higher_is_better` is the task's. Raises UserError if the limits are out of reach of `methods`.
     """
-    total = 1 + settings.trials + settings.controls + len(settings.ladder)
+    parameters = uniform_parameters(methods, profile, limits)
+    space = joint_space(methods, profile)
+    suggest = informed if informed is not None and space else _nothing
+    suggested = [{**parameters, **point} for point in suggest(on_budget(methods, parameters, profile, limits))]
+    total = 1 + len(suggested) + settings.trials + settings.controls + len(settings.ladder)
     with BestSoFar(title, total) as bar:
         attempts = _Attempts(profile, limits, methods, try_plan, store, 1.0 if higher_is_better else -1.0, bar)
-        parameters = uniform_parameters(methods, profile, limits)
-        uniform = attempts.make("uniform", parameters, limits)
-        space = joint_space(methods, profile)
+        known = [(parameters, attempts.make("uniform", parameters, limits))]
+        for point in suggested:
+            trial = attempts.try_to_make("informed", point, limits)
+            known += [] if trial is None else [(point, trial)]
         if space:
             tuner = build_tuner(settings.tuner, settings.tuner_options, seed=seed, space=space)
-            tuner.import_data([{"parameter": parameters, "value": attempts.gain(uniform)}])
+            tuner.import_data([{"parameter": point, "value": attempts.gain(trial)} for point, trial in known])
             _ask_tuner(tuner, settings.trials, attempts)
             for control in range(settings.controls):
                 attempts.try_to_make("random", _random_parameters(space, seed, control), limits)
@@ -58,6 +69,10 @@ def search(
             easier = relaxed(limits, profile.cost(), fraction)
             attempts.make("ladder", uniform_parameters(methods, profile, easier), easier)
     return attempts.trials
+
+
+def _nothing(uniform: CompressionPlan) -> Sequence[Mapping[str, Any]]:
+    return ()
 
 
 def _ask_tuner(tuner: Tuner, trials: int, attempts: _Attempts) -> None:

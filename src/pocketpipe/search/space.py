@@ -29,6 +29,11 @@ def proposed(method: Step, parameters: Mapping[str, Any], profile: NetworkProfil
     return method.proposed({**own_parameters(parameters, method.kind), **fixed}, profile)
 
 
+def joint_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """One method's parameters with the keys of the joint space; what `own_parameters` undoes."""
+    return {f"{kind}/{key}": value for key, value in parameters.items()}
+
+
 def own_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The part of a joint proposal that belongs to one method, with its own keys."""
     prefix = f"{kind}/"

@@ -6,8 +6,9 @@ from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 from pocketpipe.plan import CompressionPlan
 
-Origin = Literal["tuner", "uniform", "random", "ladder"]
-"""Who proposed it. uniform and random are controls of equal budget; ladder plans relax the budget step by step."""
+Origin = Literal["tuner", "uniform", "informed", "random", "ladder"]
+"""Who proposed it: the tuner; weights and data (informed); controls of equal budget (uniform, random); a ladder of
+plans that relax the budget step by step."""
 
 
 class Trial(Value):

@@ -234,6 +234,20 @@ def test_a_second_look_measures_only_what_is_new() -> None:
     assert asked == [100] * 3  # other weights, other losses
 
 
+def test_informed_keeps_as_many_of_the_best_blocks_as_fit() -> None:
+    """Against the greedy order, cut where the limits are first kept."""
+    network = _three()
+    profile = profile_of(network, NOISE.input_shape)
+    limits = Limits(macs=profile.cost().macs * 7 // 10)
+    (point,) = BlocksStep().informed(network, NOISE, SOME, profile, limits)
+    gone = len(THREE) - sum(point.values())
+    assert gone > 0
+    by_count = [BlocksStep.cheapest(network, NOISE, SOME, count) for count in (gone, gone - 1)]
+    assert [limits.keeps(step.predict(profile).cost()) for step in by_count] == [True, False]
+    assert point == by_count[0].keep
+    assert BlocksStep().informed(network, NOISE, SOME, profile, Limits(macs=1)) == ()
+
+
 def test_a_run_gives_no_more_blocks_than_it_was_told_to() -> None:
     network = zoo("resnet20", DIGIT)
     keep = {"layer1.0": 3, "layer2.1": 1, "layer3.1": 0}

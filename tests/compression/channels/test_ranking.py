@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compression.zoo import DIGIT, SMALL, zoo
 from pocketpipe.budget import Limits
+from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.channels.projection import Grid
 from pocketpipe.compression.channels.ranking import ranked, widths_by_worth
 from pocketpipe.compression.importance import importance
@@ -70,6 +71,19 @@ def test_the_step_is_pinned_keeps_the_limits_and_can_be_carried_out() -> None:
     slimmed, plan = CompressionPlan((step,)).carry_out(network, TASK, DATA)
     assert plan.steps == (step,)
     assert profile_of(slimmed, DIGIT).cost() == step.predict(profile).cost()
+
+
+def test_the_step_suggests_its_ranking_to_the_search() -> None:
+    network = zoo("resnet8", DIGIT)
+    profile = profile_of(network, DIGIT)
+    limits = Limits(macs=profile.cost().macs // 2)
+    method = ChannelsStep(pinned=("layer1.0.conv1",), minimum=4)
+    (point,) = method.informed(network, TASK, DATA, profile, limits)
+    assert set(point) == set(method.space(profile))
+    step = ranked(network, TASK, DATA, profile, limits, "taylor", groups=tuple(point), minimum=4)
+    proposed = method.proposed(point, profile)
+    assert profile.widths(proposed.widths) == profile.widths(step.widths)
+    assert min(point.values()) < max(point.values())
 
 
 def test_no_channel_that_went_was_worth_more_than_one_that_stayed_in_its_group() -> None:

@@ -69,6 +69,19 @@ class BlocksStep(Step):
         keep = {run[0]: round(parameters[run[0]]) for run in profile.runs if run[0] in parameters}
         return self.model_copy(update={"keep": keep})
 
+    def informed(
+        self, network: nn.Module, task: Task, data: Split, profile: NetworkProfile, limits: Limits
+    ) -> tuple[dict[str, int], ...]:
+        """How many blocks of each run stay when those that matter least go first, of whatever run."""
+        runs = profile.runs
+        chooser = Chooser(network, task, data, self.examples, self.seed)
+        order = chooser.order(self.criterion, {run: len(run) for run in runs}, sum(map(len, runs)))
+        for count in range(len(order) + 1):
+            keep = {run[0]: len(set(run) - set(order[:count])) for run in runs}
+            if limits.keeps(profile.without(_vacated(runs, keep)).cost()):
+                return (keep,)
+        return ()
+
     @classmethod
     def cheapest(
         cls,

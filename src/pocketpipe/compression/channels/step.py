@@ -77,6 +77,19 @@ class ChannelsStep(Step):
         widths = {name: self._grid.nearest(parameters[name] * width, width) for name, width in channels.items()}
         return self.model_copy(update={"widths": widths})
 
+    def informed(
+        self, network: nn.Module, task: Task, data: Split, profile: NetworkProfile, limits: Limits
+    ) -> tuple[dict[str, float], ...]:
+        """The widths that a ranking of all channels by Taylor for each MAC leaves: see `ranked`."""
+        from pocketpipe.compression.channels.ranking import ranked  # which makes steps of this class
+
+        groups = {group.name: group.channels for group in self.free(profile)}
+        step = ranked(
+            network, task, data, profile, limits, "taylor",
+            groups=groups, minimum=self.minimum, multiple=self.multiple, seed=self.seed,
+        )  # fmt: skip
+        return ({name: step.widths.get(name, width) / width for name, width in groups.items()},)
+
     @property
     def _grid(self) -> Grid:
         return Grid(self.minimum, self.multiple, SMALLEST_RATIO)

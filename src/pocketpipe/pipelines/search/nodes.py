@@ -1,29 +1,35 @@
 """Find the plan: try proposals on the teacher, give the best a short fine-tuning, take the winner of that."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pocketpipe.budget import Budget
+from pocketpipe.budget import Budget, Limits
 from pocketpipe.champion import Champion
+from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
-from pocketpipe.plan import CompressionPlan, MethodChoice
+from pocketpipe.plan import CompressionPlan, MethodChoice, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
 from pocketpipe.search.finalists import choose
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.space import joint_parameters
 from pocketpipe.search.store import TrialStore, Tried
 from pocketpipe.search.trial import Trial
-from pocketpipe.task import Splits, Task, TaskChoice
+from pocketpipe.task import Split, Splits, Task, TaskChoice
 from pocketpipe.training.device import cpu_threads, threads_for
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import Recipe, TrainerSettings
+
+log = logging.getLogger(__name__)
 
 
 def find_plan(
@@ -65,17 +71,19 @@ def find_plan(
             record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
             return champion.plan, champion.student, [], record
 
+    steps = [method.step() for method in MethodChoice.all_of(methods)]
     try_plan, slim = _trial_functions(start, task, splits)
     store = TrialStore(workspace)
     with cpu_threads(threads_for(dense.macs * short_recipe.batch_size)):
         trials = search(
             profile,
             limits,
-            [method.step() for method in MethodChoice.all_of(methods)],
+            steps,
             try_plan,
             settings,
             seed=seed,
             store=store,
+            informed=partial(_informed, steps[0], start.build(task), task, splits.train, profile),
             higher_is_better=task.higher_is_better,
         )
     choice = choose(
@@ -111,6 +119,19 @@ def _trial_functions(
         return replace(start, plan=pinned).with_weights(network)
 
     return try_plan, slim
+
+
+def _informed(
+    step: Step, network: nn.Module, task: Task, data: Split, profile: NetworkProfile, uniform: CompressionPlan
+) -> list[dict[str, Any]]:
+    """What weights suggest for the first step, which meets the network as it is, at the uniform plan's share."""
+    dense, after = profile.cost(), uniform.steps[0].predict(profile).cost()
+    share = Limits(macs=after.macs) if after.macs < dense.macs else Limits(file_bytes=after.file_bytes)
+    try:
+        return [joint_parameters(point, step.kind) for point in step.informed(network, task, data, profile, share)]
+    except UserError as error:
+        log.info("search: no plan from the weights of %s: %s", step.kind, error)
+        return []
 
 
 def _drop(task: Task, dense: float, score: float) -> float:
