@@ -95,3 +95,17 @@ def test_a_budget_for_a_target_that_is_not_asked_for_is_a_mistake() -> None:
         checked_config(asked)
     assert line in caught.value.lines
     assert not any("latency_ms" in told for told in caught.value.lines)
+
+
+@pytest.mark.parametrize("target", ["fpga", "cortex_m", "armv7"])
+def test_what_runs_on_one_thread_is_told_before_any_work(target: str) -> None:
+    with pytest.raises(Mistakes) as caught:
+        checked_config({**parameters(), "targets": ["x86_64", target, "aarch64"], "compile": {"threads": 2}})
+    line = f"compile.threads: 2, but {target} runs on one: set 1, or take it out of targets"
+    assert line in caught.value.lines
+    assert sum("compile.threads" in each for each in caught.value.lines) == 1
+
+
+def test_no_thread_at_all_is_refused() -> None:
+    with pytest.raises(Mistakes, match=r"compile.threads: 0 .*greater than or equal to 1"):
+        checked_config({**parameters(), "compile": {"threads": 0}})

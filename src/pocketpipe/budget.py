@@ -88,7 +88,8 @@ class Budget(Value):
     ram_kb: ByTarget = {}
     """For each target the memory that one inference may take, in the same kB."""
     latency_ms: ByTarget = {}
-    """For each target the median time of one example, batch 1, one thread; measured where the target is this host."""
+    """For each target the median time of one example, batch 1, on `compile.threads` threads; measured where the target
+    is this host."""
 
     @model_validator(mode="after")
     def _bounds_the_cost(self) -> "Budget":

@@ -13,6 +13,7 @@ from pocketpipe.lineage.fingerprint import fingerprint
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import MethodChoice
 from pocketpipe.search.settings import SearchSettings
+from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import TaskChoice
 from pocketpipe.tracking.gates import GateSettings
 from pocketpipe.training.distilling import FurtherTeacher
@@ -43,6 +44,7 @@ class Config(Value):
     """The short fine-tuning after which the best trials are compared; apart from `finetune`, so that a change of
     that one does not search again."""
     finetune: FinetuneRecipe
+    compile: CompileSettings = CompileSettings()
     evaluate: EvaluateSettings
     promote: GateSettings
 

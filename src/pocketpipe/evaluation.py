@@ -31,9 +31,9 @@ class Subject(Value):
     differing: int | None = None
     """Integers that differ from the reference's on those: 0, or the run would have failed."""
     latency_ms: float | None = None
-    """Median at batch 1, one thread, on this host."""
+    """Median at batch 1 on this host, on as many threads as the delivery was compiled for."""
     latency_ratio: float | None = None
-    """Latency over ONNX Runtime's in the same process, interleaved."""
+    """Latency over ONNX Runtime's in the same process, on as many threads, in turns."""
     flash_bytes: int | None = None
     """Bytes of the delivery that lie on the device: code, weights, tables."""
     ram_bytes: int | None = None

@@ -18,6 +18,7 @@ from pocketpipe.network import NETWORKS, NetworkChoice
 from pocketpipe.plan import STEPS, MethodChoice, Step, order_mistakes
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import TASKS, TaskChoice
 from pocketpipe.training.distilling import Distillation, FurtherTeacher
 
@@ -67,6 +68,7 @@ class Request:
     """Teachers that recipes name, each with the section's name."""
     methods: tuple[MethodChoice, ...]
     targets: tuple[str, ...]
+    compile: CompileSettings | None
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> "Request":
@@ -79,6 +81,7 @@ class Request:
             teachers=tuple(_further_teachers(parameters)),
             methods=_section(tuple[MethodChoice, ...], parameters.get("methods")) or (),
             targets=_section(tuple[str, ...], parameters.get("targets")) or (),
+            compile=_section(CompileSettings, parameters.get("compile")),
         )
 
 
@@ -128,7 +131,10 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     steps = [STEPS.resolve(m.name) for m in request.methods if not list(_said("", partial(STEPS.resolve, m.name)))]
     yield from order_mistakes(steps, where="methods")
     for name in request.targets:
-        yield from list(_said("targets", partial(TARGETS.resolve, name))) or _without_integers(name, steps)
+        unknown = list(_said("targets", partial(TARGETS.resolve, name)))
+        yield from unknown or _without_integers(name, steps)
+        if not unknown and request.compile is not None:
+            yield from request.compile.mistakes(TARGETS.resolve(name), where="compile")
     yield from _targets_of_no_concern(request)
     for section, teacher in request.teachers:
         yield from _teacher_mistakes(section, teacher)

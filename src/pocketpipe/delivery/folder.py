@@ -35,23 +35,39 @@ def appearing_whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-RUN, RUN_BYTES = "pocketpipe_run", "pocketpipe_run_bytes"
+RUN, RUN_BYTES, CLOSE = "pocketpipe_run", "pocketpipe_run_bytes", "pocketpipe_close"
 _BYTES = f"""
 /* The same two for an example as it is stored, bytes: preprocessing is inside. */
 int {RUN_BYTES}(const unsigned char *input, float *output);
 void {RUN_BYTES}_in(void *arena, const unsigned char *input, float *output);
 """
 
+_THREADS = f"""
+/* The threads that share a call: the caller's and POCKETPIPE_THREADS - 1 of the library's own. These are created by the
+   first call; between calls they sleep. One call has them at a time, another meanwhile runs on its caller's thread
+   alone; so does every call where none can be created. Results are the same to the bit. After fork, the child's first
+   call creates threads of its own. */
+#define POCKETPIPE_THREADS @THREADS@
 
-def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int, takes_bytes: bool) -> None:
+/* End the library's threads; unloading it does the same. The next call creates them anew. Returns 0, or 1 while a call
+   has them. */
+int {CLOSE}(void);
+"""
+_ONE, _SEVERAL = "no allocation, no threads, no files", "no allocation but of threads, no files"
+
+
+def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int, takes_bytes: bool, threads: int) -> None:
     """The header with the model's sizes (float32 numbers, float32 numbers, bytes), and the runner.
 
-    `takes_bytes`: whether the model has a way in for stored bytes; the runner takes it then.
+    `takes_bytes`: whether the model has a way in for stored bytes; the runner takes it then. `threads`: that share a
+    call.
     """
     header = (files("pocketpipe.delivery") / HEADER).read_text()
     for name, size in (("@INPUTS@", inputs), ("@OUTPUTS@", outputs), ("@ARENA@", arena)):
         header = header.replace(name, str(size))
-    (folder / HEADER).write_text(header.replace("@BYTES@", _BYTES if takes_bytes else ""))
+    header = header.replace("@BYTES@", _BYTES if takes_bytes else "").replace("@TEAM@", _THREADS if threads > 1 else "")
+    header = header.replace("@NEEDS@", _SEVERAL if threads > 1 else _ONE).replace("@THREADS@", str(threads))
+    (folder / HEADER).write_text(header)
     entry, run = ("unsigned char", RUN_BYTES) if takes_bytes else ("float", RUN)
     write_runner(folder, header=HEADER, run=run, inputs=(entry, inputs), outputs=("float", outputs))
 

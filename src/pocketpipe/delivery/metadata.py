@@ -51,6 +51,8 @@ class DeliveryMetadata(Value):
     """SHA-256 of what the binary was made from: onnx, plan, data; the target adds the delivered files."""
     output_shape: tuple[int, ...] = ()
     """One output, without the batch axis; the target fills it in."""
+    threads: int = 1
+    """That share the work of one example; what runs on the caller's alone has 1."""
     cpu: str = ""
     """What the code was compiled for, in LLVM's words; the target fills it in, and what follows."""
     cpu_flags: tuple[str, ...] = ()

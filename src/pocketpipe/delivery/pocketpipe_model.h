@@ -1,4 +1,4 @@
-/* A compiled network. Plain C: no runtime, no allocation, no threads, no files. */
+/* A compiled network. Plain C: no runtime, @NEEDS@. */
 #ifndef POCKETPIPE_MODEL_H
 #define POCKETPIPE_MODEL_H
 
@@ -24,7 +24,7 @@ int pocketpipe_run(const float *input, float *output);
 
 /* The same in memory that the caller gives: POCKETPIPE_ARENA_BYTES bytes, aligned to 64. Safe in threads. */
 void pocketpipe_run_in(void *arena, const float *input, float *output);
-@BYTES@
+@BYTES@@TEAM@
 #ifdef __cplusplus
 }
 #endif

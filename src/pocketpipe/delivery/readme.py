@@ -40,7 +40,7 @@ def library_page(metadata: DeliveryMetadata, *, header: str, runner: str, build:
         metadata,
         about=(
             "`model.so` holds code and weights and needs no other library of ours; `libmodel.a` is the same, to be "
-            f"linked into a program. Compiled for {metadata.cpu}."
+            f"linked into a program. Compiled for {metadata.cpu}.{_on_threads(metadata.threads)}"
         ),
         sizes={
             "library (`model.so`)": footprint.library,
@@ -64,6 +64,15 @@ outputs = pocketpipe.load("this folder")(examples)  # examples as stored; prepro
 {build}
 {run}
 ```""",
+    )
+
+
+def _on_threads(threads: int) -> str:
+    if threads == 1:
+        return ""
+    return (
+        f"\n\n{threads} threads share each call, the caller's among them; results are the same to the bit as on one. A "
+        "program with `libmodel.a` is linked with `-pthread`."
     )
 
 

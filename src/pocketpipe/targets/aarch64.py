@@ -37,6 +37,7 @@ class AArch64(Target):
     """64-bit ARM Linux, as a shared library and a static runner."""
 
     emulated = platform.machine() != "aarch64"
+    threaded = True
 
     def __init__(self, model: str | None = None) -> None:
         self.model = model or BASELINE

@@ -24,6 +24,8 @@ class Target(ABC):
     """Whether `run` goes through an emulator: right, but hundreds of times slower than the device."""
     timed: bool = True
     """Whether the time that a run takes on this host, without emulator, says something of the device."""
+    threaded: bool = False
+    """Whether its deliveries can share the work of an example among threads (`DeliveryMetadata.threads`)."""
     integer_only: bool = False
     """Whether it takes quantized files alone: a method has to bring the integers."""
 

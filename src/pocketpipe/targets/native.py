@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 RUNNER, ARCHIVE = "runner", "libmodel.a"
 KERNELS = "kernels.o"
 SOURCES = ("model.c", KERNELS)
+THREADS = ("-lpthread",)
 
 
 def compile_native(
@@ -48,15 +49,17 @@ def compile_native(
             network = lower(network)
         tables = byte_tables(metadata.preprocessing) if metadata.input_dtype == BYTES else None
         if isinstance(network, IntegerGraph):
-            compiled = _integers(network, tables, cpu, toolchain, build)
+            compiled = _integers(network, tables, cpu, toolchain, build, metadata.threads)
         else:
-            compiled = _floats(network, tables, cpu, build)
+            compiled = _floats(network, tables, cpu, build, metadata.threads)
         metadata.check_input(compiled.input_shape)
         _write_header_and_runner(compiled, build)
-        toolchain.link_library(SOURCES, LIBRARY_FILE, exports(compiled.takes_bytes), build, compiled.options)
+        libraries = THREADS if compiled.threads > 1 else ()
+        seen = exports(compiled.takes_bytes, compiled.threads)
+        toolchain.link_library(SOURCES, LIBRARY_FILE, seen, build, compiled.options, libraries)
         toolchain.archive(SOURCES, ARCHIVE, build)
         if RUNNER in programs:
-            toolchain.link_program([RUNNER_SOURCE, *SOURCES], RUNNER, build, compiled.options)
+            toolchain.link_program([RUNNER_SOURCE, *SOURCES], RUNNER, build, compiled.options, libraries)
         for name in (LIBRARY_FILE, ARCHIVE, *programs):
             shutil.copy(build / name, delivery / name)
         _write_header_and_runner(compiled, delivery)
@@ -77,35 +80,37 @@ class _Compiled:
     arena: int
     weights: int
     takes_bytes: bool
+    threads: int
     options: tuple[str, ...] = ()
     """For the C compiler."""
 
 
-def _floats(onnx: bytes, tables: np.ndarray | None, cpu: "Cpu", build: Path) -> _Compiled:
+def _floats(onnx: bytes, tables: np.ndarray | None, cpu: "Cpu", build: Path, threads: int) -> _Compiled:
     """Kernels by TVM."""
     from pocketpipe.targets.lowering.program import lower
 
-    program = lower(onnx, cpu, build / KERNELS)
-    sources = model_sources(program, tables)
+    program = lower(onnx, cpu, build / KERNELS, threads)
+    sources = model_sources(program, tables, threads)
     _write(sources, build)
     shapes = (program.input_shape, program.output_shape)
-    return _Compiled(*shapes, sources.arena, len(sources.weights), tables is not None)
+    return _Compiled(*shapes, sources.arena, len(sources.weights), tables is not None, threads)
 
 
 def _integers(
-    graph: IntegerGraph, tables: np.ndarray | None, cpu: "Cpu", toolchain: Toolchain, build: Path
+    graph: IntegerGraph, tables: np.ndarray | None, cpu: "Cpu", toolchain: Toolchain, build: Path, threads: int
 ) -> _Compiled:
     """Kernels by TVM where sums of products are taken; what is left is plain C, vectorized by the C compiler."""
     from pocketpipe.integer.proof import prove
     from pocketpipe.targets.lowering.integers.program import lower
 
     prove(graph)
-    program = lower(graph, cpu, build / KERNELS)
-    sources = integer_sources(program, graph, None if tables is None else graph.quantized(tables))
+    program = lower(graph, cpu, build / KERNELS, threads)
+    sources = integer_sources(program, graph, None if tables is None else graph.quantized(tables), threads)
     _write(sources, build)
     weights = len(sources.weights) + program.plain.constant_bytes
     shapes = ((1, *graph.tensors[graph.input].shape), (1, *graph.tensors[graph.output].shape))
-    return _Compiled(*shapes, sources.arena, weights, tables is not None, toolchain.for_cpu(cpu.model))
+    options = toolchain.for_cpu(cpu.model)
+    return _Compiled(*shapes, sources.arena, weights, tables is not None, threads, options)
 
 
 def _write(sources: Sources, build: Path) -> None:
@@ -121,6 +126,7 @@ def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:
         outputs=prod(compiled.output_shape),
         arena=compiled.arena,
         takes_bytes=compiled.takes_bytes,
+        threads=compiled.threads,
     )
 
 

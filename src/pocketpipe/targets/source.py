@@ -1,16 +1,18 @@
 """The C source of a model: the sequence of kernel calls on planned memory."""
 
 from dataclasses import dataclass
+from importlib import resources
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketpipe.delivery.folder import RUN_BYTES
+from pocketpipe.delivery.folder import CLOSE, RUN_BYTES
+from pocketpipe.targets import sharing
 from pocketpipe.targets.lowering.memory import aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from pocketpipe.integer.graph import IntegerGraph
     from pocketpipe.targets.lowering.integers.program import IntegerProgram
@@ -28,7 +30,7 @@ extern const unsigned char pocketpipe_weights[] __attribute__((visibility("hidde
 
 {declarations}
 
-size_t pocketpipe_input_count(void) {{ return POCKETPIPE_INPUT_COUNT; }}
+{team}size_t pocketpipe_input_count(void) {{ return POCKETPIPE_INPUT_COUNT; }}
 size_t pocketpipe_output_count(void) {{ return POCKETPIPE_OUTPUT_COUNT; }}
 size_t pocketpipe_arena_bytes(void) {{ return POCKETPIPE_ARENA_BYTES; }}
 """
@@ -102,13 +104,16 @@ class Sources:
     """Bytes of working memory."""
 
 
-def model_sources(program: "Program", tables: np.ndarray | None) -> Sources:
+def model_sources(program: "Program", tables: np.ndarray | None, threads: int) -> Sources:
     """Of a model in float32. `tables`: float32 (channels, 256), its input for each stored byte, or None."""
-    kernels = {call.kernel: len(call.arguments) for call in program.calls}
-    calls = [f"{call.kernel}({', '.join(map(_pointer, call.arguments))});" for call in program.calls]
+    kernels = {call.kernel: (len(call.arguments), call.units > 0) for call in program.calls}
+    calls = [
+        sharing.call(call.kernel, [*map(_pointer, call.arguments)], call.units, call.parts) for call in program.calls
+    ]
     prepared = aligned(program.arena_bytes)
     weights, place = _with_tables(program.weights, tables)
-    source = _head(kernels) + _FLOATS.format(calls=_lines(calls)) + _TAIL.format()
+    head = _head(kernels, sharing.team(calls, threads, "unsigned char"))
+    source = head + _FLOATS.format(calls=sharing.body(calls, "input, output")) + _TAIL.format()
     arena = program.arena_bytes
     if tables is not None:
         source += _OF_BYTES.format(
@@ -116,18 +121,24 @@ def model_sources(program: "Program", tables: np.ndarray | None) -> Sources:
             go_on=f"pocketpipe_run_in(memory, (const float *)((unsigned char *)memory + {prepared}), output)",
         )  # fmt: skip
         arena = prepared + FLOAT_BYTES * prod(program.input_shape)
-    return Sources({"model.c": source}, weights, arena)
+    return Sources({"model.c": source} | _team(threads), weights, arena)
 
 
-def integer_sources(program: "IntegerProgram", graph: "IntegerGraph", tables: np.ndarray | None) -> Sources:
+def integer_sources(
+    program: "IntegerProgram", graph: "IntegerGraph", tables: np.ndarray | None, threads: int
+) -> Sources:
     """Of an integer graph; float numbers in and out like any other. `tables`: int8 (channels, 256), or None."""
     tensor, end = graph.tensors[graph.input], graph.tensors[graph.output]
     weights, place = _with_tables(program.weights, tables)
     source = (
-        _head(dict(program.kernels), '#include "kernels.h"\n#include "weights.h"\n')
+        _head(
+            program.kernels, sharing.team(program.calls, threads, "int8_t"),
+            '#include "kernels.h"\n#include "weights.h"\n',
+        )
         + _INTEGERS.format(
             low=tensor.low, high=tensor.high, zero_point=tensor.zero_point, scale=tensor.scale, entry=program.input,
-            calls=_lines(program.calls), end=program.output, end_zero_point=end.zero_point, end_scale=end.scale,
+            calls=sharing.body(program.calls, "0, output"), end=program.output, end_zero_point=end.zero_point,
+            end_scale=end.scale,
         )
         + _TAIL.format()
     )  # fmt: skip
@@ -138,13 +149,19 @@ def integer_sources(program: "IntegerProgram", graph: "IntegerGraph", tables: np
         )  # fmt: skip
     plain = program.plain.files(of_bytes=False)
     files = {"model.c": source, **{name: plain[name] for name in ("kernels.h", "weights.h")}}
-    return Sources(files, weights, program.arena)
+    return Sources(files | _team(threads), weights, program.arena)
 
 
-def exports(takes_bytes: bool) -> str:
+def _team(threads: int) -> dict[str, str]:
+    """The file with the threads, if there are several."""
+    return {sharing.TEAM: (resources.files("pocketpipe.targets") / sharing.TEAM).read_text()} if threads > 1 else {}
+
+
+def exports(takes_bytes: bool, threads: int) -> str:
     """Linker version script: only the functions of the header are seen from outside."""
     functions = [f"pocketpipe_{name}" for name in ("input_count", "output_count", "arena_bytes", "run", "run_in")]
     functions += [RUN_BYTES, f"{RUN_BYTES}_in"] if takes_bytes else []
+    functions += [CLOSE] if threads > 1 else []
     return f"{{ global: {'; '.join(functions)}; local: *; }};\n"
 
 
@@ -156,15 +173,17 @@ def _with_tables(weights: bytes, tables: np.ndarray | None) -> tuple[bytes, int]
     return weights.ljust(start, b"\0") + tables.tobytes(), start
 
 
-def _head(kernels: "Mapping[str, int]", includes: str = "") -> str:
-    declarations = (f"extern void {name}({', '.join(['const void *'] * count)});" for name, count in kernels.items())
-    return _HEAD.format(includes=includes, weights=WEIGHTS_FILE, declarations="\n".join(declarations))
-
-
-def _lines(calls: "Iterable[str]") -> str:
-    return "\n".join(f"    {call}" for call in calls)
+def _head(kernels: "Mapping[str, tuple[int, bool]]", team: str, includes: str = "") -> str:
+    """`kernels`: how many pointers each takes, and whether two numbers follow."""
+    declarations = (
+        f"extern void {name}({', '.join(['const void *'] * pointers + ['int', 'int'] * cut)});"
+        for name, (pointers, cut) in kernels.items()
+    )
+    lines = "\n".join(declarations)
+    return _HEAD.format(includes=includes, weights=WEIGHTS_FILE, declarations=lines, team=team and f"{team}\n")
 
 
 def _pointer(place: "Place") -> str:
     base = {"weights": "pocketpipe_weights"}.get(place.region, place.region)
-    return f"{base} + {place.offset}" if place.offset else base
+    offset = f" + {place.offset}" if place.offset else ""
+    return base + offset + (f" + part * {place.step}" if place.step else "")

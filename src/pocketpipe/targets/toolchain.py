@@ -46,26 +46,39 @@ class Toolchain:
     """Command line up to the options."""
 
     def link_library(
-        self, sources: Sequence[str], output: str, exports: str, folder: Path, options: Sequence[str] = ()
+        self,
+        sources: Sequence[str],
+        output: str,
+        exports: str,
+        folder: Path,
+        options: Sequence[str] = (),
+        libraries: Sequence[str] = (),
     ) -> None:
         """Make a shared library of C and object files in `folder`; `exports`: a linker version script.
 
-        `options`: more options for compiling.
+        `options`: more options for compiling. `libraries`: options for linking what the sources need of the system.
         """
         (folder / EXPORTS).write_text(exports)
         self._compile((*self.shared, *COMPILE, "-fPIC", *options), (*sources, MEMORY), folder)
         linking = ("-shared", f"-Wl,--version-script={EXPORTS}", "-o", output)
-        self._link((*self.shared, *LINK, *linking), sources, (MEMORY,), folder)
+        self._link((*self.shared, *LINK, *linking), sources, (MEMORY,), folder, libraries)
 
     def archive(self, sources: Sequence[str], output: str, folder: Path) -> None:
         """Make a static library of what `link_library` has compiled."""
         self._must((*self.archiver, "rcsD", output, *map(_object, sources)), folder)
 
-    def link_program(self, sources: Sequence[str], output: str, folder: Path, options: Sequence[str] = ()) -> None:
-        """Make a program of C and object files in `folder` that needs no library where it runs."""
+    def link_program(
+        self,
+        sources: Sequence[str],
+        output: str,
+        folder: Path,
+        options: Sequence[str] = (),
+        libraries: Sequence[str] = (),
+    ) -> None:
+        """Make a program of C and object files in `folder` that needs no library where it runs (see `link_library`)."""
         instead = (MEMORY, START[self.machine])
         self._compile((*self.static, *COMPILE, *options), (*sources, *instead), folder)
-        self._link((*self.static, *LINK, "-static", "-o", output), sources, instead, folder)
+        self._link((*self.static, *LINK, "-static", "-o", output), sources, instead, folder, libraries)
 
     def for_cpu(self, model: str) -> tuple[str, ...]:
         """Options that let the compiler vectorize for a CPU by LLVM's name of it."""
@@ -81,11 +94,18 @@ class Toolchain:
             if source.endswith(".c"):
                 self._must((*command, "-c", source, "-o", _object(source)), folder)
 
-    def _link(self, command: Sequence[str], sources: Sequence[str], instead: Sequence[str], folder: Path) -> None:
+    def _link(
+        self,
+        command: Sequence[str],
+        sources: Sequence[str],
+        instead: Sequence[str],
+        folder: Path,
+        libraries: Sequence[str],
+    ) -> None:
         """Link `sources` with what stands for a C library; if that is not enough, with the C library."""
-        bare = _call((*command, "-nostdlib", *map(_object, (*sources, *instead))), folder)
-        if bare.returncode != 0:
-            self._must((*command, *map(_object, sources), "-lm"), folder)
+        bare = (*command, "-nostdlib", *map(_object, (*sources, *instead)))
+        if libraries or _call(bare, folder).returncode != 0:
+            self._must((*command, *map(_object, sources), "-lm", *libraries), folder)
 
     def _must(self, command: Sequence[str], folder: Path) -> None:
         must_compile(self.name, command, folder)

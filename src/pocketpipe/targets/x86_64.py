@@ -64,6 +64,8 @@ LEVELS = {
 class X8664(Target):
     """x86-64 Linux at this machine's level, or at one of LEVELS; executed directly where the CPU has it."""
 
+    threaded = True
+
     def __init__(self, level: str | None = None) -> None:
         self.level = level
         self.name = "x86_64" if level is None else f"x86_64-{level}"

@@ -9,6 +9,7 @@ from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
 from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import Splits, TaskChoice
 
 GOLDEN = 8
@@ -22,6 +23,7 @@ def compile_targets(
     task_choice: TaskChoice,
     network_choice: NetworkChoice,
     targets: list[str],
+    settings: CompileSettings,
     data_root: Path,
     workspace: Path,
 ) -> tuple[Path, StageRecord]:
@@ -38,6 +40,7 @@ def compile_targets(
             input_dtype=str(splits.train.inputs.dtype),
             preprocessing=task.preprocessing,
             labels=task.labels,
+            threads=settings.threads,
             hashes={
                 "onnx": hashlib.sha256(student_onnx).hexdigest(),
                 "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),

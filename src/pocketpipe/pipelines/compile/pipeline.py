@@ -16,6 +16,7 @@ def create_pipeline() -> Pipeline:
             "params:task",
             "params:network",
             "params:targets",
+            "params:compile",
             "data_root",
             "compile_workspace",
         ],

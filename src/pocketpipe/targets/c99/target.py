@@ -85,6 +85,8 @@ class C99Target(Target):
     def _deliver(
         self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None
     ) -> None:
+        if metadata.threads > 1:
+            raise UserError(f"target {self.name} runs on one thread, not on {metadata.threads}")
         prove(graph)
         entry, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
         metadata.check_input((1, *entry.shape))

@@ -7,11 +7,11 @@ from typing import Any
 from tvm import relax
 from tvm.ir import GenericConst
 from tvm.relax import Call, PyExprMutator, Var, expr_functor
-from tvm.tirx import PrimFunc
 
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.kernel import kernel
+from pocketpipe.targets.lowering.kernel import cut_for, kernel
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, convolution, matrix_product
+from pocketpipe.targets.lowering.parts import Kernel
 
 COMMUTATIVE = {"relax.add": Apply.ADD, "relax.multiply": Apply.MULTIPLY}
 
@@ -37,21 +37,22 @@ class Group:
         return True
 
 
-def fuse(module: Any, cpu: Cpu) -> tuple[Any, dict[str, PrimFunc]]:
-    """(module whose `main` calls our kernels by name as external functions, the kernels).
+def fuse(module: Any, cpu: Cpu, threads: int) -> tuple[Any, dict[str, Kernel]]:
+    """(module whose `main` calls our kernels by name as external functions, the kernels, cut for so many threads).
 
     An external function is left alone by every pass that follows.
     """
     bindings = [binding for block in module["main"].body.blocks for binding in block.bindings]
     groups = _groups(bindings, module["main"].body.body)
-    kernels: dict[str, PrimFunc] = {}
+    kernels: dict[str, Kernel] = {}
     by_nest: dict[Nest, str] = {}
     names: dict[Any, tuple[str, Group]] = {}
     for group in groups:
         nest = group.nest.with_epilogue(tuple(group.steps))
         if nest not in by_nest:  # layers of equal shape share one kernel
             by_nest[nest] = f"kernel{len(by_nest)}"
-            kernels[by_nest[nest]] = kernel(nest, cpu)
+            cut = cut_for(nest, cpu, threads)
+            kernels[by_nest[nest]] = Kernel(kernel(nest, cpu, cut), cut)
         names[group.out] = (by_nest[nest], group)
     calls = {binding.value: names[binding.var] for binding in bindings if binding.var in names}
     module["main"] = _Caller(module, calls).visit_expr(module["main"])

@@ -19,19 +19,40 @@ from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, vector
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
+from pocketpipe.targets.lowering.parts import Axis, Cut, Part, evenly, numbers_of_first, work
 from pocketpipe.targets.lowering.tiling import ChannelTile, PixelTile, channel_tiles, pixel_tiles, tile_shape
 
 SLACK_FLOATS = 16
 """float32 numbers that must be readable behind a constant weight: a vector less one, rounded up."""
 
 
-def kernel(nest: Nest, cpu: Cpu) -> PrimFunc:
-    """TIR of `nest`; parameters: data, weight, an operand for each epilogue step that has one, out. Flat float32."""
+SMALLEST_SHARED = 200_000
+"""Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
+
+
+def cut_for(nest: Nest, cpu: Cpu, threads: int) -> Cut | None:
+    """How a kernel of `nest` is cut for so many threads; None where that would not win anything."""
+    pixels = nest.outer * nest.rows.out * nest.columns.out
+    products = pixels * nest.channels * nest.summed * nest.rows.taps * nest.columns.taps
+    moved = nest.rows.size * nest.columns.size * nest.data_pixel + pixels * nest.channels
+    if work(products, moved) < SMALLEST_SHARED:
+        return None
+    tiles = sum(tile.repeats for tile in channel_tiles(nest, cpu.lanes, tile_shape(nest, cpu)[1]))
+    return evenly({Axis.ROWS: nest.rows.out, Axis.TILES: tiles, Axis.GROUPS: nest.outer}, threads)
+
+
+def kernel(nest: Nest, cpu: Cpu, cut: Cut | None = None) -> PrimFunc:
+    """TIR of `nest`; parameters: data, weight, an operand for each epilogue step that has one, out. Flat float32.
+
+    If it is cut, the first unit to compute and one past the last follow.
+    """
     operands = [step for step in nest.epilogue if step.has_operand]
     names = ["data", "weight", *(f"operand{index}" for index in range(len(operands))), "out"]
     # The length is used by nothing that follows: the loops bound what is touched.
     buffers = [tirx.decl_buffer((2**31 - 1,), "float32", name) for name in names]
-    return PrimFunc(buffers, _Emitter(nest, cpu, buffers).body()).with_attr("tirx.noalias", True)
+    part = Part(cut)
+    body = _Emitter(nest, cpu, buffers, part).body()
+    return PrimFunc([*buffers, *part.parameters], body).with_attr("tirx.noalias", True)
 
 
 @dataclass(frozen=True)
@@ -55,8 +76,8 @@ class _Tile:
 class _Emitter:
     """Statements of one kernel."""
 
-    def __init__(self, nest: Nest, cpu: Cpu, buffers: Sequence[Buffer]) -> None:
-        self.nest = nest
+    def __init__(self, nest: Nest, cpu: Cpu, buffers: Sequence[Buffer], part: Part) -> None:
+        self.nest, self.part = nest, part
         pixels, vectors = tile_shape(nest, cpu)
         self.channel_tiles = channel_tiles(nest, cpu.lanes, vectors)
         self.pixel_tiles = pixel_tiles(nest.columns, pixels)
@@ -64,12 +85,13 @@ class _Emitter:
         self.together = cpu.inputs_together
 
     def body(self) -> Stmt:
-        return loop("outer", self.nest.outer, lambda outer: sequence(
-            self.all_of(channels, outer) for channels in self.channel_tiles
+        numbered = list(zip(numbers_of_first(self.channel_tiles), self.channel_tiles, strict=True))
+        return self.part.loop(Axis.GROUPS, "outer", 0, self.nest.outer, lambda outer: sequence(
+            self.all_of(channels, number, outer) for number, channels in numbered
         ))  # fmt: skip
 
-    def all_of(self, channels: ChannelTile, outer: Index) -> Stmt:
-        """All pixels of the channels: channels outside, so that their weights stay in the cache."""
+    def all_of(self, channels: ChannelTile, number: int, outer: Index) -> Stmt:
+        """All pixels of the channels, tiles from `number` on: outside, so that their weights stay in the cache."""
 
         def pixels_of(pixels: PixelTile, channel: Index, y: Index) -> Stmt:
             def at(x: Index) -> Stmt:
@@ -81,7 +103,10 @@ class _Emitter:
             channel = channels.start + co * channels.width
             return sequence(pixels_of(pixels, channel, y) for pixels in self.pixel_tiles)
 
-        return loop("co", channels.repeats, lambda co: loop("y", self.nest.rows.out, lambda y: row(co, y)))
+        def rows(co: Index) -> Stmt:
+            return self.part.loop(Axis.ROWS, "y", 0, self.nest.rows.out, lambda y: row(co, y))
+
+        return self.part.loop(Axis.TILES, "co", number, channels.repeats, rows)
 
     def tile(self, tile: _Tile) -> Stmt:
         lanes = tile.channels.lanes

@@ -6,7 +6,7 @@ from typing import Any
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.ir import PointerType
+from tvm.ir import PointerType, PrimType
 from tvm.tirx import PrimFunc
 
 from pocketpipe.targets.lowering import functions
@@ -18,6 +18,8 @@ Workspaces = dict[str, tuple[int, ...]]
 
 def write_object(kernels: dict[str, PrimFunc], cpu: Cpu, file: Path) -> Workspaces:
     """Compile `kernels` (name -> function on buffers) into `file`: `void NAME(void *, ...)`, a pointer a parameter.
+
+    Parameters that are numbers come last.
 
     An object file; assembler text, if its name ends in `.s`.
     """
@@ -36,25 +38,39 @@ def write_object(kernels: dict[str, PrimFunc], cpu: Cpu, file: Path) -> Workspac
 
 
 def _lower(module: Any, cpu: Cpu) -> Any:
-    for step in (
-        tirx.transform.BindTarget(cpu.target),
-        s_tir.transform.CanonicalizeLoop(),
-        s_tir.transform.LowerInitBlock(),
-        s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
-        s_tir.transform.ConvertBlocksToOpaque(),
-        s_tir.transform.CompactBufferAllocation(),
-        s_tir.transform.LowerMatchBuffer(),
-        s_tir.transform.StmtSimplify(),
-        s_tir.transform.LowerOpaqueBlock(),
-        tirx.transform.FlattenBuffer(),
-        tirx.transform.NarrowDataType(32),
-        tirx.transform.VectorizeLoop(),
-        tirx.transform.UnrollLoop(),
-        tirx.transform.StmtSimplify(),
-        tirx.transform.RemoveNoOp(),
-        s_tir.transform.RewriteUnsafeSelect(),
-        tirx.transform.CommonSubexprElim(),
-    ):
+    scheduled = {name: each for name, each in module.functions.items() if isinstance(each.body, s_tir.SBlockRealize)}
+    loops = {name: each for name, each in module.functions.items() if name not in scheduled}
+    # Only what TVM schedules consists of blocks; our own loops have the memory that they ask for.
+    module = _in_order((tirx.transform.BindTarget(cpu.target), *_OF_BLOCKS), tvm.IRModule(scheduled))
+    module.update(_in_order((tirx.transform.BindTarget(cpu.target),), tvm.IRModule(loops)))
+    return _in_order(_OF_LOOPS, module)
+
+
+_OF_BLOCKS = (
+    s_tir.transform.CanonicalizeLoop(),
+    s_tir.transform.LowerInitBlock(),
+    s_tir.transform.PlanAndUpdateBufferAllocationLocation(),
+    s_tir.transform.ConvertBlocksToOpaque(),
+    s_tir.transform.CompactBufferAllocation(),
+    s_tir.transform.LowerMatchBuffer(),
+    s_tir.transform.StmtSimplify(),
+    s_tir.transform.LowerOpaqueBlock(),
+)
+_OF_LOOPS = (
+    s_tir.transform.StmtSimplify(),
+    tirx.transform.FlattenBuffer(),
+    tirx.transform.NarrowDataType(32),
+    tirx.transform.VectorizeLoop(),
+    tirx.transform.UnrollLoop(),
+    tirx.transform.StmtSimplify(),
+    tirx.transform.RemoveNoOp(),
+    s_tir.transform.RewriteUnsafeSelect(),
+    tirx.transform.CommonSubexprElim(),
+)
+
+
+def _in_order(steps: Any, module: Any) -> Any:
+    for step in steps:
         module = step(module)
     return module
 
@@ -62,11 +78,12 @@ def _lower(module: Any, cpu: Cpu) -> Any:
 def _on_pointers(function: PrimFunc) -> tuple[PrimFunc, tuple[int, ...]]:
     """(function on pointers, bytes of its workspaces): parameters and large temporaries are what the caller gives."""
     body, temporaries = _without_temporaries(function.body)
-    buffers = [*function.params, *temporaries]
+    numbers = [parameter for parameter in function.params if isinstance(parameter.ty, PrimType)]
+    buffers = [*function.params[: len(function.params) - len(numbers)], *temporaries]
     pointers = [tirx.Var(f"p{i}", PointerType(buffer.ty.dtype)) for i, buffer in enumerate(buffers)]
     declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(buffers, pointers, strict=True)]
     attributes = function.attrs
-    plain = PrimFunc(pointers, tirx.SeqStmt([*declared, body]), function.ret_type, attributes)
+    plain = PrimFunc([*pointers, *numbers], tirx.SeqStmt([*declared, body]), function.ret_type, attributes)
     return plain, tuple(_bytes(buffer) for buffer in temporaries)
 
 

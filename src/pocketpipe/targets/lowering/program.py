@@ -18,7 +18,8 @@ from pocketpipe.targets.lowering.fusing import fuse, shape_of
 from pocketpipe.targets.lowering.generic import scheduled
 from pocketpipe.targets.lowering.kernel import SLACK_FLOATS
 from pocketpipe.targets.lowering.memory import ALIGNMENT, Interval, aligned, plan
-from pocketpipe.targets.lowering.objects import Workspaces, write_object
+from pocketpipe.targets.lowering.objects import write_object
+from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.reading import read_onnx
 
 SLACK = 4 * SLACK_FLOATS
@@ -30,6 +31,8 @@ class Place:
 
     region: str
     offset: int
+    step: int = 0
+    """Bytes from where it lies for one part of a kernel to where it lies for the next."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class KernelCall:
 
     kernel: str
     arguments: tuple[Place, ...]
+    units: int = 0
+    """Of a kernel that is cut, how many units its work has; else 0."""
+    parts: int = 1
+    """Into how many calls it is cut."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,9 @@ class Program:
     """Both with their batch axis of 1; float32."""
 
 
-def lower(onnx: bytes, cpu: Cpu, object_file: Path) -> Program:
+def lower(onnx: bytes, cpu: Cpu, object_file: Path, threads: int = 1) -> Program:
     """Compile `onnx` for `cpu`: kernels into `object_file`, the rest into a Program. Raises UserError."""
-    module, kernels = fuse(read_onnx(onnx), cpu)
+    module, kernels = fuse(read_onnx(onnx), cpu, threads)
     with cpu.target, tvm.transform.PassContext(opt_level=3):
         for step in (
             relax.transform.LegalizeOps(),
@@ -72,11 +79,30 @@ def lower(onnx: bytes, cpu: Cpu, object_file: Path) -> Program:
     used = {name for name, _, _ in calls.calls}
     for variable, function in module.functions.items():
         if isinstance(function, PrimFunc) and variable.name_hint in used:
-            kernels[variable.name_hint] = scheduled(function)
+            kernels[variable.name_hint] = Kernel(scheduled(function))
     # Numbered, so that names are short, valid in C, and say nothing of the network.
     renamed = {name: f"pocketpipe_kernel{index}" for index, name in enumerate(sorted(used))}
-    workspaces = write_object({renamed[name]: kernels[name] for name in sorted(used)}, cpu, object_file)
-    return _place(calls, renamed, workspaces)
+    workspaces = write_object({renamed[name]: kernels[name].function for name in sorted(used)}, cpu, object_file)
+    made = {name: _Made(renamed[name], kernels[name], workspaces[renamed[name]], threads) for name in used}
+    return _place(calls, made)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A kernel as it is called."""
+
+    name: str
+    kernel: Kernel
+    workspaces: tuple[int, ...]
+    threads: int
+
+    @property
+    def units(self) -> int:
+        return 0 if self.kernel.cut is None else self.kernel.cut.units
+
+    @property
+    def parts(self) -> int:
+        return 1 if self.kernel.cut is None else self.kernel.cut.parts(self.threads)
 
 
 class _Calls:
@@ -133,17 +159,21 @@ class _Calls:
         return name
 
 
-def _place(calls: _Calls, renamed: dict[str, str], workspaces: Workspaces) -> Program:
+def _place(calls: _Calls, made: dict[str, _Made]) -> Program:
     places, weights = _place_constants(calls.constants)
-    intervals = list(_intervals(calls, [workspaces[renamed[name]] for name, _, _ in calls.calls]))
-    offsets, arena = plan(intervals)
+    offsets, arena = plan(list(_intervals(calls, made)))
     places |= {name: Place("arena", offset) for name, offset in offsets.items()}
     places[calls.input] = Place("input", 0)
     places[calls.output] = Place("output", 0)
     placed = []
-    for step, (name, read, written) in enumerate(calls.calls):
-        extra = [places[f"workspace{step}_{i}"] for i in range(len(workspaces[renamed[name]]))]
-        placed.append(KernelCall(renamed[name], (*(places[value] for value in (*read, *written)), *extra)))
+    for number, (name, read, written) in enumerate(calls.calls):
+        kernel = made[name]
+        extra = [
+            Place("arena", offsets[f"workspace{number}_{i}"], aligned(size) if kernel.parts > 1 else 0)
+            for i, size in enumerate(kernel.workspaces)
+        ]
+        arguments = (*(places[value] for value in (*read, *written)), *extra)
+        placed.append(KernelCall(kernel.name, arguments, kernel.units, kernel.parts))
     return Program(tuple(placed), weights, max(arena, ALIGNMENT), calls.input_shape, calls.output_shape)
 
 
@@ -161,14 +191,15 @@ def _place_constants(constants: dict[str, np.ndarray]) -> tuple[dict[str, Place]
     return places, bytes(blob) + bytes(SLACK)
 
 
-def _intervals(calls: _Calls, workspaces: list[tuple[int, ...]]) -> Iterator[Interval]:
+def _intervals(calls: _Calls, made: dict[str, _Made]) -> Iterator[Interval]:
     """Lifetime of each value in the arena: from the call that writes it to the last that reads it."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}
-    for step, (_, read, written) in enumerate(calls.calls):
+    for step, (name, read, written) in enumerate(calls.calls):
         first.update(dict.fromkeys(written, step))
         last.update(dict.fromkeys((*read, *written), step))
-        yield from (Interval(f"workspace{step}_{i}", size, step, step) for i, size in enumerate(workspaces[step]))
+        for i, size in enumerate(made[name].workspaces):
+            yield Interval(f"workspace{step}_{i}", made[name].parts * aligned(size), step, step)
     for name in first:
         if name != calls.output:
             yield Interval(name, calls.sizes[name], first[name], last[name])

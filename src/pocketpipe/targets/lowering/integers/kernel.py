@@ -21,18 +21,37 @@ from pocketpipe.targets.lowering.integers.geometry import HEAD, SumOfProducts, r
 from pocketpipe.targets.lowering.integers.preparing import Layout, Preparing
 from pocketpipe.targets.lowering.integers.units import VectorUnit
 from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, vector
+from pocketpipe.targets.lowering.parts import Axis, Cut, Part, evenly, numbers_of_first, work
 
 MOST_VECTORS = 4
 MOST_PIXELS = 16
 
 
-def kernel(shape: SumOfProducts, unit: VectorUnit) -> PrimFunc:
-    """TIR; parameters: input, weight and parameters as `geometry` packs them, the tensor to add if any, output."""
+SMALLEST_SHARED = 800_000
+"""Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
+
+
+def cut_for(shape: SumOfProducts, unit: VectorUnit, threads: int) -> Cut | None:
+    """How a kernel is cut for so many threads; None where that would not win anything."""
+    made = shape.out_height * shape.out_width * shape.outputs
+    moved = shape.height * shape.width * shape.channels + made
+    if work(made * shape.read * shape.taps[0] * shape.taps[1], moved) < SMALLEST_SHARED:
+        return None
+    tiles = sum(run.repeats for run in runs(-(-shape.made // unit.lanes), tile_sizes(shape, unit)[1]))
+    return evenly({Axis.ROWS: shape.out_height, Axis.TILES: tiles, Axis.GROUPS: shape.groups}, threads)
+
+
+def kernel(shape: SumOfProducts, unit: VectorUnit, cut: Cut | None = None) -> PrimFunc:
+    """TIR; parameters: input, weight and parameters as `geometry` packs them, the tensor to add if any, output.
+
+    If it is cut, the first unit to compute and one past the last follow.
+    """
     kinds = {"x": "int8", "weight": "int8", "parameters": "int32", "other": "int8", "out": "int8"}
     names = [name for name in kinds if name != "other" or shape.adds]
     buffers = {name: tirx.decl_buffer((2**31 - 1,), kinds[name], name) for name in names}
-    body = _Emitter(shape, unit, buffers).body()
-    return PrimFunc(list(buffers.values()), body).with_attr("tirx.noalias", True)
+    part = Part(cut)
+    body = _Emitter(shape, unit, buffers, part).body()
+    return PrimFunc([*buffers.values(), *part.parameters], body).with_attr("tirx.noalias", True)
 
 
 @dataclass(frozen=True)
@@ -93,8 +112,8 @@ class _Tile:
 class _Emitter:
     """Statements of one kernel."""
 
-    def __init__(self, shape: SumOfProducts, unit: VectorUnit, buffers: dict[str, Buffer]) -> None:
-        self.shape, self.unit, self.buffers = shape, unit, buffers
+    def __init__(self, shape: SumOfProducts, unit: VectorUnit, buffers: dict[str, Buffer], part: Part) -> None:
+        self.shape, self.unit, self.buffers, self.part = shape, unit, buffers, part
         self.layout = Layout(shape, unit)
         self.scratch = tirx.decl_buffer((self.layout.elements,), unit.prepared, "scratch")
         self.whole = [vector(0, unit.lanes)]
@@ -103,29 +122,33 @@ class _Emitter:
         """Channels in the last register."""
 
     def body(self) -> Stmt:
-        shape, band = self.shape, self.layout.band
+        band = self.layout.band
+        start, rows = self.part.range(Axis.ROWS, self.shape.out_height)
         preparing = Preparing(self.layout, self.buffers["x"], self.buffers["parameters"], self.scratch)
 
         def at(index: Index) -> Stmt:
-            first = index * band
-            made = band if shape.out_height % band == 0 else tirx.min(band, shape.out_height - first)
-            return sequence([preparing.rows(first, made), self.rows(first, made)])
+            whole = isinstance(rows, int) and rows % band == 0
+            made = band if whole else tirx.min(band, rows - index * band)
+            return sequence([preparing.rows(start + index * band, made), self.rows(start + index * band, made)])
 
-        bands = loop("band", -(-shape.out_height // band), at)
+        bands = loop("band", (rows + band - 1) // band, at)
         return SeqStmt([*(tirx.AllocBuffer(buffer) for buffer in preparing.buffers), bands])
 
     def rows(self, first: Index, made: Index) -> Stmt:
         """Rows of output from `first` on: channels outside, so that their weights stay in the cache."""
         pixels, vectors = tile_sizes(self.shape, self.unit)
-        columns = runs(self.shape.out_width, pixels)
+        columns, tiles = runs(self.shape.out_width, pixels), self.channel_runs(vectors)
 
         def channels_of(group: Index) -> Stmt:
-            return sequence(self.rows_of(group, blocks, columns, first, made) for blocks in self.channel_runs(vectors))
+            return sequence(
+                self.rows_of(group, blocks, number, columns, first, made)
+                for number, blocks in zip(numbers_of_first(tiles), tiles, strict=True)
+            )
 
-        return loop("group", self.shape.groups, channels_of)
+        return self.part.loop(Axis.GROUPS, "group", 0, self.shape.groups, channels_of)
 
-    def rows_of(self, group: Index, blocks: Run, columns: list[Run], first: Index, made: Index) -> Stmt:
-        """All tiles of these registers of channels."""
+    def rows_of(self, group: Index, blocks: Run, number: int, columns: list[Run], first: Index, made: Index) -> Stmt:
+        """All tiles of these registers of channels, which are the tiles from `number` on."""
         ends = blocks.start + blocks.repeats * blocks.width == self.blocks
         last = self.last if ends else self.unit.lanes
 
@@ -138,7 +161,10 @@ class _Emitter:
         def row_of(block: Index, row: Index) -> Stmt:
             return sequence(loop("x", run.repeats, partial(tile, block, row, run)) for run in columns)
 
-        return loop("co", blocks.repeats, lambda block: loop("y", made, lambda row: row_of(block, row)))
+        def rows(block: Index) -> Stmt:
+            return loop("y", made, lambda row: row_of(block, row))
+
+        return self.part.loop(Axis.TILES, "co", number, blocks.repeats, rows)
 
     def channel_runs(self, vectors: int) -> list[Run]:
         """Registers of channels in tiles; if the last is not full, the tile that holds it is a run of its own."""

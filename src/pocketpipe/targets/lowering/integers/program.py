@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tvm.tirx import PrimFunc
 
 from pocketpipe.integer.graph import (
     Add,
@@ -36,11 +35,13 @@ from pocketpipe.targets.lowering.integers.geometry import (
     packed_weight,
     parameters,
 )
-from pocketpipe.targets.lowering.integers.kernel import kernel
+from pocketpipe.targets.lowering.integers.kernel import cut_for, kernel
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
 from pocketpipe.targets.lowering.integers.steps import Step, same_shape, steps
 from pocketpipe.targets.lowering.memory import Interval, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
+from pocketpipe.targets.lowering.parts import Kernel
+from pocketpipe.targets.sharing import Shared, Statement, call
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class KernelCall:
 class IntegerProgram:
     """All that the C source of an integer model needs beside the object file."""
 
-    calls: tuple[str, ...]
-    """Statements in C on `arena` and `pocketpipe_weights`."""
-    kernels: tuple[tuple[str, int], ...]
-    """Functions of the object file, and how many pointers each takes."""
+    calls: tuple[Statement, ...]
+    """In C on `arena` and `pocketpipe_weights`."""
+    kernels: dict[str, tuple[int, bool]]
+    """Functions of the object file: how many pointers each takes, and whether two numbers follow."""
     weights: bytes
     plain: Emitter
     """The constants and helpers of the calls of plain C kernels."""
@@ -76,9 +77,9 @@ class IntegerProgram:
     """Where the network's input and output lie in the arena."""
 
 
-def lower(graph: IntegerGraph, cpu: Cpu, object_file: Path) -> IntegerProgram:
+def lower(graph: IntegerGraph, cpu: Cpu, object_file: Path, threads: int = 1) -> IntegerProgram:
     """Compile `graph` for `cpu`: kernels into `object_file`, the rest into an IntegerProgram."""
-    building = _Building(graph, cpu)
+    building = _Building(graph, cpu, threads)
     for step in steps(graph):
         building.add(step)
     return building.finish(object_file)
@@ -90,7 +91,8 @@ class _Building:
 
     graph: IntegerGraph
     cpu: Cpu
-    functions: dict[Any, PrimFunc] = field(default_factory=dict)
+    threads: int
+    kernels: dict[Any, Kernel] = field(default_factory=dict)
     """By what they were made from, so that layers of equal shape share one."""
     names: dict[Any, str] = field(default_factory=dict)
     weights: bytearray = field(default_factory=bytearray)
@@ -117,8 +119,9 @@ class _Building:
         weight = packed_weight(shape, operator.weight, unit.lanes, unit.group)
         constants = (weight, parameters(shape, operator, added, unit.lanes, unit.offset))
         x, *other = (Place(name, 0) for name in step.inputs)
-        return self.call((shape,), lambda: kernel(shape, unit), x, *map(self.constant, constants), *other,
-                         Place(step.output, 0))  # fmt: skip
+        cut = cut_for(shape, unit, self.threads)
+        return self.call((shape,), lambda: Kernel(kernel(shape, unit, cut), cut), x, *map(self.constant, constants),
+                         *other, Place(step.output, 0))  # fmt: skip
 
     @singledispatchmethod
     def moved(self, operator: Operator) -> Iterator[KernelCall]:
@@ -181,8 +184,9 @@ class _Building:
         return self.call(box, lambda: elementwise.move(box), source, sink)
 
     def call(self, made_from: Any, make: Any, *arguments: Place) -> KernelCall:
-        if made_from not in self.functions:
-            self.functions[made_from] = make()
+        if made_from not in self.kernels:
+            made = make()
+            self.kernels[made_from] = made if isinstance(made, Kernel) else Kernel(made)
             self.names[made_from] = f"pocketpipe_kernel{len(self.names)}"
         return KernelCall(self.names[made_from], arguments)
 
@@ -206,22 +210,27 @@ class _Building:
         return tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
 
     def finish(self, object_file: Path) -> IntegerProgram:
-        functions = {self.names[made_from]: function for made_from, function in self.functions.items()}
-        workspaces = write_object(functions, self.cpu, object_file)
-        offsets, scratch, arena = self.memory(workspaces)
+        kernels = {self.names[made_from]: kernel for made_from, kernel in self.kernels.items()}
+        workspaces = write_object({name: each.function for name, each in kernels.items()}, self.cpu, object_file)
+        offsets, scratch, arena = self.memory(workspaces, {name: self.parts(each) for name, each in kernels.items()})
         plain = Emitter(self.graph, offsets, arena)
-        counts: dict[str, int] = {}
+        taken: dict[str, tuple[int, bool]] = {}
+        parts: dict[int, int] = {}  # of the calls that are shared, by their place among all
         for index, (step, calls) in enumerate(self.steps):
             if not calls:
                 plain.emit(step.operator)
-            for call in calls:
-                pointers = [*(_pointer(place, offsets) for place in call.arguments)]
-                pointers += [f"arena + {offset}" for offset in scratch[index, call.kernel]]
-                counts[call.kernel] = len(pointers)
-                plain.calls.append(f"{call.kernel}({', '.join(pointers)});")
+            for each in calls:
+                cut = kernels[each.kernel].cut
+                pointers = [*(_pointer(place, offsets) for place in each.arguments)]
+                pointers += [f"arena + {place}" for place in scratch[index, each.kernel]]
+                taken[each.kernel] = len(pointers), cut is not None
+                made = call(each.kernel, pointers, 0 if cut is None else cut.units, self.parts(kernels[each.kernel]))
+                if isinstance(made, Shared):
+                    parts[len(plain.calls)] = made.parts
+                plain.calls.append(made.text if isinstance(made, Shared) else made)
         return IntegerProgram(
-            calls=tuple(plain.calls),
-            kernels=tuple(counts.items()),
+            calls=tuple(Shared(text, parts[i]) if i in parts else text for i, text in enumerate(plain.calls)),
+            kernels=taken,
             weights=bytes(self.weights) + bytes(OVERHANG),
             plain=plain,
             arena=arena + OVERHANG,
@@ -229,14 +238,21 @@ class _Building:
             output=offsets[self.graph.output],
         )
 
+    def parts(self, kernel: Kernel) -> int:
+        return 1 if kernel.cut is None else kernel.cut.parts(self.threads)
+
     def memory(
-        self, workspaces: dict[str, tuple[int, ...]]
-    ) -> tuple[dict[str, int], dict[tuple[int, str], list[int]], int]:
-        """(offset of each tensor, of the scratch memory of each step's kernels, bytes): reshaped tensors share."""
+        self, workspaces: dict[str, tuple[int, ...]], parts: dict[str, int]
+    ) -> tuple[dict[str, int], dict[tuple[int, str], list[str]], int]:
+        """(offset of each tensor, C of that of the scratch memory of each step's kernels, bytes).
+
+        Reshaped tensors share their place; the parts of a kernel have scratch memory each.
+        """
         alias: dict[str, str] = {}
         first: dict[str, int] = {self.graph.input: 0}
         last: dict[str, int] = {}
         scratch: dict[tuple[int, str], list[str]] = {}
+        further: dict[str, str] = {}  # from one part to the next
         intervals = []
         for index, (step, calls) in enumerate(self.steps):
             if isinstance(step.operator, Reshape):
@@ -244,11 +260,12 @@ class _Building:
             names = [alias.get(name, name) for name in (*step.inputs, step.output)]
             first.setdefault(names[-1], index)
             last.update(dict.fromkeys(names, index))
-            for call in calls:
-                sizes = workspaces[call.kernel]
-                scratch[index, call.kernel] = [f"{index} {call.kernel} {i}" for i in range(len(sizes))]
-                for name, size in zip(scratch[index, call.kernel], sizes, strict=True):
-                    intervals.append(Interval(name, size, index, index))
+            for each in calls:
+                sizes = workspaces[each.kernel]
+                scratch[index, each.kernel] = [f"{index} {each.kernel} {i}" for i in range(len(sizes))]
+                for name, size in zip(scratch[index, each.kernel], sizes, strict=True):
+                    intervals.append(Interval(name, parts[each.kernel] * aligned(size), index, index))
+                    further[name] = f" + part * {aligned(size)}" if parts[each.kernel] > 1 else ""
         last[alias.get(self.graph.output, self.graph.output)] = len(self.steps)
         intervals += [
             Interval(name, self.graph.tensors[name].elements, start, last.get(name, start))
@@ -256,7 +273,8 @@ class _Building:
         ]
         places, arena = plan(intervals)
         tensors = {name: places[alias.get(name, name)] for name in (*first, *alias)}
-        return tensors, {key: [places[name] for name in names] for key, names in scratch.items()}, arena
+        offsets = {key: [f"{places[name]}{further[name]}" for name in names] for key, names in scratch.items()}
+        return tensors, offsets, arena
 
 
 def _pointer(place: Place, offsets: dict[str, int]) -> str:

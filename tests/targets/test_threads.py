@@ -1,0 +1,215 @@
+"""Several threads to a call: the same bits as on one, whatever their number; started, shared, left and ended safely."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketpipe.delivery.loader import load_library
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.errors import UserError
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.lowering import kernel as floats
+from pocketpipe.targets.lowering.integers import kernel as integers
+from targets import digits
+from targets.graphs import Graph, examples, metadata
+
+SHAPE = (3, 9, 7)
+emulated = pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="needs QEMU")
+compiler = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+
+
+@cache
+def odd() -> bytes:
+    """Odd sizes, rows that are fewer than threads, groups, a depthwise layer, several vectors through one matrix."""
+    graph = Graph(SHAPE)
+    first = graph.op("Relu", graph.conv("input", 3, 13))
+    second = graph.op("Relu", graph.op("Add", graph.conv(first, 13, 13, group=13), first))
+    third = graph.op("Relu", graph.conv(second, 13, 65, strides=[2, 2]))
+    fourth = graph.conv(third, 65, 65, 1, group=5)
+    rows = graph.op("Reshape", fourth, graph.integers(1, 65, 20))
+    mixed = graph.op("MatMul", rows, graph.weight(20, 75))
+    pooled = graph.op("ReduceMean", mixed, graph.integers(2), keepdims=0)
+    return graph.finish(graph.linear(pooled, 65, 10))
+
+
+Compiled = Callable[..., Path]
+
+
+def compiled(folder: Path, threads: int, target: str, *, quantized: bool) -> Path:
+    onnx = digits.quantized_file() if quantized else odd()
+    described = digits.metadata(target) if quantized else metadata(SHAPE, target)
+    TARGETS.resolve(target).compile(onnx, described.model_copy(update={"threads": threads}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiled]:
+    """Delivery folders by number of threads, each made once, in which everything is shared, however small."""
+
+    @cache
+    def make(threads: int, target: str = "x86_64", *, quantized: bool = False) -> Path:
+        return compiled(tmp_path_factory.mktemp("delivery") / "out", threads, target, quantized=quantized)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (floats, integers):
+            patch.setattr(module, "SMALLEST_SHARED", 1)
+        yield make
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_bits_of_floats_are_those_of_one_thread(threads: int, delivered: Compiled) -> None:
+    alone, shared = (load_library(delivered(n)) for n in (1, threads))
+    inputs = examples(SHAPE, count=40)
+    assert np.array_equal(shared(inputs), alone(inputs))
+    assert np.array_equal(shared(inputs), alone(inputs))
+
+
+@pytest.mark.parametrize("threads", [2, 7])
+def test_integers_are_the_references(threads: int, delivered: Compiled) -> None:
+    stored = digits.data()[1].inputs[:100]
+    library = load_library(delivered(threads, quantized=True))
+    assert np.array_equal(library(stored), digits.right(stored))
+
+
+@emulated
+@pytest.mark.slow  # the first time, ziglang builds a C library for ARM
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "integers"])
+def test_arm_gives_the_same_bits(quantized: bool, delivered: Compiled) -> None:
+    target = TARGETS.resolve("aarch64")
+    inputs = digits.data()[1].inputs[:6] if quantized else examples(SHAPE, count=6)
+    one, three = (target.run(delivered(n, "aarch64", quantized=quantized), inputs) for n in (1, 3))
+    assert np.array_equal(one, three)
+
+
+def test_callers_at_once_and_libraries_beside_each_other(delivered: Compiled) -> None:
+    libraries = [load_library(delivered(n)) for n in (1, 2, 3)]
+    inputs = examples(SHAPE, count=30)
+    right = libraries[0](inputs)
+    wrong: list[int] = []
+
+    def call(number: int) -> None:
+        for _ in range(5):
+            if not np.array_equal(libraries[1 + number % 2](inputs), right):
+                wrong.append(number)
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def threads_of_this_process() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_threads_come_with_the_first_call_and_end_when_closed(delivered: Compiled, tmp_path: Path) -> None:
+    shutil.copy(delivered(3) / "model.so", tmp_path)  # another file, another library
+    library = ctypes.CDLL(str(tmp_path / "model.so"))
+    inputs, outputs = examples(SHAPE, count=1), np.empty(10, np.float32)
+    before = threads_of_this_process()
+    results = []
+    for _ in range(3):
+        library.pocketpipe_run(inputs.ctypes.data_as(ctypes.c_void_p), outputs.ctypes.data_as(ctypes.c_void_p))
+        results.append(outputs.copy())
+        assert threads_of_this_process() == before + 2
+        assert library.pocketpipe_close() == 0
+        assert threads_of_this_process() == before
+    assert library.pocketpipe_close() == 0
+    assert np.array_equal(results[0], results[2])
+
+
+PROGRAM = """
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "pocketpipe_model.h"
+
+static float input[POCKETPIPE_INPUT_COUNT], first[POCKETPIPE_OUTPUT_COUNT], again[POCKETPIPE_OUTPUT_COUNT];
+
+static int differs(void) {
+    pocketpipe_run(input, again);
+    return memcmp(first, again, sizeof first) != 0;
+}
+
+int main(int argc, char **argv) {
+    (void)argv;
+    for (int i = 0; i < POCKETPIPE_INPUT_COUNT; i++) input[i] = (float)(i % 11) - 5;
+    if (argc > 1) { /* no thread may be created */
+        struct rlimit none = {1, 1};
+        setrlimit(RLIMIT_NPROC, &none);
+        if (setuid(65534) != 0) return 9;
+    }
+    pocketpipe_run(input, first);
+    for (int i = 0; i < 200; i++) {
+        pid_t child = fork();
+        if (child < 0 && argc > 1) break;
+        if (child == 0) return differs() + 2 * differs() + 4 * pocketpipe_close();
+        int status = -1;
+        waitpid(child, &status, 0);
+        if (status != 0) return 1;
+        if (differs()) return 2;
+    }
+    fwrite(first, 1, sizeof first, stdout);
+    return 0;
+}
+"""
+
+
+@compiler
+def test_a_program_forks_amid_its_calls_or_may_have_no_threads(delivered: Compiled, tmp_path: Path) -> None:
+    folder = delivered(3)
+    (tmp_path / "program.c").write_text(PROGRAM)
+    command = ["cc", "-Wall", "-Werror", f"-I{folder}", "program.c", folder / "libmodel.a", "-pthread", "-o", "program"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    found = subprocess.run([tmp_path / "program"], capture_output=True, timeout=60, check=True).stdout
+    inputs = (np.arange(np.prod(SHAPE)) % 11 - 5).astype(np.float32).reshape(1, *SHAPE)
+    assert np.array_equal(np.frombuffer(found, np.float32), load_library(folder).run_prepared(inputs)[0])
+    if os.getuid() == 0:  # else the limit counts what this user runs besides
+        alone = subprocess.run([tmp_path / "program", "alone"], capture_output=True, timeout=60, check=True).stdout
+        assert alone == found
+
+
+def test_a_process_that_ends_is_not_held_up(delivered: Compiled) -> None:
+    folder = delivered(2)
+    code = f"import numpy, pocketpipe; pocketpipe.load({str(folder)!r}).run_prepared(numpy.zeros({(1, *SHAPE)}))"
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_what_was_delivered_says_how_many_threads(delivered: Compiled) -> None:
+    several, one = delivered(2), delivered(1)
+    assert DeliveryMetadata.read(several).threads == 2
+    assert "#define POCKETPIPE_THREADS 2" in (several / "pocketpipe_model.h").read_text()
+    assert "2 threads share each call" in (several / "README.md").read_text()
+    assert "THREADS" not in (one / "pocketpipe_model.h").read_text()
+    assert "no threads" in (one / "pocketpipe_model.h").read_text()
+    assert b"pthread" not in (one / "model.so").read_bytes()
+
+
+@pytest.mark.parametrize("smallest", [10**9, 1])
+def test_small_layers_stay_with_the_caller(smallest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integers, "SMALLEST_SHARED", smallest)
+    library = load_library(compiled(tmp_path / "out", 2, "x86_64", quantized=True))
+    before = threads_of_this_process()
+    library(digits.data()[1].inputs[:3])
+    assert threads_of_this_process() == before + (smallest == 1)
+
+
+def test_what_has_one_thread_refuses_several(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="target fpga runs on one thread, not on 2"):
+        compiled(tmp_path / "out", 2, "fpga", quantized=True)
