@@ -107,5 +107,5 @@ def test_what_runs_on_one_thread_is_told_before_any_work(target: str) -> None:
 
 
 def test_no_thread_at_all_is_refused() -> None:
-    with pytest.raises(Mistakes, match=r"compile.threads: 0 .*greater than or equal to 1"):
+    with pytest.raises(Mistakes, match=r"compile.threads: 0: .*greater than or equal to 1"):
         checked_config({**parameters(), "compile": {"threads": 0}})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import json
 import os
 import shutil
 import subprocess
@@ -111,24 +111,30 @@ def test_callers_at_once_and_libraries_beside_each_other(delivered: Compiled) ->
     assert not wrong
 
 
-def threads_of_this_process() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
-def test_threads_come_with_the_first_call_and_end_when_closed(delivered: Compiled, tmp_path: Path) -> None:
-    shutil.copy(delivered(3) / "model.so", tmp_path)  # another file, another library
-    library = ctypes.CDLL(str(tmp_path / "model.so"))
-    inputs, outputs = examples(SHAPE, count=1), np.empty(10, np.float32)
-    before = threads_of_this_process()
-    results = []
-    for _ in range(3):
-        library.pocketpipe_run(inputs.ctypes.data_as(ctypes.c_void_p), outputs.ctypes.data_as(ctypes.c_void_p))
-        results.append(outputs.copy())
-        assert threads_of_this_process() == before + 2
-        assert library.pocketpipe_close() == 0
-        assert threads_of_this_process() == before
+COUNTING = """
+import ctypes, json, os, sys
+library, inputs, outputs = ctypes.CDLL(sys.argv[1]), (ctypes.c_float * 10000)(), (ctypes.c_float * 100)()
+count = lambda: len(os.listdir("/proc/self/task"))
+counts = [count()]
+for again in range(3):
+    library.pocketpipe_run(inputs, outputs)
+    counts.append(count())
     assert library.pocketpipe_close() == 0
-    assert np.array_equal(results[0], results[2])
+    counts.append(count())
+assert library.pocketpipe_close() == 0
+print(json.dumps(counts))
+"""
+
+
+def threads_while_calling(library: Path) -> list[int]:
+    """Of a process of its own: at first; then, three times, after a call and after closing."""
+    command = [sys.executable, "-c", COUNTING, str(library)]
+    counts: list[int] = json.loads(subprocess.run(command, capture_output=True, timeout=60, check=True).stdout)
+    return counts
+
+
+def test_threads_come_with_the_first_call_and_end_when_closed(delivered: Compiled) -> None:
+    assert threads_while_calling(delivered(3) / "model.so") == [1, 3, 1, 3, 1, 3, 1]
 
 
 PROGRAM = """
@@ -201,13 +207,10 @@ def test_what_was_delivered_says_how_many_threads(delivered: Compiled) -> None:
     assert b"pthread" not in (one / "model.so").read_bytes()
 
 
-@pytest.mark.parametrize("smallest", [10**9, 1])
-def test_small_layers_stay_with_the_caller(smallest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integers, "SMALLEST_SHARED", smallest)
-    library = load_library(compiled(tmp_path / "out", 2, "x86_64", quantized=True))
-    before = threads_of_this_process()
-    library(digits.data()[1].inputs[:3])
-    assert threads_of_this_process() == before + (smallest == 1)
+def test_small_layers_stay_with_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integers, "SMALLEST_SHARED", 10**9)
+    folder = compiled(tmp_path / "out", 2, "x86_64", quantized=True)
+    assert threads_while_calling(folder / "model.so") == [1] * 7
 
 
 def test_what_has_one_thread_refuses_several(tmp_path: Path) -> None:

@@ -73,3 +73,26 @@ class Workspace(AbstractDataset[Any, Path]):
 
     def _describe(self) -> dict[str, Any]:
         return {"folder": str(self.folder)}
+
+
+class KeptFolder(AbstractDataset[Any, Path]):
+    """A folder that outlives the fingerprints of the stages that use it: what is in it saves work, and decides nothing
+    that a fingerprint promises.
+    """
+
+    def __init__(self, folder: str, metadata: dict[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder
+
+    def save(self, data: Any) -> None:
+        raise DatasetError("a kept folder is written by its stage, not by the catalog")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"folder": str(self.folder)}

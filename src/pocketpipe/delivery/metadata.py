@@ -53,6 +53,8 @@ class DeliveryMetadata(Value):
     """One output, without the batch axis; the target fills it in."""
     threads: int = 1
     """That share the work of one example; what runs on the caller's alone has 1."""
+    tuned: int = 0
+    """Kernels whose schedule was measured, rather than made by rule."""
     cpu: str = ""
     """What the code was compiled for, in LLVM's words; the target fills it in, and what follows."""
     cpu_flags: tuple[str, ...] = ()

@@ -3,20 +3,24 @@
 import platform
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketpipe.delivery.integers import BYTES, as_bytes
+from pocketpipe.delivery.loader import cpu_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
 from pocketpipe.targets.native import RUNNER, compile_native
+from pocketpipe.targets.settings import TuneSettings
 from pocketpipe.targets.toolchain import find_toolchain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pocketpipe.targets.lowering.cpu import Cpu
 
 BASELINE = "cortex-a72"
@@ -27,6 +31,9 @@ MODELS = {"cortex-a53": "SMLAL", "cortex-a72": "SMLAL", "cortex-a76": "SDOT"}
 
 QEMU is told to be that very processor, so that an instruction which it lacks is found.
 """
+
+FLAGS = {"SMLAL": ("asimd",), "SDOT": ("asimd", "asimddp")}
+"""What /proc/cpuinfo must show for code of each unit."""
 
 ATTRIBUTES = {"SMLAL": ("+neon",), "SDOT": ("+neon", "+dotprod")}
 
@@ -68,7 +75,32 @@ class AArch64(Target):
         outputs = outputs_in_slices(command, entering, np.dtype(np.float32))
         return outputs.reshape(len(inputs), *metadata.output_shape)
 
-    def _compile(self, network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+    def untunable(self) -> str | None:
+        """Only on an ARM that has the processor's instructions: an emulator's times say nothing."""
+        if self.emulated:
+            return f"cannot be timed on {platform.machine()}"
+        missing = sorted(set(FLAGS[MODELS[self.model]]) - cpu_flags())
+        return f"needs {', '.join(missing)}, which this CPU lacks" if missing else None
+
+    def compile_tuned(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
+    ) -> dict[str, float]:
+        """With measured schedules (see `Target.compile_tuned`)."""
+        from pocketpipe.targets.tuning.delivering import deliver
+
+        def compile_(network: bytes | IntegerGraph, to: Path, chosen: "Mapping[Any, Any]") -> None:
+            self._compile(network, metadata.model_copy(update={"tuned": len(chosen)}), to, chosen)
+
+        toolchain = find_toolchain("aarch64")
+        return deliver(onnx, folder, self.cpu(), toolchain, metadata.threads, settings, records, compile_)
+
+    def _compile(
+        self,
+        network: bytes | IntegerGraph,
+        metadata: DeliveryMetadata,
+        folder: Path,
+        chosen: "Mapping[Any, Any] | None" = None,
+    ) -> None:
         emulator = f"{EMULATOR} " if self.emulated else ""
         compile_native(
             network,
@@ -78,6 +110,7 @@ class AArch64(Target):
             toolchain=find_toolchain("aarch64"),
             programs=(RUNNER,),
             run=f"{emulator}./runner input.bin output.f32",
+            chosen=chosen,
         )
 
     def cpu(self) -> "Cpu":

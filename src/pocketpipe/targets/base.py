@@ -11,6 +11,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.doors import Door
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.targets.settings import TuneSettings
 from pocketpipe.task import Preprocessing
 
 
@@ -48,6 +49,19 @@ class Target(ABC):
         graphs that end earlier are compiled. Default: NotMeasured.
         """
         raise NotMeasured(f"target {self.name!r} compiles no integer graph by itself, so the operator is not known")
+
+    def untunable(self) -> str | None:
+        """Why no schedule can be measured here for this target, to be read behind its name; None if it can."""
+        return "has no schedules to be measured"
+
+    def compile_tuned(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
+    ) -> dict[str, float]:
+        """What `compile` does, with schedules that were measured where they are clearly faster; figures of it.
+
+        `records`: a folder in which what was measured is kept for the next time. Only where `untunable` says nothing.
+        """
+        raise NotImplementedError(f"{self.name} {self.untunable()}")
 
     @abstractmethod
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from pocketpipe.targets.source import WEIGHTS_FILE, Sources, exports, integer_so
 from pocketpipe.targets.toolchain import Toolchain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pocketpipe.targets.lowering.cpu import Cpu
+    from pocketpipe.targets.lowering.fusing import Chosen as FloatsChosen
+    from pocketpipe.targets.lowering.integers.program import Chosen as IntegersChosen
 
 RUNNER, ARCHIVE = "runner", "libmodel.a"
 KERNELS = "kernels.o"
@@ -38,10 +42,12 @@ def compile_native(
     toolchain: Toolchain,
     programs: tuple[str, ...] = (),
     run: str,
+    chosen: "Mapping[Any, Any] | None" = None,
 ) -> None:
     """Write the delivery folder of `network`, an ONNX file or an integer graph, for `cpu`.
 
     `programs`: RUNNER to deliver the runner as a static program too. `run`: command line of the runner, for the README.
+    `chosen`: schedules and kernels that are not by rule (`tuning`).
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch, appearing_whole(folder) as delivery:
         build = Path(scratch)
@@ -49,9 +55,9 @@ def compile_native(
             network = lower(network)
         tables = byte_tables(metadata.preprocessing) if metadata.input_dtype == BYTES else None
         if isinstance(network, IntegerGraph):
-            compiled = _integers(network, tables, cpu, toolchain, build, metadata.threads)
+            compiled = _integers(network, tables, cpu, toolchain, build, metadata.threads, chosen)
         else:
-            compiled = _floats(network, tables, cpu, build, metadata.threads)
+            compiled = _floats(network, tables, cpu, build, metadata.threads, chosen)
         metadata.check_input(compiled.input_shape)
         _write_header_and_runner(compiled, build)
         libraries = THREADS if compiled.threads > 1 else ()
@@ -85,11 +91,13 @@ class _Compiled:
     """For the C compiler."""
 
 
-def _floats(onnx: bytes, tables: np.ndarray | None, cpu: "Cpu", build: Path, threads: int) -> _Compiled:
+def _floats(
+    onnx: bytes, tables: np.ndarray | None, cpu: "Cpu", build: Path, threads: int, chosen: "FloatsChosen | None"
+) -> _Compiled:
     """Kernels by TVM."""
     from pocketpipe.targets.lowering.program import lower
 
-    program = lower(onnx, cpu, build / KERNELS, threads)
+    program = lower(onnx, cpu, build / KERNELS, threads, chosen)
     sources = model_sources(program, tables, threads)
     _write(sources, build)
     shapes = (program.input_shape, program.output_shape)
@@ -97,14 +105,20 @@ def _floats(onnx: bytes, tables: np.ndarray | None, cpu: "Cpu", build: Path, thr
 
 
 def _integers(
-    graph: IntegerGraph, tables: np.ndarray | None, cpu: "Cpu", toolchain: Toolchain, build: Path, threads: int
+    graph: IntegerGraph,
+    tables: np.ndarray | None,
+    cpu: "Cpu",
+    toolchain: Toolchain,
+    build: Path,
+    threads: int,
+    chosen: "IntegersChosen | None",
 ) -> _Compiled:
     """Kernels by TVM where sums of products are taken; what is left is plain C, vectorized by the C compiler."""
     from pocketpipe.integer.proof import prove
     from pocketpipe.targets.lowering.integers.program import lower
 
     prove(graph)
-    program = lower(graph, cpu, build / KERNELS, threads)
+    program = lower(graph, cpu, build / KERNELS, threads, chosen)
     sources = integer_sources(program, graph, None if tables is None else graph.quantized(tables), threads)
     _write(sources, build)
     weights = len(sources.weights) + program.plain.constant_bytes

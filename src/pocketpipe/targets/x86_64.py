@@ -3,7 +3,7 @@
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,12 @@ from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.targets.native import compile_native
+from pocketpipe.targets.settings import TuneSettings
 from pocketpipe.targets.toolchain import find_toolchain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pocketpipe.targets.lowering.cpu import Cpu
 
 
@@ -96,8 +99,36 @@ class X8664(Target):
             raise NotMeasured(f"this CPU lacks {', '.join(missing)}; evaluate on one that has it")
         return load(folder)(inputs)
 
-    def _compile(self, network: bytes | IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
-        level = LEVELS[self.level] if self.level else host_level(cpu_flags())
+    def untunable(self) -> str | None:
+        """Only on a CPU that has the level."""
+        if platform.machine() != "x86_64":
+            return f"cannot be executed on {platform.machine()}"
+        missing = sorted(set(self._level().flags) - cpu_flags())
+        return f"needs {', '.join(missing)}, which this CPU lacks" if missing else None
+
+    def compile_tuned(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
+    ) -> dict[str, float]:
+        """With measured schedules (see `Target.compile_tuned`)."""
+        from pocketpipe.targets.tuning.delivering import deliver
+
+        def compile_(network: bytes | IntegerGraph, to: Path, chosen: "Mapping[Any, Any]") -> None:
+            self._compile(network, metadata.model_copy(update={"tuned": len(chosen)}), to, chosen)
+
+        cpu, toolchain = self._level().cpu(), find_toolchain("x86_64")
+        return deliver(onnx, folder, cpu, toolchain, metadata.threads, settings, records, compile_)
+
+    def _level(self) -> Level:
+        return LEVELS[self.level] if self.level else host_level(cpu_flags())
+
+    def _compile(
+        self,
+        network: bytes | IntegerGraph,
+        metadata: DeliveryMetadata,
+        folder: Path,
+        chosen: "Mapping[Any, Any] | None" = None,
+    ) -> None:
+        level = self._level()
         compile_native(
             network,
             metadata.model_copy(update={"cpu_flags": level.flags}),
@@ -105,6 +136,7 @@ class X8664(Target):
             cpu=level.cpu(),
             toolchain=find_toolchain("x86_64"),
             run="./runner input.bin output.f32",
+            chosen=chosen,
         )
 
 

@@ -1,6 +1,7 @@
 """Compile the ONNX file for every target."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
@@ -25,11 +26,13 @@ def compile_targets(
     targets: list[str],
     settings: CompileSettings,
     data_root: Path,
+    tuning_records: Path,
     workspace: Path,
 ) -> tuple[Path, StageRecord]:
     """(folder with one delivery folder a target, record)."""
     task = task_choice.build(data_root)
     metrics: dict[str, float] = {}
+    warnings: list[str] = []
     for name in targets:
         started = perf_counter()
         metadata = DeliveryMetadata(
@@ -49,10 +52,26 @@ def compile_targets(
         )
         folder = workspace / "deliveries" / _folder_name(name)
         if not folder.exists():  # a delivery folder appears whole or not at all: an interrupted stage goes on
-            TARGETS.resolve(name).compile(student_onnx, metadata, folder, splits.val.inputs[:GOLDEN])
+            warnings += untuned(name, settings)
+            if settings.tune is not None and TARGETS.resolve(name).untunable() is None:
+                found = TARGETS.resolve(name).compile_tuned(
+                    student_onnx, metadata, folder, settings.tune, tuning_records
+                )
+                metrics |= {f"{name}_{figure}": value for figure, value in found.items()}
+            else:
+                TARGETS.resolve(name).compile(student_onnx, metadata, folder, splits.val.inputs[:GOLDEN])
         metrics[f"{name}_bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         metrics[f"{name}_seconds"] = perf_counter() - started
-    return workspace / "deliveries", StageRecord(stage="compile", metrics=metrics, data="student.onnx")
+    return workspace / "deliveries", StageRecord(
+        stage="compile", metrics=metrics, warnings=tuple(warnings), data="student.onnx"
+    )
+
+
+def untuned(name: str, settings: CompileSettings) -> Iterator[str]:
+    """A line if tuning was asked for, and the target cannot be tuned here."""
+    reason = None if settings.tune is None else TARGETS.resolve(name).untunable()
+    if reason is not None:
+        yield f"compile.tune: {name} {reason}; its schedules are by rule"
 
 
 def _folder_name(target: str) -> str:

@@ -18,6 +18,7 @@ def create_pipeline() -> Pipeline:
             "params:targets",
             "params:compile",
             "data_root",
+            "tuning_records",
             "compile_workspace",
         ],
         outputs=["deliveries", "compile_record"],

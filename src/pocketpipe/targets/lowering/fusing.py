@@ -1,17 +1,23 @@
 """Finds convolutions and matrix products with what follows them elementwise, and gives each group one kernel."""
 
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 from tvm import relax
 from tvm.ir import GenericConst
 from tvm.relax import Call, PyExprMutator, Var, expr_functor
+from tvm.tirx import PrimFunc
 
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.kernel import cut_for, kernel
+from pocketpipe.targets.lowering.kernel import made
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, convolution, matrix_product
 from pocketpipe.targets.lowering.parts import Kernel
+from pocketpipe.targets.lowering.schedule import Schedule
+
+Chosen = Mapping[Nest, "Schedule | PrimFunc"]
+"""Kernels that are not made by rule."""
 
 COMMUTATIVE = {"relax.add": Apply.ADD, "relax.multiply": Apply.MULTIPLY}
 
@@ -37,7 +43,14 @@ class Group:
         return True
 
 
-def fuse(module: Any, cpu: Cpu, threads: int) -> tuple[Any, dict[str, Kernel]]:
+def nests(module: Any) -> Counter[Nest]:
+    """The nests of a module, and how many groups have each."""
+    bindings = [binding for block in module["main"].body.blocks for binding in block.bindings]
+    groups = _groups(bindings, module["main"].body.body)
+    return Counter(group.nest.with_epilogue(tuple(group.steps)) for group in groups)
+
+
+def fuse(module: Any, cpu: Cpu, threads: int = 1, chosen: Chosen | None = None) -> tuple[Any, dict[str, Kernel]]:
     """(module whose `main` calls our kernels by name as external functions, the kernels, cut for so many threads).
 
     An external function is left alone by every pass that follows.
@@ -51,8 +64,7 @@ def fuse(module: Any, cpu: Cpu, threads: int) -> tuple[Any, dict[str, Kernel]]:
         nest = group.nest.with_epilogue(tuple(group.steps))
         if nest not in by_nest:  # layers of equal shape share one kernel
             by_nest[nest] = f"kernel{len(by_nest)}"
-            cut = cut_for(nest, cpu, threads)
-            kernels[by_nest[nest]] = Kernel(kernel(nest, cpu, cut), cut)
+            kernels[by_nest[nest]] = made(nest, cpu, threads, (chosen or {}).get(nest))
         names[group.out] = (by_nest[nest], group)
     calls = {binding.value: names[binding.var] for binding in bindings if binding.var in names}
     module["main"] = _Caller(module, calls).visit_expr(module["main"])

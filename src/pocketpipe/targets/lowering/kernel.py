@@ -8,7 +8,7 @@ Channel counts that are no multiple of the vector end in a shorter vector. Const
 (lanes that are never stored), which is why constants are followed by slack.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,9 +17,10 @@ from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, vector
+from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, unrolled, vector
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
-from pocketpipe.targets.lowering.parts import Axis, Cut, Part, evenly, numbers_of_first, work
+from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, numbers_of_first, work
+from pocketpipe.targets.lowering.schedule import Order, Schedule
 from pocketpipe.targets.lowering.tiling import ChannelTile, PixelTile, channel_tiles, pixel_tiles, tile_shape
 
 SLACK_FLOATS = 16
@@ -30,28 +31,37 @@ SMALLEST_SHARED = 200_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
 
 
-def cut_for(nest: Nest, cpu: Cpu, threads: int) -> Cut | None:
+def made(nest: Nest, cpu: Cpu, threads: int, chosen: "Schedule | PrimFunc | None") -> Kernel:
+    """The kernel of `nest`: by rule, or as it was chosen, cut for so many threads; what others wrote is not cut."""
+    if chosen is not None and not isinstance(chosen, Schedule):
+        return Kernel(chosen)
+    schedule = chosen or Schedule(*tile_shape(nest, cpu))
+    cut = cut_for(nest, cpu, schedule, threads)
+    return Kernel(kernel(nest, cpu, cut, schedule), cut)
+
+
+def cut_for(nest: Nest, cpu: Cpu, schedule: Schedule, threads: int) -> Cut | None:
     """How a kernel of `nest` is cut for so many threads; None where that would not win anything."""
     pixels = nest.outer * nest.rows.out * nest.columns.out
     products = pixels * nest.channels * nest.summed * nest.rows.taps * nest.columns.taps
     moved = nest.rows.size * nest.columns.size * nest.data_pixel + pixels * nest.channels
     if work(products, moved) < SMALLEST_SHARED:
         return None
-    tiles = sum(tile.repeats for tile in channel_tiles(nest, cpu.lanes, tile_shape(nest, cpu)[1]))
+    tiles = sum(tile.repeats for tile in channel_tiles(nest, cpu.lanes, schedule.vectors))
     return evenly({Axis.ROWS: nest.rows.out, Axis.TILES: tiles, Axis.GROUPS: nest.outer}, threads)
 
 
-def kernel(nest: Nest, cpu: Cpu, cut: Cut | None = None) -> PrimFunc:
+def kernel(nest: Nest, cpu: Cpu, cut: Cut | None = None, schedule: Schedule | None = None) -> PrimFunc:
     """TIR of `nest`; parameters: data, weight, an operand for each epilogue step that has one, out. Flat float32.
 
-    If it is cut, the first unit to compute and one past the last follow.
+    If it is cut, the first unit to compute and one past the last follow. `schedule`: if not by rule.
     """
     operands = [step for step in nest.epilogue if step.has_operand]
     names = ["data", "weight", *(f"operand{index}" for index in range(len(operands))), "out"]
     # The length is used by nothing that follows: the loops bound what is touched.
     buffers = [tirx.decl_buffer((2**31 - 1,), "float32", name) for name in names]
     part = Part(cut)
-    body = _Emitter(nest, cpu, buffers, part).body()
+    body = _Emitter(nest, cpu, buffers, part, schedule or Schedule(*tile_shape(nest, cpu))).body()
     return PrimFunc([*buffers, *part.parameters], body).with_attr("tirx.noalias", True)
 
 
@@ -76,37 +86,48 @@ class _Tile:
 class _Emitter:
     """Statements of one kernel."""
 
-    def __init__(self, nest: Nest, cpu: Cpu, buffers: Sequence[Buffer], part: Part) -> None:
-        self.nest, self.part = nest, part
-        pixels, vectors = tile_shape(nest, cpu)
-        self.channel_tiles = channel_tiles(nest, cpu.lanes, vectors)
-        self.pixel_tiles = pixel_tiles(nest.columns, pixels)
+    def __init__(self, nest: Nest, cpu: Cpu, buffers: Sequence[Buffer], part: Part, schedule: Schedule) -> None:
+        self.nest, self.part, self.schedule = nest, part, schedule
+        self.channel_tiles = channel_tiles(nest, cpu.lanes, schedule.vectors)
+        self.pixel_tiles = pixel_tiles(nest.columns, schedule.pixels)
         self.data, self.weight, *self.operands, self.out = buffers
         self.together = cpu.inputs_together
 
     def body(self) -> Stmt:
+        return self.part.loop(Axis.GROUPS, "outer", 0, self.nest.outer, self.of_outer)
+
+    def of_outer(self, outer: Index) -> Stmt:
+        """All pixels and channels, in the order of the schedule."""
         numbered = list(zip(numbers_of_first(self.channel_tiles), self.channel_tiles, strict=True))
-        return self.part.loop(Axis.GROUPS, "outer", 0, self.nest.outer, lambda outer: sequence(
-            self.all_of(channels, number, outer) for number, channels in numbered
-        ))  # fmt: skip
 
-    def all_of(self, channels: ChannelTile, number: int, outer: Index) -> Stmt:
-        """All pixels of the channels, tiles from `number` on: outside, so that their weights stay in the cache."""
+        def rows(row: Callable[[Index], Stmt]) -> Stmt:
+            return self.part.loop(Axis.ROWS, "y", 0, self.nest.rows.out, row)
 
-        def pixels_of(pixels: PixelTile, channel: Index, y: Index) -> Stmt:
+        def tiles(number: int, channels: ChannelTile, of_tile: Callable[[Index], Stmt]) -> Stmt:
+            return self.part.loop(Axis.TILES, "co", number, channels.repeats, of_tile)
+
+        if self.schedule.order is Order.ROWS:
+            return rows(lambda y: sequence(
+                tiles(number, channels, partial(self.row, channels, outer, y)) for number, channels in numbered
+            ))  # fmt: skip
+        return sequence(
+            tiles(number, channels, lambda co, channels=channels: rows(  # type: ignore[misc]
+                lambda y: self.row(channels, outer, y, co)
+            )) for number, channels in numbered
+        )  # fmt: skip
+
+    def row(self, channels: ChannelTile, outer: Index, y: Index, co: Index) -> Stmt:
+        """All pixels of a row, of tile number `co` of these channels."""
+
+        def pixels_of(pixels: PixelTile) -> Stmt:
+            channel = channels.start + co * channels.width
+
             def at(x: Index) -> Stmt:
                 return self.tile(_Tile(channels, pixels, outer, channel, y, pixels.start + x * pixels.width))
 
             return loop("x", pixels.repeats, at)
 
-        def row(co: Index, y: Index) -> Stmt:
-            channel = channels.start + co * channels.width
-            return sequence(pixels_of(pixels, channel, y) for pixels in self.pixel_tiles)
-
-        def rows(co: Index) -> Stmt:
-            return self.part.loop(Axis.ROWS, "y", 0, self.nest.rows.out, lambda y: row(co, y))
-
-        return self.part.loop(Axis.TILES, "co", number, channels.repeats, rows)
+        return sequence(pixels_of(pixels) for pixels in self.pixel_tiles)
 
     def tile(self, tile: _Tile) -> Stmt:
         lanes = tile.channels.lanes
@@ -156,7 +177,11 @@ class _Emitter:
             return sequence(self.multiply_add(tile, sums, places, weight + ci * nest.weight_step, count))
 
         parts = ((0, whole, together), (whole * together, left, 1))
-        return sequence(loop("ci", times, partial(step, start, count)) for start, times, count in parts if times)
+        return sequence(
+            unrolled("ci", times, self.schedule.unroll, partial(step, start, count))
+            for start, times, count in parts
+            if times
+        )
 
     def multiply_add(
         self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], weight: Index, count: int

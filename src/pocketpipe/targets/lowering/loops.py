@@ -18,6 +18,13 @@ def loop(name: str, extent: Index, body: Callable[[Index], Stmt]) -> Stmt:
     return For(variable, 0, extent, ForKind.SERIAL, body(variable))
 
 
+def unrolled(name: str, extent: int, times: int, body: Callable[[Index], Stmt]) -> Stmt:
+    """The same, `times` bodies at a time."""
+    whole, left = divmod(extent, times)
+    together = loop(name, whole, lambda index: sequence(body(index * times + i) for i in range(times)))
+    return sequence([*([together] if whole else []), *(body(whole * times + i) for i in range(left))])
+
+
 def sequence(statements: Iterable[Stmt]) -> Stmt:
     """One after the other."""
     parts = list(statements) or [tirx.Evaluate(0)]

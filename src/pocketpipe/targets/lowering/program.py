@@ -14,7 +14,7 @@ from tvm.relax import Call, ExternFunc, Tuple, TupleGetItem, Var
 from tvm.tirx import PrimFunc
 
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.fusing import fuse, shape_of
+from pocketpipe.targets.lowering.fusing import Chosen, fuse, shape_of
 from pocketpipe.targets.lowering.generic import scheduled
 from pocketpipe.targets.lowering.kernel import SLACK_FLOATS
 from pocketpipe.targets.lowering.memory import ALIGNMENT, Interval, aligned, plan
@@ -59,9 +59,9 @@ class Program:
     """Both with their batch axis of 1; float32."""
 
 
-def lower(onnx: bytes, cpu: Cpu, object_file: Path, threads: int = 1) -> Program:
+def lower(onnx: bytes, cpu: Cpu, object_file: Path, threads: int = 1, chosen: Chosen | None = None) -> Program:
     """Compile `onnx` for `cpu`: kernels into `object_file`, the rest into a Program. Raises UserError."""
-    module, kernels = fuse(read_onnx(onnx), cpu, threads)
+    module, kernels = fuse(read_onnx(onnx), cpu, threads, chosen)
     with cpu.target, tvm.transform.PassContext(opt_level=3):
         for step in (
             relax.transform.LegalizeOps(),

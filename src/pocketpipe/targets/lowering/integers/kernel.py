@@ -8,7 +8,7 @@ registers: what leaves a tile is int8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +20,9 @@ from pocketpipe.targets.lowering.integers import geometry
 from pocketpipe.targets.lowering.integers.geometry import HEAD, SumOfProducts, rounded_up
 from pocketpipe.targets.lowering.integers.preparing import Layout, Preparing
 from pocketpipe.targets.lowering.integers.units import VectorUnit
-from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, vector
-from pocketpipe.targets.lowering.parts import Axis, Cut, Part, evenly, numbers_of_first, work
+from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, unrolled, vector
+from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, numbers_of_first, work
+from pocketpipe.targets.lowering.schedule import Order, Schedule
 
 MOST_VECTORS = 4
 MOST_PIXELS = 16
@@ -31,26 +32,35 @@ SMALLEST_SHARED = 800_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
 
 
-def cut_for(shape: SumOfProducts, unit: VectorUnit, threads: int) -> Cut | None:
+def made(shape: SumOfProducts, unit: VectorUnit, threads: int, chosen: Schedule | None) -> Kernel:
+    """The kernel of `shape`: by rule, or by the schedule that was chosen, cut for so many threads."""
+    schedule = chosen or Schedule(*tile_sizes(shape, unit))
+    cut = cut_for(shape, unit, schedule, threads)
+    return Kernel(kernel(shape, unit, cut, schedule), cut)
+
+
+def cut_for(shape: SumOfProducts, unit: VectorUnit, schedule: Schedule, threads: int) -> Cut | None:
     """How a kernel is cut for so many threads; None where that would not win anything."""
     made = shape.out_height * shape.out_width * shape.outputs
     moved = shape.height * shape.width * shape.channels + made
     if work(made * shape.read * shape.taps[0] * shape.taps[1], moved) < SMALLEST_SHARED:
         return None
-    tiles = sum(run.repeats for run in runs(-(-shape.made // unit.lanes), tile_sizes(shape, unit)[1]))
+    tiles = sum(run.repeats for run in runs(-(-shape.made // unit.lanes), schedule.vectors))
     return evenly({Axis.ROWS: shape.out_height, Axis.TILES: tiles, Axis.GROUPS: shape.groups}, threads)
 
 
-def kernel(shape: SumOfProducts, unit: VectorUnit, cut: Cut | None = None) -> PrimFunc:
+def kernel(
+    shape: SumOfProducts, unit: VectorUnit, cut: Cut | None = None, schedule: Schedule | None = None
+) -> PrimFunc:
     """TIR; parameters: input, weight and parameters as `geometry` packs them, the tensor to add if any, output.
 
-    If it is cut, the first unit to compute and one past the last follow.
+    If it is cut, the first unit to compute and one past the last follow. `schedule`: if not by rule.
     """
     kinds = {"x": "int8", "weight": "int8", "parameters": "int32", "other": "int8", "out": "int8"}
     names = [name for name in kinds if name != "other" or shape.adds]
     buffers = {name: tirx.decl_buffer((2**31 - 1,), kinds[name], name) for name in names}
     part = Part(cut)
-    body = _Emitter(shape, unit, buffers, part).body()
+    body = _Emitter(shape, unit, buffers, part, schedule or Schedule(*tile_sizes(shape, unit))).body()
     return PrimFunc([*buffers.values(), *part.parameters], body).with_attr("tirx.noalias", True)
 
 
@@ -112,8 +122,10 @@ class _Tile:
 class _Emitter:
     """Statements of one kernel."""
 
-    def __init__(self, shape: SumOfProducts, unit: VectorUnit, buffers: dict[str, Buffer], part: Part) -> None:
-        self.shape, self.unit, self.buffers, self.part = shape, unit, buffers, part
+    def __init__(
+        self, shape: SumOfProducts, unit: VectorUnit, buffers: dict[str, Buffer], part: Part, schedule: Schedule
+    ) -> None:
+        self.shape, self.unit, self.buffers, self.part, self.schedule = shape, unit, buffers, part, schedule
         self.layout = Layout(shape, unit)
         self.scratch = tirx.decl_buffer((self.layout.elements,), unit.prepared, "scratch")
         self.whole = [vector(0, unit.lanes)]
@@ -135,36 +147,40 @@ class _Emitter:
         return SeqStmt([*(tirx.AllocBuffer(buffer) for buffer in preparing.buffers), bands])
 
     def rows(self, first: Index, made: Index) -> Stmt:
-        """Rows of output from `first` on: channels outside, so that their weights stay in the cache."""
-        pixels, vectors = tile_sizes(self.shape, self.unit)
-        columns, tiles = runs(self.shape.out_width, pixels), self.channel_runs(vectors)
+        """`made` rows of output from `first` on, in the order of the schedule."""
+        runs_of_tiles = self.channel_runs(self.schedule.vectors)
+        numbered = list(zip(numbers_of_first(runs_of_tiles), runs_of_tiles, strict=True))
 
-        def channels_of(group: Index) -> Stmt:
+        def tiles(number: int, blocks: Run, of_tile: Callable[[Index], Stmt]) -> Stmt:
+            return self.part.loop(Axis.TILES, "co", number, blocks.repeats, of_tile)
+
+        def of_group(group: Index) -> Stmt:
+            if self.schedule.order is Order.ROWS:
+                return loop("y", made, lambda row: sequence(
+                    tiles(number, blocks, partial(self.row, group, blocks, first, row))
+                    for number, blocks in numbered
+                ))  # fmt: skip
             return sequence(
-                self.rows_of(group, blocks, number, columns, first, made)
-                for number, blocks in zip(numbers_of_first(tiles), tiles, strict=True)
-            )
+                tiles(number, blocks, lambda block, blocks=blocks: loop(  # type: ignore[misc]
+                    "y", made, lambda row: self.row(group, blocks, first, row, block)
+                )) for number, blocks in numbered
+            )  # fmt: skip
 
-        return self.part.loop(Axis.GROUPS, "group", 0, self.shape.groups, channels_of)
+        return self.part.loop(Axis.GROUPS, "group", 0, self.shape.groups, of_group)
 
-    def rows_of(self, group: Index, blocks: Run, number: int, columns: list[Run], first: Index, made: Index) -> Stmt:
-        """All tiles of these registers of channels, which are the tiles from `number` on."""
+    def row(self, group: Index, blocks: Run, first: Index, row: Index, block: Index) -> Stmt:
+        """All tiles of a row, of tile number `block` of these registers of channels."""
         ends = blocks.start + blocks.repeats * blocks.width == self.blocks
         last = self.last if ends else self.unit.lanes
 
-        def tile(block: Index, row: Index, run: Run, x: Index) -> Stmt:
+        def tile(run: Run, x: Index) -> Stmt:
             return self.tile(_Tile(
                 group=group, block=blocks.start + block * blocks.width, blocks=blocks.width, last=last,
                 y=first + row, row=row * self.shape.strides[0], x=run.start + x * run.width, pixels=run.width,
             ))  # fmt: skip
 
-        def row_of(block: Index, row: Index) -> Stmt:
-            return sequence(loop("x", run.repeats, partial(tile, block, row, run)) for run in columns)
-
-        def rows(block: Index) -> Stmt:
-            return loop("y", made, lambda row: row_of(block, row))
-
-        return self.part.loop(Axis.TILES, "co", number, blocks.repeats, rows)
+        columns = runs(self.shape.out_width, self.schedule.pixels)
+        return sequence(loop("x", run.repeats, partial(tile, run)) for run in columns)
 
     def channel_runs(self, vectors: int) -> list[Run]:
         """Registers of channels in tiles; if the last is not full, the tile that holds it is a run of its own."""
@@ -220,7 +236,11 @@ class _Emitter:
             return sequence(self.multiply_add(tile, sums, at, first + step, size))
 
         parts = ((0, whole, self.unit.chunk), (whole * self.unit.chunk, left, 1))
-        return sequence(loop("k", times, partial(steps, start, size)) for start, times, size in parts if times)
+        return sequence(
+            unrolled("k", times, self.schedule.unroll, partial(steps, start, size))
+            for start, times, size in parts
+            if times
+        )
 
     def multiply_add(
         self, tile: _Tile, sums: list[list[Buffer]], places: list[Index], step: Index, size: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from pathlib import Path
@@ -35,12 +36,13 @@ from pocketpipe.targets.lowering.integers.geometry import (
     packed_weight,
     parameters,
 )
-from pocketpipe.targets.lowering.integers.kernel import cut_for, kernel
+from pocketpipe.targets.lowering.integers.kernel import made
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
 from pocketpipe.targets.lowering.integers.steps import Step, same_shape, steps
 from pocketpipe.targets.lowering.memory import Interval, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
+from pocketpipe.targets.lowering.schedule import Schedule
 from pocketpipe.targets.sharing import Shared, Statement, call
 
 
@@ -77,9 +79,24 @@ class IntegerProgram:
     """Where the network's input and output lie in the arena."""
 
 
-def lower(graph: IntegerGraph, cpu: Cpu, object_file: Path, threads: int = 1) -> IntegerProgram:
+Chosen = Mapping[SumOfProducts, Schedule]
+"""Schedules that are not by rule."""
+
+
+def shapes(graph: IntegerGraph) -> Counter[SumOfProducts]:
+    """The sums of products of a graph, and how many layers have each."""
+    found = (
+        geometry(step.operator, graph.tensors[step.inputs[0]], graph.tensors[step.operator.output], step.addition)
+        for step in steps(graph)
+    )
+    return Counter(shape for shape in found if shape is not None)
+
+
+def lower(
+    graph: IntegerGraph, cpu: Cpu, object_file: Path, threads: int = 1, chosen: Chosen | None = None
+) -> IntegerProgram:
     """Compile `graph` for `cpu`: kernels into `object_file`, the rest into an IntegerProgram."""
-    building = _Building(graph, cpu, threads)
+    building = _Building(graph, cpu, threads, chosen or {})
     for step in steps(graph):
         building.add(step)
     return building.finish(object_file)
@@ -92,6 +109,7 @@ class _Building:
     graph: IntegerGraph
     cpu: Cpu
     threads: int
+    chosen: Chosen
     kernels: dict[Any, Kernel] = field(default_factory=dict)
     """By what they were made from, so that layers of equal shape share one."""
     names: dict[Any, str] = field(default_factory=dict)
@@ -119,9 +137,8 @@ class _Building:
         weight = packed_weight(shape, operator.weight, unit.lanes, unit.group)
         constants = (weight, parameters(shape, operator, added, unit.lanes, unit.offset))
         x, *other = (Place(name, 0) for name in step.inputs)
-        cut = cut_for(shape, unit, self.threads)
-        return self.call((shape,), lambda: Kernel(kernel(shape, unit, cut), cut), x, *map(self.constant, constants),
-                         *other, Place(step.output, 0))  # fmt: skip
+        return self.call((shape,), lambda: made(shape, unit, self.threads, self.chosen.get(shape)), x,
+                         *map(self.constant, constants), *other, Place(step.output, 0))  # fmt: skip
 
     @singledispatchmethod
     def moved(self, operator: Operator) -> Iterator[KernelCall]:
