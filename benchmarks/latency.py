@@ -177,13 +177,17 @@ def reduced(network: torch.nn.Module, subject: Subject, task: Task, data: Split)
 
 def compiled(onnx: bytes, folder: Path, task: Task, threads: int) -> float:
     """Seconds that it took."""
-    metadata = DeliveryMetadata(
+    started = perf_counter()
+    TARGETS.resolve("x86_64").compile(onnx, described(task, threads), folder)
+    return perf_counter() - started
+
+
+def described(task: Task, threads: int) -> DeliveryMetadata:
+    """Of a delivery for this machine."""
+    return DeliveryMetadata(
         task="benchmark", network="network", target="x86_64", input_shape=task.input_shape,
         preprocessing=Preprocessing(), labels=task.labels, threads=threads,
     )  # fmt: skip
-    started = perf_counter()
-    TARGETS.resolve("x86_64").compile(onnx, metadata, folder)
-    return perf_counter() - started
 
 
 def check(folder: Path, threads: int, float_file: bytes, integer_file: bytes, example: np.ndarray) -> None:

@@ -58,6 +58,7 @@ def by_stage(config: Config) -> dict[str, str]:
         ({"search__trials": 25}, ALL[4:]),
         ({"finalists__epochs": 4}, ALL[4:]),
         ({"finetune__learning_rate": 0.04}, ALL[5:]),
+        ({"compile__tune": {"trials": 2}}, ALL[7:]),
         ({"targets": ["x86_64"]}, ALL[7:]),
         ({"evaluate__latency_runs": 50}, ALL[8:]),
         ({"promote__margin": 0.1}, ALL[10:]),

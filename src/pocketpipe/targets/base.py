@@ -52,7 +52,7 @@ class Target(ABC):
 
     def untunable(self) -> str | None:
         """Why no schedule can be measured here for this target, to be read behind its name; None if it can."""
-        return "has no schedules to be measured"
+        return "has nothing to be measured"
 
     def compile_tuned(
         self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path

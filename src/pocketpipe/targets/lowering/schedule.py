@@ -5,10 +5,10 @@ from enum import Enum
 
 
 class Order(Enum):
-    """What goes outside."""
+    """What goes outside: tiles of channels, whose weights stay in the cache, or rows, whose inputs do."""
 
-    CHANNELS = "tiles of channels: their weights stay in the cache"
-    ROWS = "rows: their inputs stay in the cache"
+    CHANNELS = "channels"
+    ROWS = "rows"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def best_trace(nest: Nest, target: Any, trials: int, bench: BenchOf, right: np.n
                 population_size=max(4, trials), init_measured_ratio=0.5, init_min_unmeasured=max(2, trials // 2),
                 max_fail_count=5, genetic_num_iters=2,
             ),
-            num_tuning_cores=1, seed=1,
+            # Not the default ones, of which one removes the folder that a candidate was built in: ours lie in none.
+            measure_callbacks=[meta_schedule.measure_callback.AddToDatabase()], num_tuning_cores=1, seed=1,
         )  # fmt: skip
     record = database.query_tuning_record(module, target, "main")
     return None if record is None else str(tvm.ir.save_json(record.trace.as_json()))

@@ -29,9 +29,10 @@ class Record(Value):
     key: str
     trials: int
     """Candidates that were asked for; fewer were measured only where there are no more."""
-    rule_us: float
-    """Of the rule's kernel and of the best candidate: median microseconds of the last interleaved run."""
-    best_us: float
+    rule_us: float | None = None
+    """Of the rule's kernel and of the best candidate: median microseconds of the last interleaved run; None where no
+    candidate looked faster at first."""
+    best_us: float | None = None
     tile: Tile | None = None
     trace: str | None = None
     """MetaSchedule's, as JSON."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from statistics import median
 from time import perf_counter
@@ -142,7 +143,7 @@ class _Search:
     def _try_metaschedule(self, trials: int) -> None:
         assert isinstance(self.workload, FloatWorkload)
         nest = self.workload.nest
-        bench = lambda kernels: Bench(kernels, self.arguments, self.workload.cpu, self.tuner.toolchain)  # noqa: E731
+        bench = partial(Bench, arguments=self.arguments, cpu=self.workload.cpu, toolchain=self.tuner.toolchain)
         trace = metaschedule.best_trace(nest, self.workload.cpu.target, trials, bench, self.right, self.until)
         if trace is not None:
             rule, times = self.bench([metaschedule.replayed(nest, trace)]).seconds(ROUNDS)
@@ -160,16 +161,16 @@ class _Search:
 
     def _confirmed(self) -> Record:
         """The best candidate once more, beside the rule's kernel alone: it is taken if it is clearly faster."""
-        rule, times = [0.0], [0.0]
         found: dict[str, Any] = {}
         if self.best is not None and self.best[0] < 1:
             candidate = self.best[1]
             rule, times = self.bench([self._kernel(candidate)]).seconds(LAST_ROUNDS)
+            found = {"rule_us": 1e6 * median(rule), "best_us": 1e6 * median(times)}
             if clearly_faster(rule, times):
-                found = {"trace": candidate} if isinstance(candidate, str) else {"tile": _tile(candidate)}
+                found |= {"trace": candidate} if isinstance(candidate, str) else {"tile": _tile(candidate)}
         return Record(
             workload=repr(self.workload.shape), key=self.key, trials=self.tuner.settings.trials,
-            rule_us=1e6 * median(rule), best_us=1e6 * median(times), **found,
+            **found,
         )  # fmt: skip
 
     def _kernel(self, candidate: Schedule | str) -> PrimFunc:
