@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pocketpipe.delivery.loader import cpu_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.pipelines.compile.nodes import untuned
 from pocketpipe.targets.base import TARGETS
@@ -27,11 +28,11 @@ from pocketpipe.targets.tuning.measuring import Bench
 from pocketpipe.targets.tuning.records import Record, Records, Tile
 from pocketpipe.targets.tuning.tuner import Tuner
 from pocketpipe.targets.tuning.workloads import FloatWorkload, IntegerWorkload, Workload
-from pocketpipe.targets.x86_64 import X8664
+from pocketpipe.targets.x86_64 import host_level
 from targets import digits
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="measures x86-64 code")
-CPU = X8664()._level().cpu()
+CPU = host_level(cpu_flags()).cpu()
 BIAS_AND_RELU = (
     EpilogueStep(Apply.ADD, Spread.CHANNEL),
     EpilogueStep(Apply.ADD, Spread.SAME),

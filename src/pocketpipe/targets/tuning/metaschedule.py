@@ -26,6 +26,9 @@ ROUNDS = 5
 NEAR = 1e-3
 """Outputs may differ by this, relatively or absolutely: sums are taken in another order."""
 
+log = logging.getLogger(__name__)
+log.setLevel(logging.ERROR)  # MetaSchedule tells much, and every step of it
+
 BenchOf = Callable[[Sequence[PrimFunc]], Bench]
 
 
@@ -67,21 +70,27 @@ def best_trace(nest: Nest, target: Any, trials: int, bench: BenchOf, right: np.n
 
     `bench`: of kernels on the workload's data; `until`: the clock (`perf_counter`) after which nothing is built.
     """
-    module = tvm.IRModule({"main": computation(nest).with_attr("global_symbol", "main")})
+    function = computation(nest).with_attr("global_symbol", "main")
     meta_schedule = _engine()
     database = meta_schedule.database.MemoryDatabase()
     builder, runner = _in_process(meta_schedule, bench, right, until)
+    task = meta_schedule.TuneContext(
+        mod=function, target=target, space_generator=_space(meta_schedule), task_name="main", rand_state=1,
+        search_strategy=meta_schedule.search_strategy.EvolutionarySearch(
+            population_size=max(4, trials), init_measured_ratio=0.5, init_min_unmeasured=max(2, trials // 2),
+            max_fail_count=5, genetic_num_iters=2,
+        ),
+        num_threads=1, logger=log,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as folder:
-        meta_schedule.tune_tir(
-            module, target, folder, trials, num_trials_per_iter=max(1, trials // 2), builder=builder, runner=runner,
-            database=database, cost_model=meta_schedule.cost_model.RandomModel(), space=_space(meta_schedule),
-            strategy=meta_schedule.search_strategy.EvolutionarySearch(
-                population_size=max(4, trials), init_measured_ratio=0.5, init_min_unmeasured=max(2, trials // 2),
-                max_fail_count=5, genetic_num_iters=2,
-            ),
+        meta_schedule.tune.tune_tasks(
+            tasks=[task.clone()], task_weights=[1.0], work_dir=folder, max_trials_global=trials,
+            num_trials_per_iter=max(1, trials // 2), builder=builder, runner=runner, database=database,
+            cost_model=meta_schedule.cost_model.RandomModel(),
             # Not the default ones, of which one removes the folder that a candidate was built in: ours lie in none.
-            measure_callbacks=[meta_schedule.measure_callback.AddToDatabase()], num_tuning_cores=1, seed=1,
+            measure_callbacks=[meta_schedule.measure_callback.AddToDatabase()],
         )  # fmt: skip
+    module = tvm.IRModule({"main": function})
     record = database.query_tuning_record(module, target, "main")
     return None if record is None else str(tvm.ir.save_json(record.trace.as_json()))
 
@@ -98,7 +107,6 @@ def _engine() -> Any:
     sys.modules.setdefault("tvm.s_tir.tensor_intrin", ModuleType("tvm.s_tir.tensor_intrin"))
     from tvm.s_tir import meta_schedule
 
-    logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.ERROR)
     return meta_schedule
 
 
