@@ -24,7 +24,7 @@ from pocketpipe.targets.settings import CompileSettings, TuneSettings
 from pocketpipe.targets.toolchain import find_toolchain
 from pocketpipe.targets.tuning import delivering, metaschedule, space, tuner
 from pocketpipe.targets.tuning.choosing import clearly_faster
-from pocketpipe.targets.tuning.measuring import Bench
+from pocketpipe.targets.tuning.measuring import Bench, Contender
 from pocketpipe.targets.tuning.records import Record, Records, Tile
 from pocketpipe.targets.tuning.tuner import Tuner
 from pocketpipe.targets.tuning.workloads import FloatWorkload, IntegerWorkload, Workload
@@ -88,8 +88,8 @@ def test_every_schedule_computes_the_same_bits(shape: Any) -> None:
     workload = IntegerWorkload(shape, CPU) if isinstance(shape, SumOfProducts) else FloatWorkload(shape, CPU)
     some = space.tiles(workload.rule, workload.most(), "seed")[:2]
     tried = [*some, *(variant for variant in space.variants(some[0]) if variant.unroll != 2)]
-    kernels = [workload.kernel(schedule) for schedule in (workload.rule, *tried)]
-    right, *others = Bench(kernels, workload.arguments(), CPU, find_toolchain("x86_64")).outputs()
+    contenders = [workload.contender(schedule) for schedule in (workload.rule, *tried)]
+    right, *others = Bench(contenders, CPU, find_toolchain("x86_64")).outputs()
     assert len(np.unique(right)) > 20
     assert all(np.array_equal(right, found) for found in others)
 
@@ -100,8 +100,8 @@ class Recorded(Bench):
     share = 1.0
     right = True
 
-    def __init__(self, kernels: Sequence[Any], *rest: Any) -> None:
-        self.count = len(kernels)
+    def __init__(self, contenders: Sequence[Any], *rest: Any) -> None:
+        self.count = len(contenders)
 
     def outputs(self) -> list[np.ndarray]:
         return [np.zeros(3), *(np.full(3, 0.0 if self.right else 1.0) for _ in range(self.count - 1))]
@@ -206,15 +206,14 @@ def test_metaschedule_proposes_kernels_that_compute_the_same(depthwise: bool) ->
             groups=20, constant=True,
         )  # fmt: skip
     workload = FloatWorkload(shape, CPU)
-    arguments = workload.arguments()
 
-    def bench(kernels: Sequence[Any]) -> Bench:
-        return Bench(kernels, arguments, CPU, find_toolchain("x86_64"))
+    def bench(made: Any) -> Bench:
+        return Bench([Contender(made, workload.arguments())], CPU, find_toolchain("x86_64"))
 
-    right = bench([kernel(shape, CPU)]).outputs()[0]
+    right = bench(kernel(shape, CPU)).outputs()[0]
     trace = metaschedule.best_trace(shape, CPU.target, 2, bench, right, perf_counter() + 300)
     assert trace is not None
-    assert np.allclose(bench([metaschedule.replayed(shape, trace)]).outputs()[0], right, rtol=1e-4, atol=1e-4)
+    assert np.allclose(bench(metaschedule.replayed(shape, trace)).outputs()[0], right, rtol=1e-4, atol=1e-4)
 
 
 def test_a_target_that_does_not_run_here_says_so() -> None:

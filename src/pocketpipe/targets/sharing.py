@@ -6,8 +6,6 @@ from dataclasses import dataclass
 TEAM = "team.h"
 
 _TEAM = """\
-
-
 struct places {{
     unsigned char *arena;
     const float *input;

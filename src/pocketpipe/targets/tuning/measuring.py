@@ -1,8 +1,9 @@
-"""Kernels of one workload in one library, on the same data, in turns."""
+"""Kernels of one workload in one library, on equal data, in turns."""
 
 import ctypes
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -24,24 +25,31 @@ void repeat_{name}(int times, {parameters}) {{
 """
 
 
-class Bench:
-    """Kernels that take the same arguments, of which the last is the output, ready to be timed beside each other."""
+@dataclass(frozen=True)
+class Contender:
+    """A kernel, and the data that it is called on: the output last."""
 
-    def __init__(
-        self, kernels: Sequence[PrimFunc], arguments: Sequence[np.ndarray], cpu: Cpu, toolchain: Toolchain
-    ) -> None:
+    kernel: PrimFunc
+    arguments: Sequence[np.ndarray]
+
+
+class Bench:
+    """Kernels of one workload, ready to be timed beside each other."""
+
+    def __init__(self, contenders: Sequence[Contender], cpu: Cpu, toolchain: Toolchain) -> None:
         """Compile. Raises whatever TVM or the compiler says of a kernel that cannot be."""
-        named = {f"kernel{number}": kernel for number, kernel in enumerate(kernels)}
+        named = {f"kernel{number}": contender for number, contender in enumerate(contenders)}
         with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
             folder = Path(scratch)
-            workspaces = write_object(named, cpu, folder / "kernels.o")
-            counts = {name: len(arguments) + len(workspaces[name]) for name in named}
+            functions = {name: contender.kernel for name, contender in named.items()}
+            workspaces = write_object(functions, cpu, folder / "kernels.o")
+            counts = {name: len(each.arguments) + len(workspaces[name]) for name, each in named.items()}
             (folder / "repeat.c").write_text("".join(_repeat(name, count) for name, count in counts.items()))
             exported = "{ global: repeat_*; local: *; };"
             toolchain.link_library(["repeat.c", "kernels.o"], "bench.so", exported, folder)
             library = ctypes.CDLL(str(folder / "bench.so"))  # stays in memory when the file is gone
         self._functions = [library[f"repeat_{name}"] for name in named]
-        self._shared = [_aligned(array) for array in arguments]
+        self._arguments = [[_aligned(array) for array in contender.arguments] for contender in contenders]
         self._extra = [[_aligned(np.zeros(size, np.uint8)) for size in workspaces[name]] for name in named]
         self._times = [self._calibrated(number) for number in range(len(named))]
 
@@ -49,9 +57,10 @@ class Bench:
         """Of each kernel."""
         found = []
         for number in range(len(self._functions)):
-            self._shared[-1].fill(0)
+            output = self._arguments[number][-1]
+            output.fill(0)
             self._call(number, 1)
-            found.append(self._shared[-1].copy())
+            found.append(output.copy())
         return found
 
     def seconds(self, rounds: int) -> list[list[float]]:
@@ -68,7 +77,7 @@ class Bench:
         return max(1, int(ROUND_SECONDS / max(once, 1e-7)))
 
     def _call(self, number: int, times: int) -> float:
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*self._shared, *self._extra[number])]
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (*self._arguments[number], *self._extra[number])]
         started = perf_counter()
         self._functions[number](times, *pointers)
         return perf_counter() - started

@@ -29,7 +29,7 @@ NEAR = 1e-3
 log = logging.getLogger(__name__)
 log.setLevel(logging.ERROR)  # MetaSchedule tells much, and every step of it
 
-BenchOf = Callable[[Sequence[PrimFunc]], Bench]
+BenchOf = Callable[[PrimFunc], Bench]
 
 
 def describable(nest: Nest) -> bool:
@@ -68,7 +68,7 @@ def computation(nest: Nest) -> PrimFunc:
 def best_trace(nest: Nest, target: Any, trials: int, bench: BenchOf, right: np.ndarray, until: float) -> str | None:
     """The best of `trials` proposals as a trace, JSON; None if none could be built, or gave what is `right`.
 
-    `bench`: of kernels on the workload's data; `until`: the clock (`perf_counter`) after which nothing is built.
+    `bench`: of a kernel on the workload's data; `until`: the clock (`perf_counter`) after which nothing is built.
     """
     function = computation(nest).with_attr("global_symbol", "main")
     meta_schedule = _engine()
@@ -146,7 +146,7 @@ def _in_process(meta_schedule: Any, bench: BenchOf, right: np.ndarray, until: fl
         if perf_counter() > until:
             return meta_schedule.builder.BuilderResult(None, "the time is up")
         try:
-            made = bench([mod["main"]])
+            made = bench(mod["main"])
         except Exception as error:  # a proposal that TVM cannot compile is one that failed, whatever it says
             return meta_schedule.builder.BuilderResult(None, str(error)[:200])
         if not np.allclose(made.outputs()[0], right, rtol=NEAR, atol=NEAR):

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from statistics import median
 from time import perf_counter
@@ -17,7 +16,7 @@ from pocketpipe.targets.settings import TuneSettings
 from pocketpipe.targets.toolchain import Toolchain
 from pocketpipe.targets.tuning import metaschedule, space
 from pocketpipe.targets.tuning.choosing import clearly_faster
-from pocketpipe.targets.tuning.measuring import Bench
+from pocketpipe.targets.tuning.measuring import Bench, Contender
 from pocketpipe.targets.tuning.progress import Candidates
 from pocketpipe.targets.tuning.records import Record, Records, Tile, key_of
 from pocketpipe.targets.tuning.workloads import FloatWorkload, Workload
@@ -69,9 +68,9 @@ class Tuner:
 
     def _outcome(self, workload: Workload, until: float, progress: Candidates) -> Record | None:
         """On record, or measured now; None if there is no time left for it."""
-        rule = workload.kernel(workload.rule)
+        code = workload.kernel(workload.rule).script()
         engine = f"{version('apache-tvm')} {self.toolchain.name} {self.threads > 1}"
-        key = key_of(workload.shape, rule.script(), self.processor, engine)
+        key = key_of(workload.shape, code, self.processor, engine)
         record = self.records.find(key, self.settings.trials)
         if record is not None:
             self.reused += 1
@@ -79,7 +78,7 @@ class Tuner:
             return record
         if perf_counter() >= until:
             return None
-        search = _Search(self, workload, rule, until, progress, key)
+        search = _Search(self, workload, until, progress, key)
         record, complete = search.record(), perf_counter() < until
         # What ran out of time is not kept as if it had had all its trials: the next run looks again.
         self.records.add(record if complete else record.model_copy(update={"trials": search.tried}))
@@ -92,7 +91,6 @@ class _Search:
 
     tuner: Tuner
     workload: Workload
-    rule: PrimFunc
     until: float
     progress: Candidates
     key: str
@@ -101,12 +99,12 @@ class _Search:
     """Share of the rule's time, and what needs it."""
 
     def __post_init__(self) -> None:
-        self.arguments = self.workload.arguments()
         self.right = self.bench([]).outputs()[0]
 
-    def bench(self, kernels: Sequence[PrimFunc]) -> Bench:
+    def bench(self, contenders: Sequence[Contender]) -> Bench:
         """Of the rule's kernel, and others."""
-        return Bench([self.rule, *kernels], self.arguments, self.workload.cpu, self.tuner.toolchain)
+        by_rule = self.workload.contender(self.workload.rule)
+        return Bench([by_rule, *contenders], self.workload.cpu, self.tuner.toolchain)
 
     def record(self) -> Record:
         """The outcome."""
@@ -133,7 +131,7 @@ class _Search:
     def _try(self, schedules: list[Schedule], trials: int) -> None:
         while schedules and self.tried < trials and perf_counter() < self.until:
             now, schedules = schedules[: min(AT_ONCE, trials - self.tried)], schedules[AT_ONCE:]
-            bench = self.bench([self.workload.kernel(schedule) for schedule in now])
+            bench = self.bench([self.workload.contender(schedule) for schedule in now])
             rule, *others = bench.seconds(ROUNDS)
             for schedule, times, outputs in zip(now, others, bench.outputs()[1:], strict=True):
                 if _same(outputs, self.right):
@@ -142,13 +140,19 @@ class _Search:
 
     def _try_metaschedule(self, trials: int) -> None:
         assert isinstance(self.workload, FloatWorkload)
+
+        def bench(kernel: PrimFunc) -> Bench:
+            return Bench([self._of_others(kernel)], self.workload.cpu, self.tuner.toolchain)
+
         nest = self.workload.nest
-        bench = partial(Bench, arguments=self.arguments, cpu=self.workload.cpu, toolchain=self.tuner.toolchain)
         trace = metaschedule.best_trace(nest, self.workload.cpu.target, trials, bench, self.right, self.until)
         if trace is not None:
-            rule, times = self.bench([metaschedule.replayed(nest, trace)]).seconds(ROUNDS)
+            rule, times = self.bench([self._contender(trace)]).seconds(ROUNDS)
             self._note(_share(rule, times), trace)
         self._count(trials)
+
+    def _of_others(self, kernel: PrimFunc) -> Contender:
+        return Contender(kernel, self.workload.arguments())
 
     def _note(self, share: float, candidate: Schedule | str) -> None:
         if self.best is None or share < self.best[0]:
@@ -164,7 +168,7 @@ class _Search:
         found: dict[str, Any] = {}
         if self.best is not None and self.best[0] < 1:
             candidate = self.best[1]
-            rule, times = self.bench([self._kernel(candidate)]).seconds(LAST_ROUNDS)
+            rule, times = self.bench([self._contender(candidate)]).seconds(LAST_ROUNDS)
             found = {"rule_us": 1e6 * median(rule), "best_us": 1e6 * median(times)}
             if clearly_faster(rule, times):
                 found |= {"trace": candidate} if isinstance(candidate, str) else {"tile": _tile(candidate)}
@@ -173,11 +177,11 @@ class _Search:
             **found,
         )  # fmt: skip
 
-    def _kernel(self, candidate: Schedule | str) -> PrimFunc:
+    def _contender(self, candidate: Schedule | str) -> Contender:
         if isinstance(candidate, Schedule):
-            return self.workload.kernel(candidate)
-        assert isinstance(self.workload, FloatWorkload)
-        return metaschedule.replayed(self.workload.nest, candidate)
+            return self.workload.contender(candidate)
+        assert isinstance(self.workload, FloatWorkload), "only these are MetaSchedule's"
+        return self._of_others(metaschedule.replayed(self.workload.nest, candidate))
 
 
 def _share(rule: Sequence[float], times: Sequence[float]) -> float:

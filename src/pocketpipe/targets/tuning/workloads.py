@@ -16,6 +16,7 @@ from pocketpipe.targets.lowering.integers import kernel as integers
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, packed_weight, parameters
 from pocketpipe.targets.lowering.nest import Nest, Spread
 from pocketpipe.targets.lowering.schedule import Schedule
+from pocketpipe.targets.tuning.measuring import Contender
 
 ADDITION = (1 << 14, 1 << 14, 1 << 14, 15, 0, -128, 127)
 """Parameters of a fused addition (`geometry.addition_parameters`): the mean of both."""
@@ -52,6 +53,10 @@ class Workload(ABC):
     @abstractmethod
     def arguments(self) -> list[np.ndarray]:
         """Made-up data, the output last."""
+
+    def contender(self, schedule: Schedule) -> Contender:
+        """The kernel with a schedule, on the data."""
+        return Contender(self.kernel(schedule), self.arguments())
 
 
 @dataclass(frozen=True)
