@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,59 @@ def test_a_program_forks_amid_its_calls_or_may_have_no_threads(delivered: Compil
     if os.getuid() == 0:  # else the limit counts what this user runs besides
         alone = subprocess.run([tmp_path / "program", "alone"], capture_output=True, timeout=60, check=True).stdout
         assert alone == found
+
+
+STRESS = """
+#include <stdio.h>
+#define POCKETPIPE_THREADS 4
+struct places { unsigned char *arena; };
+static void compute_part(int step, int part, const struct places *places) {
+    for (int i = 0; i < 50; i++) ((int *)places->arena)[part * 64 + i] += step + 1;
+}
+#include "team.h"
+
+int main(void) {
+    static int sums[64 * 8];
+    const struct places places = {(unsigned char *)sums};
+    long expected = 0;
+    for (int call = 0; call < 1500; call++) {
+        const int together = begin();
+        for (int step = 0; step < 8; step++) {
+            const int parts = 2 + step % 6;
+            share(together, step, parts, &places);
+            long found = 0;
+            for (int i = 0; i < 64 * 8; i++) found += sums[i];
+            if (found != (expected += 50L * parts * (step + 1))) return 1;
+        }
+        end(together);
+        if (call % 500 == 499 && pocketpipe_close() != 0) return 2;
+        if (call % 100 == 0) usleep(1000); /* they fall asleep */
+    }
+    return 0;
+}
+"""
+
+
+@compiler
+def test_every_part_is_done_once_and_no_thread_reads_what_another_writes(tmp_path: Path) -> None:
+    (tmp_path / "stress.c").write_text(STRESS)
+    (tmp_path / "team.h").write_text((resources.files("pocketpipe.targets") / "team.h").read_text())
+    command = [
+        "cc",
+        "-std=gnu11",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        "-fsanitize=thread",
+        "stress.c",
+        "-pthread",
+        "-o",
+        "stress",
+    ]
+    if subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs a compiler with a thread sanitizer")
+    done = subprocess.run([tmp_path / "stress"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_process_that_ends_is_not_held_up(delivered: Compiled) -> None:
