@@ -241,10 +241,11 @@ class _Building:
                 pointers = [*(_pointer(place, offsets) for place in each.arguments)]
                 pointers += [f"arena + {place}" for place in scratch[index, each.kernel]]
                 taken[each.kernel] = len(pointers), cut is not None
-                made = call(each.kernel, pointers, 0 if cut is None else cut.units, self.parts(kernels[each.kernel]))
-                if isinstance(made, Shared):
-                    parts[len(plain.calls)] = made.parts
-                plain.calls.append(made.text if isinstance(made, Shared) else made)
+                units = 0 if cut is None else cut.units
+                statement = call(each.kernel, pointers, units, self.parts(kernels[each.kernel]))
+                if isinstance(statement, Shared):
+                    parts[len(plain.calls)] = statement.parts
+                plain.calls.append(statement.text if isinstance(statement, Shared) else statement)
         return IntegerProgram(
             calls=tuple(Shared(text, parts[i]) if i in parts else text for i, text in enumerate(plain.calls)),
             kernels=taken,
