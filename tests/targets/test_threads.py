@@ -261,6 +261,19 @@ def test_what_was_delivered_says_how_many_threads(delivered: Compiled) -> None:
     assert b"pthread" not in (one / "model.so").read_bytes()
 
 
+@pytest.mark.skipif(not shutil.which("cmake") or not shutil.which("cc"), reason="needs CMake and a C compiler")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_cmake_links_threads_where_there_are_several(threads: int, delivered: Compiled, tmp_path: Path) -> None:
+    folder, inputs = delivered(threads), examples(SHAPE, count=2)
+    assert ("find_package(Threads" in (folder / "CMakeLists.txt").read_text()) == (threads > 1)
+    subprocess.run(["cmake", "-S", folder, "-B", tmp_path], capture_output=True, check=True)
+    subprocess.run(["cmake", "--build", tmp_path], capture_output=True, check=True)
+    inputs.tofile(tmp_path / "input.bin")
+    subprocess.run([tmp_path / "runner", "input.bin", "output.f32"], cwd=tmp_path, timeout=60, check=True)
+    found = np.fromfile(tmp_path / "output.f32", np.float32).reshape(2, 10)
+    assert np.array_equal(found, load_library(folder)(inputs))
+
+
 def test_small_layers_stay_with_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integers, "SMALLEST_SHARED", 10**9)
     folder = compiled(tmp_path / "out", 2, "x86_64", quantized=True)

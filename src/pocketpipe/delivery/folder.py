@@ -12,6 +12,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.delivery.readme import library_page
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
+CMAKE = "CMakeLists.txt"
 
 
 @contextmanager
@@ -56,8 +57,15 @@ int {CLOSE}(void);
 _ONE, _SEVERAL = "no allocation, no threads, no files", "no allocation but of threads, no files"
 
 
+_CMAKE_THREADS = """
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_package(Threads REQUIRED)
+target_link_libraries(pocketpipe_model INTERFACE Threads::Threads)
+"""
+
+
 def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int, takes_bytes: bool, threads: int) -> None:
-    """The header with the model's sizes (float32 numbers, float32 numbers, bytes), and the runner.
+    """The header with the model's sizes (float32 numbers, float32 numbers, bytes), the runner, and CMake's file for it.
 
     `takes_bytes`: whether the model has a way in for stored bytes; the runner takes it then. `threads`: that share a
     call.
@@ -68,6 +76,8 @@ def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int, takes_
     header = header.replace("@BYTES@", _BYTES if takes_bytes else "").replace("@TEAM@", _THREADS if threads > 1 else "")
     header = header.replace("@NEEDS@", _SEVERAL if threads > 1 else _ONE).replace("@THREADS@", str(threads))
     (folder / HEADER).write_text(header)
+    cmake = (files("pocketpipe.delivery") / CMAKE).read_text()
+    (folder / CMAKE).write_text(cmake.replace("@THREADS@", _CMAKE_THREADS if threads > 1 else ""))
     entry, run = ("unsigned char", RUN_BYTES) if takes_bytes else ("float", RUN)
     write_runner(folder, header=HEADER, run=run, inputs=(entry, inputs), outputs=("float", outputs))
 

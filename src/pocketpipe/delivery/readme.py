@@ -63,7 +63,9 @@ outputs = pocketpipe.load("this folder")(examples)  # examples as stored; prepro
 ```sh
 {build}
 {run}
-```""",
+```
+
+`CMakeLists.txt` builds it with CMake, from `libmodel.a`.""",
     )
 
 
