@@ -1,11 +1,11 @@
 """Random integer networks on every target: their integers against the reference's. Prints a table, one row a target.
 
-    python benchmarks/integer_properties.py [--cases 1000] [--seed 1] [--targets x86_64 x86_64-v3 aarch64:300 ...]
+    python benchmarks/integer_properties.py [--cases 1000] [--first 0] [--seed 1] [--targets C x86_64 aarch64:300 ...]
 
-`TARGET:N` runs the first N networks only: emulated and slower ones. "C" is the plain C99 of `armv7`, `cortex_m` and `fpga`
-on this machine, compiled with a sanitizer that traps: signed overflow and shifts that C leaves undefined stop the program.
-The others are deliveries, compiled whole and executed, by QEMU where they are ARM's. Ends with 1 if one integer differs, and
-says at which operator.
+`TARGET:N` runs N networks only: emulated and slower ones. With `--first` a run is done in parts: the networks of a seed
+are always the same. "C" is the plain C99 of `armv7`, `cortex_m` and `fpga` on this machine, compiled with a sanitizer
+that traps: signed overflow and shifts that C leaves undefined stop the program. The others are deliveries, compiled whole
+and executed, by QEMU where they are ARM's. Ends with 1 if one integer differs, and says at which operator.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from integer.natively import natively
 from integer.networks import some_inputs, some_networks
 from pocketpipe.integer import reference
 from pocketpipe.integer.comparing import Runner, first_difference
-from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.integer.graph import Convolution, IntegerGraph
 from pocketpipe.targets.base import TARGETS
 
 PLAIN = "C"
@@ -61,12 +61,15 @@ class Outcome:
 
 def main() -> int:
     arguments = _arguments()
-    cases = [Case(number, graph) for number, graph in enumerate(some_networks(arguments.cases, arguments.seed))]
+    graphs = some_networks(arguments.first + arguments.cases, arguments.seed)
+    cases = [Case(number, graph) for number, graph in enumerate(graphs)][arguments.first :]
     print(described(cases, arguments.seed), flush=True)
-    print("| target | networks | integers compared | differing networks | processor seconds |\n|---|---:|---:|---:|---:|")
+    print(
+        "| target | networks | integers compared | differing networks | processor seconds |\n|---|---:|---:|---:|---:|"
+    )
     differences: list[str] = []
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for target, count in [(PLAIN, len(cases)), *map(_target, arguments.targets)]:
+        for target, count in map(_target, arguments.targets):
             taken = cases[:count]
             batches = [taken[first : first + BATCH] for first in range(0, len(taken), BATCH)]
             parts = list(pool.map(partial(outcome, target), batches))
@@ -74,16 +77,17 @@ def main() -> int:
             integers, seconds = sum(part.integers for part in parts), sum(part.seconds for part in parts)
             print(f"| {target} | {len(taken):,} | {integers:,} | {len(found)} | {seconds:.0f} |", flush=True)
             differences += found
-    print("\n".join(differences))
+    print("\n".join(differences), end="\n" if differences else "")
     return 1 if differences else 0
 
 
 def described(cases: Sequence[Case], seed: int) -> str:
     """What was drawn."""
-    kinds = Counter(type(operator).__name__ for case in cases for operator in case.graph.operators)
-    channels = {tensor.shape[-1] for case in cases for tensor in case.graph.tensors.values()}
+    operators = [operator for case in cases for operator in case.graph.operators]
+    channels = {len(operator.bias) for operator in operators if isinstance(operator, Convolution)}
+    kinds = Counter(type(operator).__name__ for operator in operators)
     return (
-        f"seed {seed}: {len(cases):,} networks of {sum(kinds.values()):,} operators, {min(channels)} to "
+        f"seed {seed}: {len(cases):,} networks of {len(operators):,} operators, convolutions of {min(channels)} to "
         f"{max(channels)} channels: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}\n"
     )
 
@@ -134,8 +138,9 @@ def _target(text: str) -> tuple[str, int | None]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--targets", nargs="*", default=["x86_64", "x86_64-v3"], metavar="TARGET[:N]")
+    parser.add_argument("--targets", nargs="*", default=[PLAIN, "x86_64", "x86_64-v3"], metavar="TARGET[:N]")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 
