@@ -4,7 +4,7 @@
 
 `TARGET:N` runs N networks only: emulated and slower ones. With `--first` a run is done in parts: the networks of a seed
 are always the same. "C" is the plain C99 of `armv7`, `cortex_m` and `fpga` on this machine, compiled with a sanitizer
-that traps: signed overflow and shifts that C leaves undefined stop the program. The others are deliveries, compiled whole
+that traps: signed overflow and undefined shifts stop the program. The others are deliveries, compiled whole
 and executed, by QEMU where they are ARM's. Ends with 1 if one integer differs, and says at which operator.
 """
 
