@@ -1,5 +1,10 @@
 """Which stages a change makes stale: computed on the registered pipeline, nothing is run."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +72,42 @@ def by_stage(config: Config) -> dict[str, str]:
 def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(change: dict[str, Any], stale: list[str]) -> None:
     before, after = fingerprints(), fingerprints(**change)
     assert [stage for stage in ALL if before[stage] != after[stage]] == stale
+
+
+def test_every_file_of_the_house_that_is_no_python_belongs_to_a_stage(tmp_path: Path) -> None:
+    """In a copy of the house, files are changed one after another."""
+    house = tmp_path / "house" / "pocketpipe"
+    shutil.copytree(PROJECT / "src/pocketpipe", house, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", _STALE_BY_FILE], cwd=house, env=os.environ | {"PYTHONPATH": str(house.parent)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    stale = json.loads(done.stdout)
+    assert stale["targets/c99/cortex_m.ld"] == ["cortex_m"]
+    assert "x86_64" in stale["delivery/runner.c"]
+    assert stale["reporting/style.css.jinja"] == ["report"]
+    assert [file for file, stages in stale.items() if not stages] == []
+
+
+_STALE_BY_FILE = """
+import json
+from pathlib import Path
+from pocketpipe.lineage.code import code_digest
+from pocketpipe.targets.base import TARGETS
+
+targets = ("x86_64", "fpga", "armv7", "cortex_m")
+stages = {name: ["pocketpipe.pipelines.compile.nodes", TARGETS.module_of(name)] for name in targets}
+stages["report"] = ["pocketpipe.pipelines.report.nodes"]
+before = {stage: code_digest(modules) for stage, modules in stages.items()}
+files = [file for file in Path().rglob("*.*") if file.suffix != ".py" and file.name != "py.typed"]
+stale = {}
+for file in files:
+    content = file.read_bytes()
+    file.write_bytes(content + b" ")
+    stale[file.as_posix()] = [stage for stage in stages if code_digest(stages[stage]) != before[stage]]
+    file.write_bytes(content)
+print(json.dumps(stale))
+"""
 
 
 def test_a_teachers_file_counts_where_a_recipe_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

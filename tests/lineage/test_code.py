@@ -135,8 +135,9 @@ def test_same_code_elsewhere_has_the_same_digest(user: Path, tmp_path: Path, mon
     user.rename(moved / user.name)
     (tmp_path / "beside.py").rename(moved / "beside.py")
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(moved)}, capture_output=True, text=True
-    )
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join([str(moved), *sys.path])},
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert done.stdout.strip() == before, done.stderr
 
 
@@ -146,6 +147,50 @@ def test_module_named_in_a_text_is_followed(user: Path) -> None:
     edit(user / "late.py", "depth = 2", f"depth = 2\nWORKER = '{user.name}.unrelated'")
     assert f"{user.name}.unrelated" in module_closure([f"{user.name}.networks"])
     assert digest(user) != before
+
+
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        ({"late.py": "TEXT = files('{package}.blocks') / 'kernels.h'"}, "blocks/kernels.h"),
+        ({"late.py": "from . import blocks\nTEXT = files(blocks) / 'kernels.h'"}, "blocks/kernels.h"),
+        ({"late.py": "TEXT = files('{package}') / 'plain' / 'kernels.h'"}, "plain/kernels.h"),
+        ({"late.py": "TEXT = files('{package}.plain') / 'kernels.h'"}, "plain/kernels.h"),
+        ({"late.py": "TEXT = Path(__file__).parent / 'plain/kernels.h'"}, "plain/kernels.h"),
+        ({"late.py": "TEXT = Path(__file__).parent / 'plain' / 'deep' / 'kernels.h'"}, "plain/deep/kernels.h"),
+        ({"shared.py": "NAME = 'kernels.h'", "blocks/residual.py": "from ..shared import NAME"}, "blocks/kernels.h"),
+        ({"late.py": "PAGE = 'page.jinja'", "page.jinja": "{{% include 'style.jinja' %}}"}, "style.jinja"),
+        ({"late.py": "C = 'plain/a.c'", "plain/a.c": '#include "b.h"', "plain/b.h": '#include "c.h"'}, "plain/c.h"),
+    ],
+)  # fmt: skip
+def test_files_that_code_reads_count(user: Path, files: dict[str, str], read: str) -> None:
+    """Templates and C sources, named in whatever way: beside the module, of another package, by another file."""
+    for name, text in (files | {read: "one"}).items():
+        (user / name).parent.mkdir(parents=True, exist_ok=True)
+        (user / name).write_text(text.format(package=user.name))
+    before = digest(user)
+    assert digest(user) == before
+    (user / read).write_text("two")
+    assert digest(user) != before
+
+
+def test_files_that_no_code_names_do_not_count(user: Path) -> None:
+    for name in ("README.md", "blocks/kernels.h", "plain/kernels.h"):
+        (user / name).parent.mkdir(parents=True, exist_ok=True)
+        (user / name).write_text("one")
+    before = digest(user)
+    for name in ("README.md", "blocks/kernels.h", "plain/kernels.h"):
+        (user / name).write_text("two")
+    assert digest(user) == before
+
+
+def test_what_the_house_names_is_no_file_of_the_users(user: Path) -> None:
+    """A module in the root of a project must not be made anew because the README beside it says something else."""
+    edit(user / "late.py", "depth = 2", "from pocketpipe.delivery.folder import README")
+    (user / "README.md").write_text("one")
+    before = digest(user)
+    (user / "README.md").write_text("two")
+    assert digest(user) == before
 
 
 def test_lazy_attributes_of_a_package_are_not_followed() -> None:

@@ -10,8 +10,11 @@ import pytest
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
+from pocketpipe.integer import reference
+from pocketpipe.integer.lowering import lower
 from pocketpipe.targets.base import TARGETS
 from targets import digits
+from targets.every_operator import every_operator
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_arm_gives_the_integers_of_the_reference(folder: Path) -> None:
     stored = digits.data()[1].inputs[:40]
     assert np.array_equal(TARGETS.resolve("armv7").run(folder, stored), digits.right(stored))
+
+
+@pytest.mark.skipif(not shutil.which("qemu-arm"), reason="needs qemu-user")
+def test_every_operator_gives_the_integers_of_the_reference() -> None:
+    """Also those that divide: a processor of 32 bits has no division of 64, and no library brings one."""
+    graph = lower(every_operator())
+    integers = np.random.default_rng(1).integers(-128, 128, (6, 4, 6, 6)).astype(np.int8)
+    assert np.array_equal(TARGETS.resolve("armv7").run_integers(graph, integers), reference.run(graph, integers))
 
 
 def test_the_program_is_small_static_and_for_arm(folder: Path) -> None:

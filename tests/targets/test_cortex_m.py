@@ -12,8 +12,11 @@ import pytest
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
+from pocketpipe.integer import reference
+from pocketpipe.integer.lowering import lower
 from pocketpipe.targets.base import TARGETS
 from targets import digits
+from targets.every_operator import every_operator
 
 EXAMPLES = 60
 GNU, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
@@ -37,6 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bare_processor_gives_the_integers_of_the_reference(folder: Path) -> None:
     stored = digits.data()[1].inputs[:EXAMPLES]
     assert np.array_equal(TARGETS.resolve("cortex_m").run(folder, stored), digits.right(stored))
+
+
+@needs_emulator
+def test_every_operator_gives_the_integers_of_the_reference() -> None:
+    """Also those that divide: a processor of 32 bits has no division of 64, and no library brings one."""
+    graph = lower(every_operator())
+    integers = np.random.default_rng(1).integers(-128, 128, (6, 4, 6, 6)).astype(np.int8)
+    assert np.array_equal(TARGETS.resolve("cortex_m").run_integers(graph, integers), reference.run(graph, integers))
 
 
 def test_without_emulator_nothing_is_measured(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,17 @@ so the caller names the chosen module (`Door.module_of`).
 
 import hashlib
 import importlib.util
+import os
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from pocketpipe.errors import UserError
+from pocketpipe.lineage.assets import asset_digest, assets
 from pocketpipe.lineage.source import ParsedSource, read_source
 
 HOUSE = "pocketpipe"
@@ -24,15 +26,14 @@ HOUSE = "pocketpipe"
 def code_digest(modules: Iterable[str]) -> str:
     """SHA-256 over the sources of `modules` and of all modules of pocketpipe and of the user that they import.
 
-    Comments, layout and docstrings do not count; files that a module names and that lie beside it (templates) do.
+    Comments, layout and docstrings do not count; files of a package that its modules name (templates, C sources) do.
     Of a module among the installed packages only its package's version counts.
     Raises UserError for a module without source, or one that cannot be parsed.
     """
-    digest = hashlib.sha256()
-    for name, source in sorted(_follow(modules).items()):
-        content = source if isinstance(source, str) else _content(source)
-        digest.update(f"{name}\0{content}\n".encode())
-    return digest.hexdigest()
+    reached = _follow(modules)
+    lines = [f"{name}\0{source if isinstance(source, str) else source.digest}\n" for name, source in reached.items()]
+    lines += [f"{name}\0{asset_digest(file)}\n" for name, file in _assets(reached).items()]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def module_closure(modules: Iterable[str]) -> tuple[str, ...]:
@@ -71,11 +72,28 @@ def _follow(modules: Iterable[str]) -> dict[str, ParsedSource | str]:
     return reached
 
 
-def _content(source: ParsedSource) -> str:
-    parts = [source.digest]
-    for asset in source.assets:
-        parts.append(f"{asset.name}={hashlib.sha256(asset.read_bytes()).hexdigest()}")
-    return " ".join(parts)
+def _assets(reached: Mapping[str, ParsedSource | str]) -> dict[str, Path]:
+    """The files that modules read, by a name that is the same wherever the package lies; package by package."""
+    packages: dict[str, dict[str, ParsedSource]] = {}
+    for name, source in reached.items():
+        if isinstance(source, ParsedSource):
+            packages.setdefault(name.partition(".")[0], {})[name] = source
+    found: dict[str, Path] = {}
+    for top, sources in packages.items():
+        names = {name for source in sources.values() for name in source.names}
+        homes = _homes(top, [top, *sources, *(name for name in names if name.partition(".")[0] == top)])
+        root = min(homes, key=lambda folder: (len(folder.parts), folder))
+        found |= {f"{top} {os.path.relpath(file, root)}": file for file in assets(homes, names)}
+    return found
+
+
+def _homes(top: str, names: Iterable[str]) -> set[Path]:
+    """The folders that modules lie in, and those of packages without a module: `files("ours.templates")`."""
+    found = _locate_top(top, tuple(sys.path))
+    folders = found[1] if found else ()
+    homes = {folder.joinpath(*name.split(".")[1:]) for folder in folders for name in names}
+    files = [file for file in map(_locate, names) if file is not None]
+    return {folder for folder in homes if folder.is_dir()} | {file.parent for file in files}
 
 
 def _locate(name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What one Python source file says: its code without comments and docstrings, what it imports, what it reads."""
+"""What one Python source file says: its code without comments and docstrings, what it imports, what it names."""
 
 import ast
 import hashlib
@@ -9,9 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from pocketpipe.errors import UserError
+from pocketpipe.lineage.assets import NAME
 
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:\w+)?")
-_FILE_NAME = re.compile(r"[\w-][\w./-]*\.\w+")
+_LONGEST_NAME = 128
+"""Letters. What is longer is a text of its own, not a file's name."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class ParsedSource:
     """Absolute names, also from imports inside functions; not those for type checkers alone."""
     mentions: tuple[str, ...]
     """Texts in the code that look like a module's name: what is started as `python -m NAME`, say."""
-    assets: tuple[Path, ...]
-    """Files beside the source that it names: templates, C sources."""
+    names: tuple[str, ...]
+    """Texts in the code that may name a file or a folder: a template, a C source."""
 
 
 def read_source(path: Path, module: str) -> ParsedSource:
@@ -48,7 +50,7 @@ def _read(path: Path, module: str, mtime_ns: int, size: int) -> ParsedSource:
         digest=hashlib.sha256(ast.dump(tree).encode()).hexdigest(),
         imports=tuple(sorted(set(_imports(tree.body, package)))),
         mentions=tuple(sorted(text.partition(":")[0] for text in texts if _MODULE_NAME.fullmatch(text))),
-        assets=tuple(sorted(_assets(texts, path.parent))),
+        names=tuple(sorted(text for text in texts if len(text) < _LONGEST_NAME and NAME.fullmatch(text))),
     )
 
 
@@ -92,9 +94,3 @@ def _origin(node: ast.ImportFrom, package: str) -> str:
         return node.module or ""
     parents = package.split(".")[: len(package.split(".")) - node.level + 1]
     return ".".join([*parents, *filter(None, [node.module])])
-
-
-def _assets(texts: set[str], folder: Path) -> Iterator[Path]:
-    for text in texts:
-        if len(text) < 128 and _FILE_NAME.fullmatch(text) and not text.endswith(".py") and (folder / text).is_file():
-            yield folder / text

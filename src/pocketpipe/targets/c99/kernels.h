@@ -232,7 +232,19 @@ POCKETPIPE_KERNEL int64_t pocketpipe_root(int64_t square) {
     return root;
 }
 
-/* One division for each row; what is normalized has 16 bits of fraction, and so has the bias. */
+/* `rest` * 2^`bits` / `divisor`, rounded down, for a `rest` below `divisor`: a subtraction for each bit. Processors of
+   32 bits have no division of 64, and compilers would call a library for it. */
+POCKETPIPE_KERNEL int64_t pocketpipe_quotient(int64_t rest, int32_t bits, int64_t divisor) {
+    int64_t quotient = 0;
+    for (; bits > 0; bits--) {
+        const int64_t less = 2 * rest - divisor;
+        quotient = 2 * quotient + (less >= 0);
+        rest = less >= 0 ? less : 2 * rest;
+    }
+    return quotient;
+}
+
+/* One division for each row, by a root of 2^30 at least; what is normalized has 16 bits of fraction, and so has the bias. */
 POCKETPIPE_KERNEL void pocketpipe_layer_norm(const int8_t *x, int32_t rows, int32_t width, int64_t epsilon,
                                              const int32_t *multiplier, const int32_t *bias, int32_t shift,
                                              int32_t zero_point, int32_t low, int32_t high, int8_t *y) {
@@ -244,7 +256,7 @@ POCKETPIPE_KERNEL void pocketpipe_layer_norm(const int8_t *x, int32_t rows, int3
         }
         int64_t spread = (int64_t)width * squares - (int64_t)total * total + epsilon;
         for (; spread < ((int64_t)1 << 60); exponent++) spread *= 4;
-        const int64_t reciprocal = ((int64_t)1 << 61) / pocketpipe_root(spread);
+        const int64_t reciprocal = pocketpipe_quotient((int64_t)1 << 29, 32, pocketpipe_root(spread));
         for (int32_t i = 0; i < width; i++) {
             const int32_t normal = pocketpipe_round((width * x[i] - total) * reciprocal, 45 - exponent);
             const int64_t sum = (int64_t)normal * multiplier[i] + bias[i] * ((int64_t)1 << (shift - 16));
@@ -253,7 +265,7 @@ POCKETPIPE_KERNEL void pocketpipe_layer_norm(const int8_t *x, int32_t rows, int3
     }
 }
 
-/* Shares have 30 bits of fraction. */
+/* Shares have 30 bits of fraction. The largest exponential is 2^23. */
 POCKETPIPE_KERNEL void pocketpipe_softmax(const int8_t *x, int32_t rows, int32_t width, const int32_t *exponentials,
                                           const int32_t *multiplier, const uint8_t *shift, pocketpipe_range range,
                                           int8_t *y) {
@@ -262,7 +274,7 @@ POCKETPIPE_KERNEL void pocketpipe_softmax(const int8_t *x, int32_t rows, int32_t
         for (int32_t i = 0; i < width; i++) largest = x[i] > largest ? x[i] : largest;
         int64_t total = 0;
         for (int32_t i = 0; i < width; i++) total += exponentials[largest - x[i]];
-        const int64_t reciprocal = ((int64_t)1 << 60) / total;
+        const int64_t reciprocal = pocketpipe_quotient((int64_t)1 << 22, 38, total);
         for (int32_t i = 0; i < width; i++) {
             const int32_t share = pocketpipe_round(exponentials[largest - x[i]] * reciprocal, 30);
             *y++ = pocketpipe_scaled(share, multiplier, shift, range, i);
