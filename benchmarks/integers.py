@@ -88,9 +88,7 @@ def main() -> None:
 
 def calibrated(dense: StoredNetwork, task: Task, splits: Splits) -> StoredNetwork:
     """Eight bits, no training."""
-    network, plan = CompressionPlan((QuantizationStep(weight_bits=8),)).carry_out(
-        dense.build(task), task, splits.train
-    )
+    network, plan = CompressionPlan((QuantizationStep(weight_bits=8),)).carry_out(dense.build(task), task, splits.train)
     return replace(dense, plan=plan).with_weights(network)
 
 
@@ -109,9 +107,7 @@ def trained(
         ).network  # fmt: skip
 
 
-def deliver(
-    target: str, onnx: bytes, network: str, task: Task, parent: Path
-) -> Callable[[np.ndarray], np.ndarray]:
+def deliver(target: str, onnx: bytes, network: str, task: Task, parent: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Compile for `target` into `parent / target`; what runs it on stored inputs."""
     metadata = DeliveryMetadata(
         task=CIFAR.name, network=network, target=target, input_shape=task.input_shape,

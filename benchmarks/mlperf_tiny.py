@@ -3,9 +3,9 @@
     POCKETPIPE_DATA=... kedro run --pipeline compress --env mlperf_tiny
     POCKETPIPE_DATA=... python benchmarks/mlperf_tiny.py --student <output>/finetune/student/<key>
 
-Two rows of ours, from the same teacher: eight bits without compression, and what the recipe made. Accuracy is that of the x86_64
-library's integers on all 10,000 test images; the board's integers are compared with them on `--emulated` images.
-Flash and RAM are the sections of the image for the board. The other rows are as their authors publish them.
+Two rows of ours, from the same teacher: eight bits without compression, and what the recipe made. Accuracy is that of
+the x86_64 library's integers on all 10,000 test images; the board's integers are compared with them on `--emulated`
+images. Flash and RAM are the sections of the image for the board. The other rows are as their authors publish them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from integers import calibrated, deliver
 
+from integers import calibrated, deliver
 from pocketpipe import machine
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.exporting.onnx import export_onnx
