@@ -26,7 +26,6 @@ from pocketpipe.exporting.packing import pack
 from pocketpipe.integer.lowering import lower
 from pocketpipe.network import StoredNetwork
 from pocketpipe.networks.weights import read_weights
-from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.storage import load_network
 from pocketpipe.targets.base import TARGETS
@@ -67,7 +66,6 @@ def main() -> None:
             "8 bits, QDQ file in ONNX Runtime": run_onnx(onnx, task.preprocessing(inputs)),
             "8 bits, delivered integers (x86_64)": run(inputs),
         }
-        milliseconds, ratio = beside_onnx_runtime(Path(scratch) / "x86_64", onnx, inputs[:1], task, runs=100)
         if asked.c99:
             c99 = deliver("fpga", onnx, asked.network, task, Path(scratch))
             graph = lower(onnx)
@@ -78,7 +76,6 @@ def main() -> None:
     whole = len(export_onnx(dense.build(task), task.input_shape))
     print(f"{asked.network}, {len(inputs):,} CIFAR-10 test images; simulated on val ({len(splits.val):,}): {val:.4f}")
     print(f"file: {whole:,} -> {len(onnx):,} bytes ({whole / len(onnx):.2f}x), packed {len(pack(onnx)):,}")
-    print(f"library: {milliseconds:.2f} ms an image, {ratio:.2f}x ONNX Runtime's time on the same file")
     print("| form | accuracy | same class as the simulation |\n|---|---|---|")
     reference = outputs["8 bits, simulated in PyTorch"]
     for name, found in outputs.items():
@@ -102,7 +99,7 @@ def trained(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as workspace:
         return fit(
-            start, CIFAR, machine.data_root(), splits, recipe, TrainerSettings(),
+            start, CIFAR, machine.data_root(), splits, recipe, TrainerSettings(compile="always"),
             seed=0, workspace=Path(workspace), teacher=teacher, title="QAT",
         ).network  # fmt: skip
 
