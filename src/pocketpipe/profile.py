@@ -76,6 +76,8 @@ class Layer(Value):
     """Largest share of the weight's elements that are not zero."""
     side_bytes: int = 0
     """Bytes that belong to the weight beside its elements: scales, centroids, their nodes in the graph."""
+    file_side_bytes: int = 0
+    """Of these, what only a file has and no device: names and nodes, factors that a device's scales contain."""
 
     def parameters(self, widths: Widths) -> int:
         """Elements of weight and bias as exported."""
@@ -100,7 +102,7 @@ class Layer(Value):
     def flash_bytes(self, widths: Widths) -> int:
         """Bytes on a device: floats whole, integers as bytes or as indices of 1, 2 or 4 bits into a table."""
         bits = self.resident_bits if self.resident_bits > 8 else self.index_bits
-        return ceil(self._weight_elements(widths) * bits / 8) + self._bytes_beside(widths)
+        return ceil(self._weight_elements(widths) * bits / 8) + self._bytes_beside(widths) - self.file_side_bytes
 
     def narrowed(self, before: Widths, after: Widths) -> "Layer":
         """The layer when groups that are as wide as `before` become as wide as `after`.

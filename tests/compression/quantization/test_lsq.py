@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from pocketpipe.compression.quantization.quantizers import (
+    LARGEST_GRADIENT,
     ActivationQuantizer,
     WeightQuantizer,
     activation_levels,
     lsq_step,
     weight_levels,
 )
+
+SMALL = 1e-3
+"""Factor of a loss whose gradients are far from where they are cut off."""
 
 
 def _paper(v: float, s: float, low: int, high: int) -> tuple[float, float]:
@@ -33,7 +37,7 @@ def test_gradients_of_a_weight_are_the_papers(bits: int) -> None:
     steps = [0.3, 0.11, 0.02]
     quantizer = WeightQuantizer(bits, (3, 4), axis=0)
     quantizer.set_step(torch.tensor(steps))
-    upstream = torch.randn(3, 4, generator=generator)
+    upstream = SMALL * torch.randn(3, 4, generator=generator)
     quantizer(weight).backward(upstream)
     low, high = weight_levels(bits)
     share = 1 / math.sqrt(4 * high)  # four weights share a step
@@ -53,14 +57,14 @@ def test_gradients_of_an_activation_are_the_papers_around_its_zero_point() -> No
     quantizer = ActivationQuantizer(4)
     quantizer.scale.data.fill_(0.2)
     quantizer.zero_point.fill_(-5)
-    quantizer(x).sum().backward()
+    (SMALL * quantizer(x)).sum().backward()
     low, high = (level + 5 for level in activation_levels(4))
     expected = [[_paper(float(v), 0.2, low, high) for v in row] for row in x.detach()]
     share = 1 / math.sqrt(5 * high)  # five features of an example
     assert x.grad is not None
     assert quantizer.scale.grad is not None
-    assert x.grad.tolist() == [[d for d, _ in row] for row in expected]
-    slope = sum(d for row in expected for _, d in row)
+    assert x.grad.tolist() == [[pytest.approx(SMALL * d) for d, _ in row] for row in expected]
+    slope = SMALL * sum(d for row in expected for _, d in row)
     assert float(quantizer.scale.grad) == pytest.approx(share * slope, rel=1e-4)
 
 
@@ -69,7 +73,7 @@ def test_where_everything_is_clipped_the_gradient_is_that_of_finite_differences(
     x = torch.tensor([5.0, 7.0, -9.0, 11.0], dtype=torch.float64)
     quantizer = WeightQuantizer(4, (1, 4), axis=None).double()
     quantizer.set_step(0.1)
-    quantizer(x[None]).sum().backward()
+    (SMALL * quantizer(x[None])).sum().backward()
     assert quantizer.scale.grad is not None
     delta = 1e-6
 
@@ -78,7 +82,19 @@ def test_where_everything_is_clipped_the_gradient_is_that_of_finite_differences(
         return float(quantizer(x[None]).sum().detach())
 
     difference = (at(0.1 + delta) - at(0.1 - delta)) / (2 * delta)
-    assert float(quantizer.scale.grad) == pytest.approx(difference / math.sqrt(4 * 7), rel=1e-6)
+    assert float(quantizer.scale.grad) == pytest.approx(SMALL * difference / math.sqrt(4 * 7), rel=1e-6)
+
+
+@pytest.mark.parametrize("upstream", [1e6, -1e6])
+def test_a_steps_gradient_is_bounded_by_the_step(upstream: float) -> None:
+    weight = torch.tensor([[0.26, 0.9], [0.0133, 0.0266]])
+    quantizer = WeightQuantizer(8, (2, 2), axis=0)
+    quantizer.set_step(torch.tensor([0.2, 0.01]))
+    (upstream * quantizer(weight)).sum().backward()
+    assert quantizer.scale.grad is not None
+    rounding = (weight / quantizer.step(2)).round() - weight / quantizer.step(2)
+    signs = rounding.sum(1).sign() * math.copysign(1, upstream)
+    assert torch.allclose(quantizer.scale.grad, LARGEST_GRADIENT * signs * torch.tensor([0.2, 0.01]))
 
 
 def test_the_first_step_is_the_papers() -> None:

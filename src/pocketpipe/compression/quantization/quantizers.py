@@ -15,6 +15,12 @@ SMALLEST_STEP = 1e-12
 """Steps are kept above this, whatever training does to them."""
 
 
+LARGEST_GRADIENT = 0.1
+"""Of a step, as a share of the step. LSQ wants the relative change of steps to be that of weights (section 2.2), but a
+steep batch throws a step, two orders of magnitude smaller than what it divides, past zero or far beyond its tensor;
+from there no gradient leads back. The unquantized network recovers from such a batch, and so do bounded steps."""
+
+
 def weight_levels(bits: int) -> tuple[int, int]:
     """Smallest and largest integer of a weight: symmetric, so that zero point 0 and a sign can be flipped.
 
@@ -40,7 +46,7 @@ def lsq_step(values: Tensor, high: int) -> Tensor:
 
 
 class _LearnedStep(torch.autograd.Function):
-    """Rounding whose gradients are LSQ's: straight through inside the range; equation 3 for the step."""
+    """Rounding whose gradients are LSQ's: straight through inside the range; equation 3 for the step, bounded."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
@@ -55,14 +61,17 @@ class _LearnedStep(torch.autograd.Function):
         scaled, step, low, high, weight = ctx.saved_tensors
         inside = (scaled > low) & (scaled < high)
         slope = scaled.round().clamp(low, high) - scaled * inside
-        return gradient * inside, (gradient * slope).sum_to_size(step.shape) * weight, None, None, None
+        of_step = (gradient * slope).sum_to_size(step.shape) * weight
+        bound = LARGEST_GRADIENT * step
+        return gradient * inside, of_step.clamp(-bound, bound), None, None, None
 
 
 def learned_step(x: Tensor, step: Tensor, low: Tensor, high: Tensor, shared_by: int) -> Tensor:
     """`step * clamp(round(x / step), low, high)`, with LSQ's gradients; never in fewer bits than float32 has.
 
     `step` is positive and broadcasts against `x`; `low` and `high` are scalars; `shared_by` is the number N of
-    elements (of one example) that share a step: its gradient is scaled by 1 / sqrt(N Qp) (section 2.2).
+    elements (of one example) that share a step: its gradient is scaled by 1 / sqrt(N Qp) (section 2.2), and is at most
+    `LARGEST_GRADIENT` of the step.
     """
     weight = (high.clamp(min=1.0) * shared_by).rsqrt()
     rounded: Tensor = _LearnedStep.apply(x.to(step.dtype), step, low, high, weight)  # type: ignore[no-untyped-call]

@@ -251,4 +251,5 @@ def _stored(layer: Layer, bits: int, profile: NetworkProfile) -> dict[str, objec
         "resident_bits": storage_bits(bits),
         "index_bits": min(layer.index_bits, bits_of_index(bits)),
         "side_bytes": layer.side_bytes + STEP_BYTES * channels + NODE_BYTES,
+        "file_side_bytes": layer.file_side_bytes + NODE_BYTES,
     }
