@@ -12,6 +12,8 @@ from tvm.tirx import PrimFunc
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.kernel import kernel
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, convolution, matrix_product
+from pocketpipe.targets.lowering.packing import packed
+from pocketpipe.targets.lowering.tiling import tiles_of
 
 COMMUTATIVE = {"relax.add": Apply.ADD, "relax.multiply": Apply.MULTIPLY}
 
@@ -52,10 +54,16 @@ def fuse(module: Any, cpu: Cpu) -> tuple[Any, dict[str, PrimFunc]]:
         if nest not in by_nest:  # layers of equal shape share one kernel
             by_nest[nest] = f"kernel{len(by_nest)}"
             kernels[by_nest[nest]] = kernel(nest, cpu)
+        if nest.packed:
+            group.arguments[1] = _packed(nest, group.arguments[1], cpu)
         names[group.out] = (by_nest[nest], group)
     calls = {binding.value: names[binding.var] for binding in bindings if binding.var in names}
     module["main"] = _Caller(module, calls).visit_expr(module["main"])
     return relax.transform.DeadCodeElimination()(module), kernels
+
+
+def _packed(nest: Nest, weight: Any, cpu: Cpu) -> Any:
+    return relax.const(packed(nest, tiles_of(nest, cpu), weight.value.numpy()))
 
 
 @expr_functor.mutator
