@@ -57,6 +57,11 @@ class SumOfProducts:
         return self.made if self.depthwise else self.groups * self.read
 
     @property
+    def in_one_run(self) -> bool:
+        """Whether what a sum reads of a row lies side by side, all taps and inputs."""
+        return not self.depthwise and self.groups == 1 and self.dilations[1] == 1
+
+    @property
     def grouped_down(self) -> bool:
         """Depthwise: whether taps below each other are summed together, or neighbours in a row."""
         return self.taps[0] > 1 or self.taps[1] == 1
@@ -123,19 +128,22 @@ def order_in_block(unit: VectorUnit) -> list[int]:
 def packed_weight(shape: SumOfProducts, weight: np.ndarray, unit: VectorUnit) -> np.ndarray:
     """`weight` (out, *taps, read) in the order in which a kernel reads it, zeros where a register is not full.
 
-    (groups, blocks of `lanes` channels, tap rows, tap columns, inputs / group, lanes, group); depthwise: (blocks of
-    `unit.block` channels, tap rows, tap columns, registers, lanes, group), one of the two counted in groups of taps.
+    (groups, blocks of `lanes` channels, tap rows, tap columns, inputs / group, lanes, group); where they are
+    `in_one_run`, columns and inputs are one axis. Depthwise: (blocks of `unit.block` channels, tap rows, tap columns,
+    registers, lanes, group), one of the two counted in groups of taps.
     """
     if shape.depthwise:
         return _packed_taps(shape, weight[..., 0], unit)
     lanes, group = unit.lanes, unit.group
-    taken = weight.reshape(shape.groups, shape.made, *shape.taps, shape.read)
+    rows, columns = shape.taps
+    summed = (rows, 1, columns * shape.read) if shape.in_one_run else (rows, columns, shape.read)
+    taken = weight.reshape(shape.groups, shape.made, *summed)
     amounts = [(0, 0)] * 5
     amounts[1] = (0, -shape.made % lanes)
     amounts[4] = (0, -taken.shape[4] % group)
     taken = np.pad(taken, amounts)
-    outer, made, first, second, summed = taken.shape
-    blocks = taken.reshape(outer, made // lanes, lanes, first, second, summed // group, group)
+    outer, made, _, across, inner = taken.shape
+    blocks = taken.reshape(outer, made // lanes, lanes, rows, across, inner // group, group)
     return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 5, 2, 6))
 
 

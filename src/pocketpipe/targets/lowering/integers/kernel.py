@@ -176,17 +176,17 @@ class _Emitter:
         if shape.depthwise:
             depthwise = DepthwiseSums(shape, self.unit, layout, self.scratch, self.buffers["weight"])
             return sequence(depthwise.statements(sums, tirx.floordiv(tile.register, group), tile.row, tile.x))
-        inner, across = layout.read // group, shape.taps[1]
+        inner = layout.read // group
 
         def tap(ky: Index, kx: Index, steps: int) -> Stmt:
             row = (tile.row + ky * shape.dilations[0]) * layout.row
             start = row + kx * shape.dilations[1] * layout.pixel + tile.group * layout.read
             places = [start + (tile.x + p) * shape.strides[1] * layout.pixel for p in range(tile.pixels)]
-            return self.along(tile, sums, places, (ky * across + kx) * inner, steps)
+            return self.along(tile, sums, places, ky * layout.steps + kx * inner, steps)
 
-        if shape.groups == 1 and shape.dilations[1] == 1:
-            return loop("ky", shape.taps[0], lambda ky: tap(ky, 0, across * inner))
-        return loop("ky", shape.taps[0], lambda ky: loop("kx", across, lambda kx: tap(ky, kx, inner)))
+        if shape.in_one_run:
+            return loop("ky", shape.taps[0], lambda ky: tap(ky, 0, layout.steps))
+        return loop("ky", shape.taps[0], lambda ky: loop("kx", shape.taps[1], lambda kx: tap(ky, kx, inner)))
 
     def along(self, tile: _Tile, sums: list[list[Buffer]], places: list[Index], first: Index, count: int) -> Stmt:
         """`count` steps from step `first`, whose inputs lie side by side from `places` on: by chunks, then singly."""
@@ -206,7 +206,7 @@ class _Emitter:
         """`size` steps of every sum of the tile; `places`: of the inputs of each pixel."""
         unit = self.unit
         register = unit.lanes * unit.group
-        steps = self.shape.taps[0] * self.shape.taps[1] * self.layout.read // unit.group
+        steps = self.shape.taps[0] * self.layout.steps
         weights = [tirx.Var(f"w{v}", unit.register(size)) for v in range(tile.registers)]
         for v, weight in enumerate(weights):
             place = ((tile.group * self.registers + tile.register + v) * steps + step) * register

@@ -1,4 +1,4 @@
-"""Inputs as a kernel wants them: padded, widened or made unsigned, channels filled up to whole groups.
+"""Inputs as a kernel wants them: padded, widened or made unsigned, filled up to whole groups.
 
 A band of rows is copied into scratch memory before its sums are taken. That costs one pass over the input, and saves
 every kernel from asking where an image ends and how many channels it has.
@@ -37,8 +37,13 @@ class Layout:
 
     @property
     def read(self) -> int:
-        """Elements that one sum reads at a pixel; a whole number of groups."""
-        return rounded_up(self.shape.read, self.unit.group)
+        """Elements that one sum reads at a pixel; a whole number of groups, where the next it reads lie elsewhere."""
+        return self.shape.read if self.shape.in_one_run else rounded_up(self.shape.read, self.unit.group)
+
+    @property
+    def steps(self) -> int:
+        """Groups that one sum reads of a row."""
+        return -(-self.shape.taps[1] * self.read // self.unit.group)
 
     @property
     def pixel(self) -> int:
