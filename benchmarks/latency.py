@@ -1,11 +1,12 @@
 """Latency of compiled libraries beside ONNX Runtime, in float32 and in int8: batch 1, same process, taking turns.
 
-    python benchmarks/latency.py [--runs 300] [--networks resnet20 resnet56]
+    python benchmarks/latency.py [--runs 300] [--networks resnet20 resnet56] [--files FOLDER]
 
 Networks have random weights (seed 0) and BatchNorm statistics of random images: latency does not depend on them. int8:
 ours by `quantization`, and for ONNX Runtime its own static quantization of the same network, activations
 unsigned and signed, weights per channel: the faster of the two and of our file counts. Both on one thread and on two,
 as many at a time; before the turns of two threads those of others have gone to sleep. Prints a Markdown table.
+`--files`: where ONNX files are kept between runs: to quantize takes longer than to compile.
 """
 
 import argparse
@@ -38,6 +39,9 @@ from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import Preprocessing, Split, Task, TaskChoice
 
 IMAGE = (3, 32, 32)
+
+FILES = ("float.onnx", "integers.onnx", "unsigned.onnx", "signed.onnx")
+"""Ours in float32 and int8; ONNX Runtime's own int8."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--networks", nargs="*")
+    parser.add_argument("--files", type=Path)
     asked = parser.parse_args()
     print(
         "| network, 1 / 2 threads | input | MACs | fp32 ms | ONNX Runtime fp32 | ratio | int8 ms | ONNX Runtime int8 "
@@ -87,18 +92,35 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for subject in SUBJECTS:
         if not asked.networks or subject.network in asked.networks:
-            print(row(subject, asked.runs), flush=True)
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = (asked.files or Path(scratch)) / str(subject).replace(", ", "_").replace(" ", "_")
+                if not folder.exists():
+                    write_files(subject, folder)
+                print(row(subject, folder, asked.runs), flush=True)
 
 
-def row(subject: Subject, runs: int) -> str:
-    """Build, export, compile and time one network."""
+def write_files(subject: Subject, folder: Path) -> None:
+    """Build, quantize and export one network into a new folder."""
     torch.manual_seed(0)
     task, data = noise(subject.shape)
     network = settled(NETWORKS.resolve(subject.network)(subject.shape, 10), data)
     network = reduced(network, subject, task, data)
-    macs = profile_of(network, subject.shape).cost().macs
     quantized, _ = CompressionPlan((QuantizationStep(),)).carry_out(network, task, data)
     float_file, integer_file = (export_onnx(each.eval(), subject.shape) for each in (network, quantized))
+    with tempfile.TemporaryDirectory() as scratch:
+        unsigned, signed = statically_quantized(float_file, data.inputs, Path(scratch))
+    folder.mkdir(parents=True)
+    for name, file in zip(FILES, (float_file, integer_file, unsigned, signed), strict=True):
+        (folder / name).write_bytes(file)
+    (folder / "macs").write_text(str(profile_of(network, subject.shape).cost().macs))
+
+
+def row(subject: Subject, files_folder: Path, runs: int) -> str:
+    """Compile and time one network."""
+    task, data = noise(subject.shape)
+    files = [(files_folder / name).read_bytes() for name in FILES]
+    float_file, integer_file = files[:2]
+    macs = int((files_folder / "macs").read_text())
     example = data.inputs[:1]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -108,7 +130,6 @@ def row(subject: Subject, runs: int) -> str:
         ]  # fmt: skip
         for threads in (1, 2):
             check(folder, threads, float_file, integer_file, example)
-        files = (float_file, integer_file, *statically_quantized(float_file, data.inputs, folder))
         found = [milliseconds(files, folder, example, threads, runs) for threads in (1, 2)]
     ours_float, ours_int8, their_float, their_int8 = zip(*found, strict=True)
     cells = (

@@ -17,7 +17,6 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.pipelines.compile.nodes import untuned
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts
-from pocketpipe.targets.lowering.kernel import kernel
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, convolution, matrix_product
 from pocketpipe.targets.lowering.schedule import Order, Schedule
 from pocketpipe.targets.settings import CompileSettings, TuneSettings
@@ -208,9 +207,9 @@ def test_metaschedule_proposes_kernels_that_compute_the_same(depthwise: bool) ->
     workload = FloatWorkload(shape, CPU)
 
     def bench(made: Any) -> Bench:
-        return Bench([Contender(made, workload.arguments())], CPU, find_toolchain("x86_64"))
+        return Bench([Contender(made, workload.arguments(None))], CPU, find_toolchain("x86_64"))
 
-    right = bench(kernel(shape, CPU)).outputs()[0]
+    right = Bench([workload.contender(workload.rule)], CPU, find_toolchain("x86_64")).outputs()[0]
     trace = metaschedule.best_trace(shape, CPU.target, 2, bench, right, perf_counter() + 300)
     assert trace is not None
     assert np.allclose(bench(metaschedule.replayed(shape, trace)).outputs()[0], right, rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ from tvm.tirx import PrimFunc
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.kernel import made
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, convolution, matrix_product
+from pocketpipe.targets.lowering.packing import packed
 from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.schedule import Schedule
 
@@ -65,6 +66,9 @@ def fuse(module: Any, cpu: Cpu, threads: int = 1, chosen: Chosen | None = None) 
         if nest not in by_nest:  # layers of equal shape share one kernel
             by_nest[nest] = f"kernel{len(by_nest)}"
             kernels[by_nest[nest]] = made(nest, cpu, threads, (chosen or {}).get(nest))
+        tiles = kernels[by_nest[nest]].packed
+        if tiles is not None:
+            group.arguments[1] = relax.const(packed(nest, tiles, group.arguments[1].value.numpy()))
         names[group.out] = (by_nest[nest], group)
     calls = {binding.value: names[binding.var] for binding in bindings if binding.var in names}
     module["main"] = _Caller(module, calls).visit_expr(module["main"])

@@ -4,8 +4,8 @@ A tile holds P neighbouring pixels of a row times T vectors of channels in regis
 channel it loads T weight vectors, broadcasts P inputs and does P*T multiply-adds; where the processor multiplies by one
 element of a register, inputs of several channels are loaded together. What lies outside the input is
 left out when the code is made (columns) or by the bounds of the loop over kernel rows: nothing is copied to be padded.
-Channel counts that are no multiple of the vector end in a shorter vector. Constant weights may be read past their end
-(lanes that are never stored), which is why constants are followed by slack.
+Channel counts that are no multiple of the vector end in a shorter vector. Constant weights lie in the order in which
+they are read (`packing`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +19,10 @@ from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, unrolled, vector
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
+from pocketpipe.targets.lowering.packing import packed_before, packed_size
 from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, numbers_of_first, work
 from pocketpipe.targets.lowering.schedule import Order, Schedule
 from pocketpipe.targets.lowering.tiling import ChannelTile, PixelTile, channel_tiles, pixel_tiles, tile_shape
-
-SLACK_FLOATS = 16
-"""float32 numbers that must be readable behind a constant weight: a vector less one, rounded up."""
-
 
 SMALLEST_SHARED = 200_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
@@ -37,7 +34,8 @@ def made(nest: Nest, cpu: Cpu, threads: int, chosen: "Schedule | PrimFunc | None
         return Kernel(chosen)
     schedule = chosen or Schedule(*tile_shape(nest, cpu))
     cut = cut_for(nest, cpu, schedule, threads)
-    return Kernel(kernel(nest, cpu, cut, schedule), cut)
+    tiles = channel_tiles(nest, cpu.lanes, schedule.vectors)
+    return Kernel(kernel(nest, cpu, cut, schedule), cut, tuple(tiles) if nest.packed else None)
 
 
 def cut_for(nest: Nest, cpu: Cpu, schedule: Schedule, threads: int) -> Cut | None:
@@ -72,9 +70,15 @@ class _Tile:
     channels: ChannelTile
     pixels: PixelTile
     outer: Index
-    channel: Index
+    number: Index
+    """Which of the tiles of these channels."""
     y: Index
     x: Index
+
+    @property
+    def channel(self) -> Index:
+        """The first."""
+        return self.channels.start + self.number * self.channels.width
 
     def vectors(self) -> list[tuple[Index, int, int]]:
         """(first channel, lanes, lanes that are stored) of each vector."""
@@ -120,10 +124,8 @@ class _Emitter:
         """All pixels of a row, of tile number `co` of these channels."""
 
         def pixels_of(pixels: PixelTile) -> Stmt:
-            channel = channels.start + co * channels.width
-
             def at(x: Index) -> Stmt:
-                return self.tile(_Tile(channels, pixels, outer, channel, y, pixels.start + x * pixels.width))
+                return self.tile(_Tile(channels, pixels, outer, co, y, pixels.start + x * pixels.width))
 
             return loop("x", pixels.repeats, at)
 
@@ -154,8 +156,7 @@ class _Emitter:
         def tap(ky: Index, kx: Index, pixels: Iterable[int]) -> Stmt:
             row = nest.rows.position(tile.y, ky) * columns.size
             places = {p: (row + columns.position(tile.x + p, kx)) * nest.data_pixel for p in pixels}
-            weight = (ky * columns.taps + kx) * nest.summed * nest.weight_step
-            return self.along_channels(tile, sums, places, weight)
+            return self.along_channels(tile, sums, places, (ky * columns.taps + kx) * nest.summed)
 
         def row_of_taps(ky: Index) -> Stmt:
             if everywhere:
@@ -165,8 +166,8 @@ class _Emitter:
 
         return loop("ky", last - first, lambda ky: row_of_taps(first + ky))
 
-    def along_channels(self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], weight: Index) -> Stmt:
-        """The summed channels of one tap; `data` (by pixel) and `weight` are places of channel 0."""
+    def along_channels(self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], first: Index) -> Stmt:
+        """The summed channels of one tap, from step `first` of the sum on; `data`: places of channel 0 by pixel."""
         nest = self.nest
         together = 1 if nest.depthwise else self.together
         whole, left = divmod(nest.summed, together)
@@ -174,7 +175,7 @@ class _Emitter:
         def step(start: int, count: int, index: Index) -> Stmt:
             ci = start + index * count
             places = {p: place + ci for p, place in data.items()}
-            return sequence(self.multiply_add(tile, sums, places, weight + ci * nest.weight_step, count))
+            return sequence(self.multiply_add(tile, sums, places, first + ci, count))
 
         parts = ((0, whole, together), (whole * together, left, 1))
         return sequence(
@@ -184,9 +185,9 @@ class _Emitter:
         )
 
     def multiply_add(
-        self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], weight: Index, count: int
+        self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], step: Index, count: int
     ) -> Iterator[Stmt]:
-        """`count` summed channels, or one tap if depthwise; `data` (by pixel) and `weight` are places of the first."""
+        """`count` steps of the sum from step `step` on (one tap if depthwise); `data`: places of the first by pixel."""
         nest = self.nest
         inputs: dict[int, Any] = {}
         if not nest.depthwise:
@@ -197,7 +198,7 @@ class _Emitter:
         for index in range(count):
             for v, (channel, lanes, _) in enumerate(tile.vectors()):
                 factor = tirx.Var(f"w{v}", of("float32", lanes))
-                place = tile.outer * nest.weight_outer + weight + index * nest.weight_step + channel
+                place = self.weight_place(tile, step + index, v)
                 yield tirx.Bind(factor, BufferLoad(self.weight, [vector(place, lanes)]))
                 for p, pixel in data.items():
                     if nest.depthwise:
@@ -207,6 +208,14 @@ class _Emitter:
                         value = _in_every_lane(inputs[p], count, index, lanes)
                     total, whole = sums[p][v], [vector(0, lanes)]
                     yield BufferStore(total, BufferLoad(total, whole) + value * factor, whole)
+
+    def weight_place(self, tile: _Tile, step: Index, v: int) -> Index:
+        """Where a vector of weights lies."""
+        nest, channels = self.nest, tile.channels
+        if not nest.packed:
+            return tile.outer * nest.weight_outer + step * nest.weight_step + tile.channel + channels.offsets[v]
+        before = packed_before(nest, self.channel_tiles, channels) + tile.outer * packed_size(nest, self.channel_tiles)
+        return before + (tile.number * nest.steps + step) * channels.read + sum(channels.lanes[:v])
 
     def store(self, tile: _Tile, sums: list[list[Buffer]]) -> Iterator[Stmt]:
         """Finish the sums and write them out."""

@@ -90,11 +90,16 @@ class Nest:
     """Step in data from one column to the next: all channels of all groups."""
     out_pixel: int = 0
     weight_step: int = 0
-    """Step in weight from one summed channel to the next."""
+    """Step in weight from one summed channel to the next, where it is not packed."""
     depthwise: bool = False
-    weight_has_slack: bool = False
-    """Whether a few numbers past the weight's end may be read."""
+    packed: bool = False
+    """Whether the weight is a constant, brought to the order in which tiles read it (`packing`)."""
     epilogue: tuple[EpilogueStep, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Terms of one sum."""
+        return self.rows.taps * self.columns.taps * self.summed
 
     def with_epilogue(self, steps: tuple[EpilogueStep, ...]) -> "Nest":
         """The same nest with another epilogue."""
@@ -114,7 +119,7 @@ def convolution(
 ) -> Nest:
     """Nest of a convolution: `data` (1, H, W, C), `weight` (kh, kw, C / groups, O), `out` (1, oh, ow, O).
 
-    `constant`: the weight is a constant, behind which there is slack.
+    `constant`: whether the weight is one.
     """
     _, height, width, channels = data
     taps_y, taps_x, summed, _ = weight
@@ -137,7 +142,7 @@ def convolution(
         out_pixel=out_channels,
         weight_step=out_channels,
         depthwise=depthwise,
-        weight_has_slack=constant and not depthwise,
+        packed=constant and not depthwise,
     )
 
 
@@ -165,5 +170,5 @@ def matrix_product(left: tuple[int, ...], right: tuple[int, ...], *, constant: b
         data_pixel=summed,
         out_pixel=channels,
         weight_step=channels,
-        weight_has_slack=constant,
+        packed=constant,
     )

@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.tirx import PrimFunc, Stmt, Var
 
 from pocketpipe.targets.lowering.loops import Index, loop
+from pocketpipe.targets.lowering.tiling import ChannelTile
 
 MOVED = 4
 """Products that take about as long as reading or writing one number."""
@@ -46,6 +47,8 @@ class Kernel:
 
     function: PrimFunc
     cut: Cut | None = None
+    packed: tuple[ChannelTile, ...] | None = None
+    """The tiles in whose order it reads its weight (`packing`); None if that lies as it came."""
 
 
 def work(products: int, moved: int) -> int:

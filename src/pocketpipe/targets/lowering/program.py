@@ -16,13 +16,10 @@ from tvm.tirx import PrimFunc
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.fusing import Chosen, fuse, shape_of
 from pocketpipe.targets.lowering.generic import scheduled
-from pocketpipe.targets.lowering.kernel import SLACK_FLOATS
 from pocketpipe.targets.lowering.memory import ALIGNMENT, Interval, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.reading import read_onnx
-
-SLACK = 4 * SLACK_FLOATS
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ def _place_constants(constants: dict[str, np.ndarray]) -> tuple[dict[str, Place]
             known[data] = Place("weights", len(blob))
             blob += data.ljust(aligned(len(data)), b"\0")
         places[name] = known[data]
-    return places, bytes(blob) + bytes(SLACK)
+    return places, bytes(blob)
 
 
 def _intervals(calls: _Calls, made: dict[str, _Made]) -> Iterator[Interval]:

@@ -26,6 +26,11 @@ class ChannelTile:
         return sum(self.used)
 
     @property
+    def read(self) -> int:
+        """Channels of one tile with those that fill its registers up."""
+        return sum(self.lanes)
+
+    @property
     def offsets(self) -> tuple[int, ...]:
         """First channel of each vector, counted from the tile's first."""
         return tuple(sum(self.used[:index]) for index in range(len(self.used)))
@@ -70,9 +75,9 @@ def channel_tiles(nest: Nest, lanes: int, vectors: int) -> list[ChannelTile]:
     tiles = [ChannelTile(0, repeats, (lanes,) * vectors, (lanes,) * vectors)] if repeats else []
     if left:
         used = (lanes,) * (left // lanes) + ((left % lanes,) if left % lanes else ())
-        # A vector of 13 takes a register of 16: where that is harmless, all of it is read, and 13 of it stored.
+        # A vector of 13 takes a register of 16: packed weights are filled up to it; 13 are stored.
         whole = tuple(_power_of_two(count) for count in used)
-        tiles.append(ChannelTile(nest.channels - left, 1, whole if nest.weight_has_slack else used, used))
+        tiles.append(ChannelTile(nest.channels - left, 1, whole if nest.packed else used, used))
     return tiles
 
 

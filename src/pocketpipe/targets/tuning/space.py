@@ -9,12 +9,12 @@ from pocketpipe.targets.lowering.schedule import Order, Schedule
 UNROLLED = (1, 2, 4)
 
 
-def tiles(rule: Schedule, most: tuple[int, int, int], seed: str) -> list[Schedule]:
+def tiles(rule: Schedule, most: tuple[int, range, int], seed: str) -> list[Schedule]:
     """All sizes of a tile that fit the registers and use at least half as many as the rule's, without that; shuffled.
 
-    `most`: pixels, registers of channels, registers of sums.
+    `most`: pixels, numbers of registers of channels, registers of sums.
 
-    >>> found = tiles(Schedule(4, 2), (8, 2, 12), seed="any")
+    >>> found = tiles(Schedule(4, 2), (8, range(1, 3), 12), seed="any")
     >>> sorted((s.pixels, s.vectors) for s in found)
     [(2, 2), (3, 2), (4, 1), (5, 1), (5, 2), (6, 1), (6, 2), (7, 1), (8, 1)]
     """
@@ -22,7 +22,7 @@ def tiles(rule: Schedule, most: tuple[int, int, int], seed: str) -> list[Schedul
     found = [
         replace(rule, pixels=p, vectors=v)
         for p in range(1, pixels + 1)
-        for v in range(1, vectors + 1)
+        for v in vectors
         if rule.pixels * rule.vectors <= 2 * p * v and p * v <= registers and (p, v) != (rule.pixels, rule.vectors)
     ]
     random.Random(seed).shuffle(found)

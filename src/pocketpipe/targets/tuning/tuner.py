@@ -152,7 +152,7 @@ class _Search:
         self._count(trials)
 
     def _of_others(self, kernel: PrimFunc) -> Contender:
-        return Contender(kernel, self.workload.arguments())
+        return Contender(kernel, self.workload.arguments(None))
 
     def _note(self, share: float, candidate: Schedule | str) -> None:
         if self.best is None or share < self.best[0]:

@@ -14,7 +14,9 @@ from pocketpipe.targets.lowering import tiling
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.integers import kernel as integers
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, packed_weight, parameters
+from pocketpipe.targets.lowering.integers.units import VectorUnit
 from pocketpipe.targets.lowering.nest import Nest, Spread
+from pocketpipe.targets.lowering.packing import packed
 from pocketpipe.targets.lowering.schedule import Schedule
 from pocketpipe.targets.tuning.measuring import Contender
 
@@ -43,20 +45,20 @@ class Workload(ABC):
         """Products."""
 
     @abstractmethod
-    def most(self) -> tuple[int, int, int]:
-        """(pixels, registers of channels, registers of sums) that a tile can have."""
+    def most(self) -> tuple[int, range, int]:
+        """(pixels at most, numbers of registers of channels, registers of sums at most) that a tile can have."""
 
     @abstractmethod
     def kernel(self, schedule: Schedule) -> PrimFunc:
         """With another schedule."""
 
     @abstractmethod
-    def arguments(self) -> list[np.ndarray]:
-        """Made-up data, the output last."""
+    def arguments(self, schedule: Schedule | None) -> list[np.ndarray]:
+        """Made-up data as the kernel with a schedule takes it, the output last; None: the weight as it comes."""
 
     def contender(self, schedule: Schedule) -> Contender:
         """The kernel with a schedule, on the data."""
-        return Contender(self.kernel(schedule), self.arguments())
+        return Contender(self.kernel(schedule), self.arguments(schedule))
 
 
 @dataclass(frozen=True)
@@ -77,37 +79,38 @@ class FloatWorkload(Workload):
     @property
     def work(self) -> int:
         nest = self.nest
-        return nest.outer * nest.rows.out * nest.columns.out * nest.channels * nest.summed * self._taps
+        return nest.outer * nest.rows.out * nest.columns.out * nest.channels * nest.steps
 
-    def most(self) -> tuple[int, int, int]:
+    def most(self) -> tuple[int, range, int]:
         columns = min(self.nest.columns.out, 2 * tiling.MOST_PIXELS)
-        return columns, min(-(-self.nest.channels // self.cpu.lanes), tiling.MOST_VECTORS), self.cpu.accumulators + 4
+        vectors = min(-(-self.nest.channels // self.cpu.lanes), tiling.MOST_VECTORS)
+        return columns, range(1, vectors + 1), self.cpu.accumulators + 4
 
     def kernel(self, schedule: Schedule) -> PrimFunc:
         return floats.kernel(self.nest, self.cpu, schedule=schedule)
 
-    def arguments(self) -> list[np.ndarray]:
-        nest = self.nest
-        pixels = nest.rows.out * nest.columns.out
-        out = (nest.outer - 1) * nest.out_outer + pixels * nest.out_pixel
-        weight = (nest.outer - 1) * nest.weight_outer + self._taps * nest.summed * max(nest.weight_step, nest.channels)
-        sizes = [
-            (nest.outer - 1) * nest.data_outer + nest.rows.size * nest.columns.size * nest.data_pixel,
-            weight + floats.SLACK_FLOATS,
-        ]
+    def arguments(self, schedule: Schedule | None) -> list[np.ndarray]:
+        nest, draw = self.nest, np.random.default_rng(0)
+        out = (nest.outer - 1) * nest.out_outer + nest.rows.out * nest.columns.out * nest.out_pixel
+        data = (nest.outer - 1) * nest.data_outer + nest.rows.size * nest.columns.size * nest.data_pixel
         of_spread = {
             Spread.SAME: out,
             Spread.CHANNEL: (nest.outer - 1) * nest.channel_outer + nest.channels,
             Spread.SCALAR: 1,
         }
-        sizes += [of_spread[step.spread] for step in nest.epilogue if step.has_operand]
-        draw = np.random.default_rng(0)
-        made = [draw.normal(size=size).astype(np.float32) for size in sizes]
-        return [*made, np.zeros(out, np.float32)]
+        operands = [of_spread[step.spread] for step in nest.epilogue if step.has_operand]
+        x, *others = (draw.normal(size=size).astype(np.float32) for size in (data, *operands))
+        weight = draw.normal(size=self._weight_shape).astype(np.float32)
+        if nest.packed and schedule is not None:
+            weight = packed(nest, tiling.channel_tiles(nest, self.cpu.lanes, schedule.vectors), weight)
+        return [x, weight.reshape(-1), *others, np.zeros(out, np.float32)]
 
     @property
-    def _taps(self) -> int:
-        return self.nest.rows.taps * self.nest.columns.taps
+    def _weight_shape(self) -> tuple[int, ...]:
+        nest = self.nest
+        if nest.outer > 1 and nest.weight_outer != nest.channels:  # a batch of matrices
+            return nest.outer, nest.summed, nest.channels
+        return nest.steps, nest.outer * nest.channels
 
 
 @dataclass(frozen=True)
@@ -122,24 +125,30 @@ class IntegerWorkload(Workload):
         return self.sums
 
     @property
+    def unit(self) -> VectorUnit:
+        """The registers that it fills."""
+        return integers.unit_for(self.sums, self.cpu.unit)
+
+    @property
     def rule(self) -> Schedule:
-        return Schedule(*integers.tile_sizes(self.shape, self.cpu.unit))
+        return Schedule(*integers.tile_sizes(self.shape, self.unit))
 
     @property
     def work(self) -> int:
         shape = self.shape
         return shape.out_height * shape.out_width * shape.outputs * shape.read * prod(shape.taps)
 
-    def most(self) -> tuple[int, int, int]:
-        unit = self.cpu.unit
-        registers = min(-(-self.shape.made // unit.lanes), 2 * integers.MOST_VECTORS)
-        return min(self.shape.out_width, integers.MOST_PIXELS), registers, unit.accumulators + 4
+    def most(self) -> tuple[int, range, int]:
+        vectors = range(1, min(self.shape.registers(self.unit), 2 * integers.MOST_VECTORS) + 1)
+        if self.shape.depthwise:  # whose tiles are a block of channels
+            vectors = range(self.rule.vectors, self.rule.vectors + 1)
+        return min(self.shape.out_width, integers.MOST_PIXELS), vectors, self.unit.accumulators + 4
 
     def kernel(self, schedule: Schedule) -> PrimFunc:
-        return integers.kernel(self.shape, self.cpu.unit, schedule=schedule)
+        return integers.kernel(self.shape, self.unit, schedule=schedule)
 
-    def arguments(self) -> list[np.ndarray]:
-        shape, unit = self.shape, self.cpu.unit
+    def arguments(self, schedule: Schedule | None) -> list[np.ndarray]:
+        shape, unit = self.shape, self.unit
         draw = np.random.default_rng(0)
         weight = draw.integers(-127, 128, (shape.outputs, *shape.taps, shape.read)).astype(np.int8)
         shift = np.full(shape.outputs, 30 if shape.wide else 40, np.int32)
@@ -156,8 +165,8 @@ class IntegerWorkload(Workload):
         ))  # fmt: skip
         return [
             x,
-            packed_weight(shape, weight, unit.lanes, unit.group),
-            parameters(shape, layer, ADDITION if shape.adds else (), unit.lanes, unit.offset),
+            packed_weight(shape, weight, unit),
+            parameters(shape, layer, ADDITION if shape.adds else (), unit),
             *([other] if shape.adds else []),
             np.zeros(made, np.int8),
         ]

@@ -14,7 +14,7 @@ from pocketpipe.integer import reference
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import Add, Convolution, IntegerTensor
 from pocketpipe.targets.lowering.integers.geometry import addition_parameters, geometry, packed_weight, parameters
-from pocketpipe.targets.lowering.integers.kernel import kernel
+from pocketpipe.targets.lowering.integers.kernel import kernel, unit_for
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.toolchain import find_toolchain
 from pocketpipe.targets.x86_64 import LEVELS, Level
@@ -23,12 +23,14 @@ GUARD = 64
 """Bytes behind the output that must stay as they are."""
 
 SHAPES = {
-    # (height, width), channels in and out, window, stride, groups, dilation, padding
+    # (height, width), channels in and out, window, stride, groups, dilation, padding (of rows and columns, or of both)
     "rgb": ((8, 8), 3, 16, 3, 1, 1, 1, 1),
     "odd, strided": ((9, 7), 13, 29, 3, 2, 1, 1, 1),
     "pointwise": ((9, 9), 5, 7, 1, 1, 1, 1, 0),
     "depthwise": ((8, 8), 20, 20, 3, 1, 20, 1, 1),
     "depthwise, strided, dilated": ((11, 11), 17, 17, 3, 2, 17, 2, 2),
+    "depthwise, five rows": ((9, 13), 70, 70, 5, 1, 70, 1, 2),
+    "depthwise, one row": ((1, 23), 12, 12, (1, 6), 1, 12, 1, (0, 2)),
     "grouped": ((8, 8), 6, 12, 3, 1, 2, 1, 1),
     "dilated": ((10, 10), 8, 33, 3, 1, 1, 2, 2),
     "in bands": ((70, 40), 24, 67, 3, 1, 1, 1, 1),
@@ -37,23 +39,26 @@ SHAPES = {
 
 
 def layer(name: str, *, wide: bool) -> tuple[Convolution, Add, IntegerTensor, IntegerTensor]:
-    """A convolution with random weights, and an addition to follow; `wide`: factors above a quarter."""
-    (height, width), read, made, window, stride, groups, dilation, padding = SHAPES[name]
+    """A convolution with random weights, and an addition to follow; `wide`: factors above a quarter, and tiny ones."""
+    (height, width), read, made, windows, stride, groups, dilation, paddings = SHAPES[name]
+    window, padding = (pair if isinstance(pair, tuple) else (pair, pair) for pair in (windows, paddings))
     draw = np.random.default_rng(len(name))
-    shift = draw.integers(28, 33, made) if wide else draw.integers(38, 44, made)
+    shift = draw.choice([28, 30, 32, 58], made) if wide else draw.integers(38, 44, made)
     requantization = Requantization(
         draw.integers(2**30, 2**31, made).astype(np.int32), shift.astype(np.int32), 3, -120, 127
     )
     convolution = Convolution(
         "layer", ("x",), "y",
-        weight=draw.integers(-127, 128, (made, window, window, read // groups)).astype(np.int8),
+        weight=draw.integers(-127, 128, (made, *window, read // groups)).astype(np.int8),
         bias=draw.integers(-1000, 1000, made).astype(np.int32),
-        strides=(stride, stride), pads=(padding,) * 4, dilations=(dilation, dilation), groups=groups,
+        strides=(stride, stride), pads=padding * 2, dilations=(dilation, dilation), groups=groups,
         padding_value=-7, requantization=requantization,
     )  # fmt: skip
     addition = Add("sum", ("other", "y"), "z", ((1 << 19) + 77, 1 << 20), 20, (-4, 3), 5, -128, 127)
-    reach = dilation * (window - 1) + 1
-    out = tuple((length + 2 * padding - reach) // stride + 1 for length in (height, width))
+    out = tuple(
+        (length + 2 * around - dilation * (taps - 1) - 1) // stride + 1
+        for length, around, taps in zip((height, width), padding, window, strict=True)
+    )
     return convolution, addition, IntegerTensor((height, width, read), 1.0, 0), IntegerTensor((*out, made), 1.0, 0)
 
 
@@ -65,7 +70,8 @@ def test_every_shape_gives_the_references_integers(level: Level, tmp_path: Path)
     cpu = level.cpu()
     layers = [(layer(name, wide=wide), adds) for name in SHAPES for wide, adds in ((False, False), (True, True))]
     shapes = [geometry(c, x, out, add if adds else None) for (c, add, x, out), adds in layers]
-    kernels = {f"layer{i}": kernel(shape, cpu.unit) for i, shape in enumerate(shapes) if shape is not None}
+    units = [unit_for(shape, cpu.unit) for shape in shapes if shape is not None]
+    kernels = {f"layer{i}": kernel(shape, units[i]) for i, shape in enumerate(shapes) if shape is not None}
     workspaces = write_object(kernels, cpu, tmp_path / "kernels.o")
     find_toolchain("x86_64").link_library(["kernels.o"], "kernels.so", "{ global: layer*; local: *; };", tmp_path)
     library = ctypes.CDLL(str(tmp_path / "kernels.so"))
@@ -82,9 +88,9 @@ def test_every_shape_gives_the_references_integers(level: Level, tmp_path: Path)
         made = np.full(out.elements + GUARD, 77, np.int8)
         arrays = [
             inputs,
-            packed_weight(shape, convolution.weight, cpu.unit.lanes, cpu.unit.group),
-            parameters(shape, convolution, added, cpu.unit.lanes, cpu.unit.offset),
-            *([other] if adds else []),
+            packed_weight(shape, convolution.weight, units[i]),
+            parameters(shape, convolution, added, units[i]),
+            *([np.pad(other.reshape(-1), (0, GUARD))] if adds else []),  # some bytes behind it are read
             made,
             *(np.zeros(size, np.uint8) for size in workspaces[f"layer{i}"]),
         ]

@@ -12,9 +12,13 @@ import numpy as np
 
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import Add, Convolution, IntegerTensor, Linear, Operator
+from pocketpipe.targets.lowering.integers.units import VectorUnit
 
-SMALLEST_SHIFT = 33
-"""From here on the high half of a product is enough (`VectorUnit.rescale`); below, 64 bits are kept to the end."""
+SMALLEST_SHIFT, LARGEST_SHIFT = 33, 54
+"""Where the high half of a product is enough (`VectorUnit.rescale`); else 64 bits are kept to the end.
+
+The zero point, shifted, and half take less than 2^30, the high half at most 2^30; doubled, it saturates.
+"""
 
 PADDING, ZERO_POINT, LOW, HIGH = range(4)
 OWN, OTHER, REST, SHIFT, SUM_ZERO_POINT, SUM_LOW, SUM_HIGH = range(4, 11)
@@ -45,7 +49,7 @@ class SumOfProducts:
     adds: bool = False
     """Whether another tensor is added to the result before it is stored."""
     wide: bool = False
-    """Whether factors are so large that their products need 64 bits to the end."""
+    """Whether factors are so large, or so small, that their products need 64 bits to the end."""
 
     @property
     def channels(self) -> int:
@@ -53,9 +57,23 @@ class SumOfProducts:
         return self.made if self.depthwise else self.groups * self.read
 
     @property
+    def in_one_run(self) -> bool:
+        """Whether what a sum reads of a row lies side by side, all taps and inputs."""
+        return not self.depthwise and self.groups == 1 and self.dilations[1] == 1
+
+    @property
+    def grouped_down(self) -> bool:
+        """Depthwise: whether taps below each other are summed together, or neighbours in a row."""
+        return self.taps[0] > 1 or self.taps[1] == 1
+
+    @property
     def outputs(self) -> int:
         """Channels of the output."""
         return self.groups * self.made
+
+    def registers(self, unit: VectorUnit) -> int:
+        """Registers that hold the sums of one pixel in one group."""
+        return -(-self.made // unit.block) * unit.group if self.depthwise else -(-self.made // unit.lanes)
 
 
 @singledispatch
@@ -85,7 +103,8 @@ def _(operator: Linear, x: IntegerTensor, out: IntegerTensor, addition: Add | No
 
 
 def _wide(requantization: Requantization) -> bool:
-    return bool(np.any((requantization.shift < SMALLEST_SHIFT) & (requantization.multiplier != 0)))
+    outside = (requantization.shift < SMALLEST_SHIFT) | (requantization.shift > LARGEST_SHIFT)
+    return bool(np.any(outside & (requantization.multiplier != 0)))
 
 
 def rounded_up(count: int, multiple: int) -> int:
@@ -97,32 +116,58 @@ def rounded_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def packed_weight(shape: SumOfProducts, weight: np.ndarray, lanes: int, group: int) -> np.ndarray:
+def order_in_block(unit: VectorUnit) -> list[int]:
+    """Depthwise: which of `unit.block` channels is in each lane, register after register.
+
+    In each lane of 128 bits, register `j` has the channels that interleaving leaves together (`depthwise`).
+    """
+    fours = [4 * (unit.group * part + j) for j in range(unit.group) for part in range(unit.lanes // 4)]
+    return [four + i for four in fours for i in range(4)]
+
+
+def packed_weight(shape: SumOfProducts, weight: np.ndarray, unit: VectorUnit) -> np.ndarray:
     """`weight` (out, *taps, read) in the order in which a kernel reads it, zeros where a register is not full.
 
-    (groups, blocks of `lanes` channels, tap rows, tap columns, inputs / group, lanes, group); depthwise sums `group`
-    tap columns instead of inputs.
+    (groups, blocks of `lanes` channels, tap rows, tap columns, inputs / group, lanes, group); where they are
+    `in_one_run`, columns and inputs are one axis. Depthwise: (blocks of `unit.block` channels, tap rows, tap columns,
+    registers, lanes, group), one of the two counted in groups of taps.
     """
-    rows, columns = shape.taps
-    taken = weight.reshape(shape.groups, shape.made, rows, columns, shape.read)
     if shape.depthwise:
-        taken = taken.transpose(0, 1, 2, 4, 3)
+        return _packed_taps(shape, weight[..., 0], unit)
+    lanes, group = unit.lanes, unit.group
+    rows, columns = shape.taps
+    summed = (rows, 1, columns * shape.read) if shape.in_one_run else (rows, columns, shape.read)
+    taken = weight.reshape(shape.groups, shape.made, *summed)
     amounts = [(0, 0)] * 5
     amounts[1] = (0, -shape.made % lanes)
     amounts[4] = (0, -taken.shape[4] % group)
     taken = np.pad(taken, amounts)
-    outer, made, first, second, summed = taken.shape
-    blocks = taken.reshape(outer, made // lanes, lanes, first, second, summed // group, group)
+    outer, made, _, across, inner = taken.shape
+    blocks = taken.reshape(outer, made // lanes, lanes, rows, across, inner // group, group)
     return np.ascontiguousarray(blocks.transpose(0, 1, 3, 4, 5, 2, 6))
 
 
-def parameters(
-    shape: SumOfProducts, operator: Convolution | Linear, addition: tuple[int, ...], lanes: int, offset: int
-) -> np.ndarray:
-    """int32: HEAD numbers, then bias, multiplier and shift of each channel, each group's filled up to whole registers.
+def _packed_taps(shape: SumOfProducts, weight: np.ndarray, unit: VectorUnit) -> np.ndarray:
+    rows, columns = shape.taps
+    amounts = [(0, -shape.made % unit.block), (0, 0), (0, 0)]
+    amounts[1 if shape.grouped_down else 2] = (0, -shape.taps[0 if shape.grouped_down else 1] % unit.group)
+    taken = np.pad(weight, amounts)
+    if shape.grouped_down:
+        taken = taken.reshape(len(taken), -1, unit.group, columns).transpose(0, 1, 3, 2)
+    else:
+        taken = taken.reshape(len(taken), rows, -1, unit.group)
+    blocks = taken.reshape(-1, unit.block, *taken.shape[1:])[:, order_in_block(unit)]
+    by_register = blocks.reshape(len(blocks), unit.group, unit.lanes, *taken.shape[1:])
+    return np.ascontiguousarray(by_register.transpose(0, 3, 4, 1, 2, 5))
 
-    `addition`: what `addition_parameters` gives, or nothing. `offset` is what the kernel adds to its inputs: it is
-    taken out of the bias.
+
+def parameters(
+    shape: SumOfProducts, operator: Convolution | Linear, addition: tuple[int, ...], unit: VectorUnit
+) -> np.ndarray:
+    """int32: HEAD numbers, then bias, multiplier, rounding and places of each channel, each group's filled up to whole
+    registers; what the last two are, `VectorUnit.rescale` says.
+
+    `addition`: what `addition_parameters` gives, or nothing.
     """
     requantization = operator.requantization
     head = np.zeros(HEAD, np.int64)
@@ -132,19 +177,22 @@ def parameters(
     sums = operator.weight.astype(np.int64).reshape(len(operator.weight), -1).sum(1)
     multiplier = np.broadcast_to(requantization.multiplier, (shape.outputs,))
     shift = np.where(multiplier == 0, SMALLEST_SHIFT, np.broadcast_to(requantization.shift, (shape.outputs,)))
-    columns = (
-        (operator.bias - offset * sums, 0), (multiplier, 0), (shift, SMALLEST_SHIFT)
-    )  # fmt: skip
-    by_group = [
-        np.pad(
-            np.asarray(values, np.int64).reshape(shape.groups, shape.made),
-            ((0, 0), (0, -shape.made % lanes)),
-            constant_values=fill,
-        )
-        for values, fill in columns
-    ]
-    # Sums wrap around in 32 bits and come out right: only the whole sum has to fit (proof).
-    return np.concatenate([head, *(part.reshape(-1) for part in by_group)]).astype(np.int32)
+    places = shift.astype(np.int64) - (0 if shape.wide else unit.high)
+    rounding = (1 << (places - 1)) + (requantization.zero_point << places)
+    # Sums wrap around in 32 bits and come out right: only the whole sum has to fit (proof). What the kernel adds to its
+    # inputs is taken out of the bias.
+    columns = (operator.bias - unit.offset * sums, multiplier, 0 * rounding if shape.wide else rounding, places)
+    by_register = [_by_register(shape, np.asarray(values, np.int64), unit) for values in columns]
+    return np.concatenate([head, *by_register]).astype(np.int32)
+
+
+def _by_register(shape: SumOfProducts, values: np.ndarray, unit: VectorUnit) -> np.ndarray:
+    """A number of each channel, in the lanes of the registers that hold their sums."""
+    whole = unit.block if shape.depthwise else unit.lanes
+    filled = np.pad(values.reshape(shape.groups, shape.made), ((0, 0), (0, -shape.made % whole)), mode="edge")
+    if shape.depthwise:
+        filled = filled.reshape(-1, unit.block)[:, order_in_block(unit)]
+    return filled.reshape(-1)
 
 
 def addition_parameters(addition: Add, own: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Inputs as a kernel wants them: padded, widened or made unsigned, channels filled up to whole groups.
+"""Inputs as a kernel wants them: padded, widened or made unsigned, filled up to whole groups.
 
 A band of rows is copied into scratch memory before its sums are taken. That costs one pass over the input, and saves
 every kernel from asking where an image ends and how many channels it has.
@@ -37,27 +37,24 @@ class Layout:
 
     @property
     def read(self) -> int:
-        """Elements that one sum reads at a pixel; a whole number of groups."""
-        return rounded_up(self.shape.read, self.unit.group)
+        """Elements that one sum reads at a pixel; a whole number of groups, where the next it reads lie elsewhere."""
+        return self.shape.read if self.shape.in_one_run else rounded_up(self.shape.read, self.unit.group)
+
+    @property
+    def steps(self) -> int:
+        """Groups that one sum reads of a row."""
+        return -(-self.shape.taps[1] * self.read // self.unit.group)
 
     @property
     def pixel(self) -> int:
-        """Elements of a pixel. Depthwise: for each channel, filled up to whole registers, `group` pixels in a row."""
-        if self.shape.depthwise:
-            return rounded_up(self.shape.made, self.unit.lanes) * self.unit.group
-        return self.shape.groups * self.read
-
-    @property
-    def taps_across(self) -> int:
-        """Tap columns; depthwise, filled up to whole groups."""
-        columns = self.shape.taps[1]
-        return rounded_up(columns, self.unit.group) if self.shape.depthwise else columns
+        """Elements of a pixel."""
+        return self.shape.made if self.shape.depthwise else self.shape.groups * self.read
 
     @property
     def columns(self) -> int:
         """Pixels of a row that are read."""
         shape = self.shape
-        return (shape.out_width - 1) * shape.strides[1] + (self.taps_across - 1) * shape.dilations[1] + 1
+        return (shape.out_width - 1) * shape.strides[1] + (shape.taps[1] - 1) * shape.dilations[1] + 1
 
     @property
     def row(self) -> int:
@@ -87,22 +84,6 @@ class Preparing:
 
     def __init__(self, layout: Layout, x: Buffer, parameters: Buffer, to: Buffer) -> None:
         self.layout, self.x, self.parameters, self.to = layout, x, parameters, to
-        self.line = to
-        """Where a row is brought together: in place, or beside it if pixels are interleaved afterwards."""
-        if self.interleaves:
-            channels = rounded_up(layout.shape.made, layout.unit.lanes)
-            elements = (layout.columns + (layout.unit.group - 1) * layout.shape.dilations[1]) * channels
-            self.line = tirx.decl_buffer((elements + OVERHANG,), layout.unit.prepared, "line")
-
-    @property
-    def interleaves(self) -> bool:
-        """Whether neighbouring pixels come to lie side by side."""
-        return self.layout.shape.depthwise and self.layout.unit.group > 1
-
-    @property
-    def buffers(self) -> list[Buffer]:
-        """Memory that is needed."""
-        return [self.to, self.line] if self.interleaves else [self.to]
 
     def rows(self, first: Index, made: Index) -> Stmt:
         """Prepare what `made` rows of output from row `first` read."""
@@ -111,13 +92,12 @@ class Preparing:
         count = (made - 1) * shape.strides[0] + (shape.taps[0] - 1) * shape.dilations[0] + 1
 
         def row(index: Index) -> Stmt:
-            source = above + index
-            start = 0 if self.interleaves else index * layout.row
-            whole = sequence([self.whole_row(source, start)])
+            source, start = above + index, index * layout.row
+            whole = self.whole_row(source, start)
             if shape.before[0] or self.reads_below:
                 inside = tirx.all(source >= 0, source < shape.height)
-                whole = tirx.IfThenElse(inside, whole, self.fill(start, self.row_pixels))
-            return sequence([whole, self.interleaved(index * layout.row)]) if self.interleaves else whole
+                whole = tirx.IfThenElse(inside, whole, self.fill(start, layout.columns))
+            return whole
 
         return loop("row", count, row)
 
@@ -126,27 +106,17 @@ class Preparing:
         """Whether rows below the image are read."""
         return self.layout.rows(self.layout.shape.out_height) - self.layout.shape.before[0] > self.layout.shape.height
 
-    @property
-    def pixel(self) -> int:
-        """Elements of a pixel in the line."""
-        return self.layout.pixel // self.layout.unit.group if self.interleaves else self.layout.pixel
-
-    @property
-    def row_pixels(self) -> int:
-        """Pixels of the line."""
-        between = (self.layout.unit.group - 1) * self.layout.shape.dilations[1] if self.interleaves else 0
-        return self.layout.columns + between
-
     def whole_row(self, source: Index, start: Index) -> Stmt:
         """Row `source` of the input into the line from `start`, with what is padded to its left and right."""
-        left = min(self.layout.shape.before[1], self.row_pixels)
-        taken = min(self.layout.shape.width, self.row_pixels - left)
-        right = self.row_pixels - left - taken
+        layout, width = self.layout, self.layout.shape.width
+        left = min(layout.shape.before[1], layout.columns)
+        taken = min(width, layout.columns - left)
+        right = layout.columns - left - taken
         return sequence(
             [
                 *([self.fill(start, left)] if left else []),
-                self.copy(source * self.layout.shape.width, start + left * self.pixel, taken),
-                *([self.fill(start + (left + taken) * self.pixel, right)] if right else []),
+                self.copy(source * width, start + left * layout.pixel, taken),
+                *([self.fill(start + (left + taken) * layout.pixel, right)] if right else []),
             ]
         )
 
@@ -156,20 +126,21 @@ class Preparing:
 
         def at(place: Index, lanes: int) -> Stmt:
             stored = self.converted(_spread_byte(value, lanes), lanes)
-            return BufferStore(self.line, stored, [vector(start + place, lanes)])
+            return BufferStore(self.to, stored, [vector(start + place, lanes)])
 
-        return over(pixels * self.pixel, at)
+        return over(pixels * self.layout.pixel, at)
 
     def copy(self, source: Index, start: Index, pixels: int) -> Stmt:
         """Pixels of the input from pixel `source` on."""
         shape = self.layout.shape
         runs = 1 if shape.depthwise else shape.groups  # of channels that stay together
         run = shape.channels // runs
-        room = self.pixel // runs
+        pixel = self.layout.pixel
+        room = pixel // runs
         if run == room:
-            return self.copy_run(source * shape.channels, start, pixels * self.pixel)
+            return self.copy_run(source * shape.channels, start, pixels * pixel)
         return loop("pixel", pixels, lambda i: loop("run", runs, lambda j: self.copy_run(
-            (source + i) * shape.channels + j * run, start + i * self.pixel + j * room, run
+            (source + i) * shape.channels + j * run, start + i * pixel + j * room, run
         )))  # fmt: skip
 
     def copy_run(self, source: Index, start: Index, count: int) -> Stmt:
@@ -177,7 +148,7 @@ class Preparing:
 
         def at(place: Index, lanes: int) -> Stmt:
             value = BufferLoad(self.x, [vector(source + place, lanes)])
-            return BufferStore(self.line, self.converted(value, lanes), [vector(start + place, lanes)])
+            return BufferStore(self.to, self.converted(value, lanes), [vector(start + place, lanes)])
 
         return over(count, at)
 
@@ -191,21 +162,6 @@ class Preparing:
                 return tirx.bitwise_xor(unsigned, constant(128, lanes, "uint8"))
             case wider:
                 return tirx.Cast(of(wider, lanes), value)
-
-    def interleaved(self, start: Index) -> Stmt:
-        """The line into the row from `start`: at each pixel, channel by channel, the `group` pixels from it on."""
-        unit, step = self.layout.unit, self.layout.shape.dilations[1]
-        order = [k * unit.lanes + lane for lane in range(unit.lanes) for k in range(unit.group)]
-
-        def at(pixel: Index, block: Index) -> Stmt:
-            places = [(pixel + k * step) * self.pixel + block * unit.lanes for k in range(unit.group)]
-            parts = [BufferLoad(self.line, [vector(place, unit.lanes)]) for place in places]
-            place = start + pixel * self.layout.pixel + block * unit.lanes * unit.group
-            value = tirx.Shuffle(parts, order)
-            return BufferStore(self.to, value, [vector(place, unit.lanes * unit.group)])
-
-        blocks = self.pixel // unit.lanes
-        return loop("pixel", self.layout.columns, lambda pixel: loop("block", blocks, lambda b: at(pixel, b)))
 
 
 def over(count: int, at: Callable[[Index, int], Stmt]) -> Stmt:

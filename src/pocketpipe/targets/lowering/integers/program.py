@@ -36,7 +36,7 @@ from pocketpipe.targets.lowering.integers.geometry import (
     packed_weight,
     parameters,
 )
-from pocketpipe.targets.lowering.integers.kernel import made
+from pocketpipe.targets.lowering.integers.kernel import made, unit_for
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
 from pocketpipe.targets.lowering.integers.steps import Step, same_shape, steps
 from pocketpipe.targets.lowering.memory import Interval, aligned, plan
@@ -131,11 +131,11 @@ class _Building:
         yield self.sum_of_products(step, shape)
 
     def sum_of_products(self, step: Step, shape: SumOfProducts) -> KernelCall:
-        operator, unit = step.operator, self.cpu.unit
+        operator, unit = step.operator, unit_for(shape, self.cpu.unit)
         assert isinstance(operator, Convolution | Linear)  # only these have such a shape
         added = () if step.addition is None else addition_parameters(step.addition, step.own)
-        weight = packed_weight(shape, operator.weight, unit.lanes, unit.group)
-        constants = (weight, parameters(shape, operator, added, unit.lanes, unit.offset))
+        weight = packed_weight(shape, operator.weight, unit)
+        constants = (weight, parameters(shape, operator, added, unit))
         x, *other = (Place(name, 0) for name in step.inputs)
         return self.call((shape,), lambda: made(shape, unit, self.threads, self.chosen.get(shape)), x,
                          *map(self.constant, constants), *other, Place(step.output, 0))  # fmt: skip

@@ -1,6 +1,8 @@
-"""VectorUnit: how a processor sums products of bytes, and takes the high half of a product."""
+"""VectorUnit: how a processor sums products of bytes, takes the high half of a product, and narrows sums to bytes."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ from tvm import tirx
 from pocketpipe.targets.lowering.loops import constant, of
 
 Expression = Any
+Order = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,10 @@ class VectorUnit:
     """The instructions of one kind of processor.
 
     `multiply_add(total, x, weight)`: to each int32 lane of `total` the sum of `group` products.
-    `rescale(total, multiplier, shift)`: `floor(total * multiplier / 2^shift + 1/2)` for shifts of 33 and more.
+    `rescale(total, multiplier, rounding, places)`: `floor((floor(total * multiplier / 2^high) + rounding) / 2^places)`:
+    the floor of a floor is the floor of the whole.
+    `narrow(registers, order)`: up to four registers of int32 as bytes that saturate; `order`: which register, and
+    which four lanes of it, come one after the other.
     """
 
     name: str
@@ -32,13 +38,23 @@ class VectorUnit:
     """Groups of inputs that are loaded together; more than one where an instruction can pick one out of a register."""
     accumulators: int
     """Registers that a tile of sums may take; the rest hold weights and inputs."""
+    high: int
+    """Bits of a product that `rescale` drops at once."""
     multiply_add: Callable[[Expression, Expression, Expression], Expression]
-    rescale: Callable[[Expression, Expression, Expression], Expression]
+    rescale: Callable[[Expression, Expression, Expression, Expression], Expression]
+    narrow: Callable[[Sequence[Expression], Order], Expression]
+    narrower: VectorUnit | None = None
+    """The same instructions on half the lanes."""
 
     @property
     def factor(self) -> str:
         """Type in which numbers are multiplied; weights lie in memory as int8 and are widened when loaded."""
         return "int16" if self.prepared == "int16" else "int8"
+
+    @property
+    def block(self) -> int:
+        """Channels that are loaded together where each is summed apart (depthwise): `group` registers of sums."""
+        return self.group * self.lanes
 
     def register(self, count: int = 1) -> str:
         """TVM type of `count` registers of weights, or of inputs."""
@@ -99,24 +115,61 @@ def _single(total: Expression, x: Expression, weight: Expression) -> Expression:
     return total + tirx.Cast(wide, x) * tirx.Cast(wide, weight)
 
 
-def _by_high_half(total: Expression, multiplier: Expression, shift: Expression) -> Expression:
-    """The high 32 bits of the product, then the rest of the shift: floor of a floor is the floor of the whole."""
+def _by_high_half(total: Expression, multiplier: Expression, rounding: Expression, places: Expression) -> Expression:
+    """Even and odd lanes multiplied apart, as `pmuldq` does; then the high halves side by side."""
     lanes = _lanes(total)
-    wide = of("int64", lanes)
-    product = tirx.Cast(wide, total) * tirx.Cast(wide, multiplier)
-    high = tirx.Cast(of("int32", lanes), product >> constant(32, lanes, "int64"))
-    half = constant(1, lanes, "int32") << (shift - constant(33, lanes, "int32"))
-    return (high + half) >> (shift - constant(32, lanes, "int32"))
+    wide = of("int64", lanes // 2)
+    half = constant(32, lanes // 2, "int64")
+
+    def upper(of_odd: bool) -> Expression:
+        pair = (tirx.reinterpret(wide, x) for x in (total, multiplier))
+        left, right = ((x if of_odd else x << half) >> half for x in pair)
+        return tirx.reinterpret(of("int32", lanes), left * right)
+
+    order = [lane | 1 if lane % 2 == 0 else lanes + lane for lane in range(lanes)]
+    return (tirx.Shuffle([upper(False), upper(True)], order) + rounding) >> places
 
 
-def _by_doubling_high_half(total: Expression, multiplier: Expression, shift: Expression) -> Expression:
-    """`sqdmulh`, the product over 2^31, then `srshl`, which shifts right by what is negative and rounds halves up."""
+def _by_doubling_high_half(
+    total: Expression, multiplier: Expression, rounding: Expression, places: Expression
+) -> Expression:
+    """`sqdmulh`, the product over 2^31. Adding saturates: what does is out of a byte's range anyway."""
     if _lanes(total) > 4:
-        halves = (_by_doubling_high_half(*(_half(x, which) for x in (total, multiplier, shift))) for which in (0, 1))
+        whole = (total, multiplier, rounding, places)
+        halves = (_by_doubling_high_half(*(_half(x, which) for x in whole)) for which in (0, 1))
         return tirx.Shuffle(list(halves), list(range(_lanes(total))))
     high = tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", total, multiplier)
-    left = constant(31, 4, "int32") - shift
-    return tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.srshl.v4i32", high, left)
+    return tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqadd.v4i32", high, rounding) >> places
+
+
+def _packs(first: str, second: str, lanes: int) -> Callable[[Sequence[Expression], Order], Expression]:
+    """`packssdw`, then `packsswb`: in each lane of 128 bits four numbers of every register in turn."""
+
+    def narrow(registers: Sequence[Expression], order: Order) -> Expression:
+        a, b, c, d = (registers[min(i, len(registers) - 1)] for i in range(4))
+        low = tirx.call_llvm_pure_intrin(of("int16", 2 * lanes), first, a, b)
+        high = low if len(registers) < 3 else tirx.call_llvm_pure_intrin(of("int16", 2 * lanes), first, c, d)
+        packed = tirx.call_llvm_pure_intrin(of("int8", 4 * lanes), second, low, high)
+        places = [4 * quarter + register for register, quarter in order]
+        if places == list(range(lanes)):
+            return packed
+        fours = tirx.Shuffle([tirx.reinterpret(of("int32", lanes), packed)], places)
+        return tirx.reinterpret(of("int8", 4 * len(places)), fours)
+
+    return narrow
+
+
+def _saturating_narrow(registers: Sequence[Expression], order: Order) -> Expression:
+    """`sqxtn`, twice."""
+    fours = [tirx.Shuffle([registers[i]], list(range(4 * part, 4 * part + 4))) for i, part in order]
+    shorts = [tirx.call_llvm_pure_intrin("int16x4", "llvm.aarch64.neon.sqxtn.v4i16", four) for four in fours]
+    pairs = [tirx.Shuffle([*pair, pair[0]][:2], list(range(8))) for pair in _in_twos(shorts)]
+    eights = [tirx.call_llvm_pure_intrin("int8x8", "llvm.aarch64.neon.sqxtn.v8i8", pair) for pair in pairs]
+    return tirx.Shuffle(eights, list(range(4 * len(order))))
+
+
+def _in_twos(values: list[Expression]) -> list[list[Expression]]:
+    return [values[i : i + 2] for i in range(0, len(values), 2)]
 
 
 def _half(expression: Expression, which: int) -> Expression:
@@ -128,19 +181,41 @@ def _lanes(expression: Expression) -> int:
     return int(str(expression.ty.dtype).partition("x")[2] or 1)
 
 
+_PACKS_512 = _packs("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packsswb.512", 16)
+_PACKS_256 = _packs("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packsswb", 8)
+_PACKS_128 = _packs("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packsswb.128", 4)
+
+_PARTS_OF_512 = VectorUnit(
+    "vpdpbusd, 128 bits", 4, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.128", 4),
+    _by_high_half, _PACKS_128,
+)  # fmt: skip
+_HALF_OF_512 = VectorUnit(
+    "vpdpbusd, 256 bits of 512", 8, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.256", 8),
+    _by_high_half, _PACKS_256, _PARTS_OF_512,
+)  # fmt: skip
 VNNI_512 = VectorUnit(
-    "vpdpbusd, 512 bits", 16, 4, "uint8", 128, 1, 24, _bytes("llvm.x86.avx512.vpdpbusd.512", 16), _by_high_half
-)
+    "vpdpbusd, 512 bits", 16, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.512", 16),
+    _by_high_half, _PACKS_512, _HALF_OF_512,
+)  # fmt: skip
+_HALF_OF_256 = VectorUnit(
+    "vpdpbusd, 128 bits of 256", 4, 4, "uint8", 128, 1, 12, 32, _bytes("llvm.x86.avx512.vpdpbusd.128", 4),
+    _by_high_half, _PACKS_128,
+)  # fmt: skip
 VNNI_256 = VectorUnit(
-    "vpdpbusd, 256 bits", 8, 4, "uint8", 128, 1, 12, _bytes("llvm.x86.avx512.vpdpbusd.256", 8), _by_high_half
-)
-PAIRS_512 = VectorUnit(
-    "vpmaddwd, 512 bits", 16, 2, "int16", 0, 1, 24, _pairs("llvm.x86.avx512.pmaddw.d.512", 16), _by_high_half
+    "vpdpbusd, 256 bits", 8, 4, "uint8", 128, 1, 12, 32, _bytes("llvm.x86.avx512.vpdpbusd.256", 8),
+    _by_high_half, _PACKS_256, _HALF_OF_256,
+)  # fmt: skip
+PAIRS_128 = VectorUnit(
+    "pmaddwd, 128 bits", 4, 2, "int16", 0, 1, 12, 32, _pairs("llvm.x86.sse2.pmadd.wd", 4), _by_high_half, _PACKS_128
 )
 PAIRS_256 = VectorUnit(
-    "vpmaddwd, 256 bits", 8, 2, "int16", 0, 1, 12, _pairs("llvm.x86.avx2.pmadd.wd", 8), _by_high_half
-)
-PAIRS_128 = VectorUnit("pmaddwd, 128 bits", 4, 2, "int16", 0, 1, 12, _pairs("llvm.x86.sse2.pmadd.wd", 4), _by_high_half)
-SDOT = VectorUnit("sdot", 4, 4, "int8", 0, 4, 20, _sdot, _by_doubling_high_half)
-SMLAL = VectorUnit("smlal, smlal2", 8, 1, "int16", 0, 8, 10, _single, _by_doubling_high_half)
+    "vpmaddwd, 256 bits", 8, 2, "int16", 0, 1, 12, 32, _pairs("llvm.x86.avx2.pmadd.wd", 8),
+    _by_high_half, _PACKS_256, PAIRS_128,
+)  # fmt: skip
+PAIRS_512 = VectorUnit(
+    "vpmaddwd, 512 bits", 16, 2, "int16", 0, 1, 24, 32, _pairs("llvm.x86.avx512.pmaddw.d.512", 16),
+    _by_high_half, _PACKS_512, PAIRS_256,
+)  # fmt: skip
+SDOT = VectorUnit("sdot", 4, 4, "int8", 0, 4, 20, 31, _sdot, _by_doubling_high_half, _saturating_narrow)
+SMLAL = VectorUnit("smlal, smlal2", 8, 1, "int16", 0, 8, 10, 31, _single, _by_doubling_high_half, _saturating_narrow)
 """Two registers of four sums each, so that weights are widened eight at a time."""
