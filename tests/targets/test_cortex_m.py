@@ -15,10 +15,11 @@ from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.integer import reference
 from pocketpipe.integer.lowering import lower
 from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.cortex_m import CortexM
 from targets import digits
 from targets.every_operator import every_operator
 
-EXAMPLES = 60
+EXAMPLES = 200
 GNU, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
 needs_gnu = pytest.mark.skipif(not shutil.which(GNU), reason="needs gcc-arm-none-eabi")
 needs_emulator = pytest.mark.skipif(not shutil.which(EMULATOR), reason="needs qemu-system-arm")
@@ -109,3 +110,24 @@ def test_no_compiler_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no C compiler for a bare Cortex-M; `pip install ziglang` brings one"):
         TARGETS.resolve("cortex_m").check()
+
+
+def test_faster_code_takes_more_flash_and_gives_the_same_integers(folder: Path, tmp_path: Path) -> None:
+    fast = CortexM(optimize="-O2")
+    fast.compile(digits.quantized_file(), digits.metadata("cortex_m"), tmp_path / "out", digits.golden_examples())
+    small, large = (DeliveryMetadata.read(each).footprint for each in (folder, tmp_path / "out"))
+    assert small is not None
+    assert large is not None
+    assert small.flash is not None
+    assert large.flash is not None
+    assert small.flash < large.flash < small.flash + 20_000
+    assert "-mthumb -O2 " in (tmp_path / "out" / "README.md").read_text()
+    assert "-mthumb -Os " in (folder / "README.md").read_text()
+    if shutil.which(EMULATOR):
+        stored = digits.data()[1].inputs[:8]
+        assert np.array_equal(fast.run(tmp_path / "out", stored), digits.right(stored))
+
+
+def test_an_option_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optimize='-Ofast' is not known; known: -Os, -O2, -O3"):
+        CortexM(optimize="-Ofast")

@@ -25,23 +25,35 @@ MACHINE = ("-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,t
 
 GNU = "arm-none-eabi-gcc"
 OPTIONS = (
-    "-std=gnu99", "-Wall", "-Wextra", "-Werror", "-Os", "-g0", "-ffreestanding", "-nostdlib", "-fno-builtin",
+    "-std=gnu99", "-Wall", "-Wextra", "-Werror", "-g0", "-ffreestanding", "-nostdlib", "-fno-builtin",
     "-ffunction-sections", "-fdata-sections",
 )  # fmt: skip
 """GNU's C for the board's start, which is written with registers; the network itself is plain C99."""
+
+SMALL, OPTIMIZE = "-Os", ("-Os", "-O2", "-O3")
+"""Flash is what budgets are about, so small code is the default."""
 
 LINK = ("-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-n", "-s", "-T", LINKING, BOARD, MODEL)
 
 
 class CortexM(C99Target):
-    """A bare Cortex-M4: no operating system, no C library, started from the vector table."""
+    """A bare Cortex-M4: no operating system, no C library, started from the vector table.
+
+    `optimize`: the compiler's option. Faster code takes more flash and is a target of one's own: `my.targets:fast` with
+    `fast = CortexM(optimize="-O2")`.
+    """
 
     name = "cortex_m"
     library_name = IMAGE
     emulated = True
 
+    def __init__(self, *, optimize: str = SMALL) -> None:
+        if optimize not in OPTIMIZE:
+            raise UserError(f"target cortex_m: optimize={optimize!r} is not known; known: {', '.join(OPTIMIZE)}")
+        self.optimize = optimize
+
     def __repr__(self) -> str:
-        return "CortexM()"
+        return f"CortexM(optimize={self.optimize!r})"
 
     def check(self) -> None:
         """Raise UserError if there is no C compiler for a bare ARM."""
@@ -55,7 +67,7 @@ class CortexM(C99Target):
         with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
             for name in (*C_SOURCES, BOARD, LINKING):
                 shutil.copy(delivery / name, scratch)
-            must_compile(compiler, (*command, *OPTIONS, *LINK, *libraries, "-o", IMAGE), Path(scratch))
+            must_compile(compiler, (*command, self.optimize, *OPTIONS, *LINK, *libraries, "-o", IMAGE), Path(scratch))
             shutil.copy(Path(scratch) / IMAGE, delivery)
         flash, ram = flash_and_ram(delivery / IMAGE)
         name, _, version = compiler.partition(" ")
@@ -69,7 +81,7 @@ class CortexM(C99Target):
                 "RAM: data and stack": ram,
                 "of which working memory": made.arena,
             },
-            usage=_USAGE,
+            usage=_USAGE.replace("@OPTIMIZE@", self.optimize),
             engines={name: version},
         )
 
@@ -102,7 +114,7 @@ semihosting), `{LINKING}` the map of memory, `{IMAGE}` the two with the network.
 image's sections, 2 kB of stack included. In an application of your own, add `model.c` and call it.
 
 ```sh
-{GNU} -mcpu={CPU} -mthumb -Os -ffreestanding -nostdlib -ffunction-sections -fdata-sections \\
+{GNU} -mcpu={CPU} -mthumb @OPTIMIZE@ -ffreestanding -nostdlib -ffunction-sections -fdata-sections \\
     -Wl,--gc-sections -T {LINKING} {BOARD} {MODEL} -lgcc -o {IMAGE}
 cp golden/inputs.bin input.bin
 {EMULATOR} {" ".join(MACHINE)} -kernel {IMAGE}
