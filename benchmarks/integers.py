@@ -4,8 +4,9 @@
     POCKETPIPE_DATA=... python benchmarks/integers.py --network resnet8_mlperf_tiny --student FOLDER
 
 CIFAR-10. Ranges come from the first 512 training images; with `--epochs` the network is trained as it rounds (QAT,
-taught by itself in float). `--student` takes a network that a recipe has made (`<output>/finetune/student/<key>`).
-Nothing is chosen on test. `--c99 1000` executes the C99 sources, compiled for this machine, on so many images too.
+taught by itself in float). `--student` takes a network that a recipe has made
+(`<output>/finetune/student/latest/network`). Nothing is chosen on test. `--c99 1000` executes the C99 sources, compiled
+for this machine, on so many images too.
 """
 
 from __future__ import annotations

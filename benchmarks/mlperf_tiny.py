@@ -1,7 +1,7 @@
 """MLPerf Tiny's image classification on a bare Cortex-M: accuracy of the delivered integers, flash and RAM.
 
     POCKETPIPE_DATA=... kedro run --pipeline compress --env mlperf_tiny
-    POCKETPIPE_DATA=... python benchmarks/mlperf_tiny.py --student <output>/finetune/student/<key>
+    POCKETPIPE_DATA=... python benchmarks/mlperf_tiny.py --student <output>/finetune/student/latest/network
 
 Two rows of ours, from the same teacher: eight bits without compression, and what the recipe made. Accuracy is that of
 the x86_64 library's integers on all 10,000 test images; the board's integers are compared with them on `--emulated`
