@@ -61,7 +61,14 @@ class Finishing:
         yield from self.stored(sums, place, used)
 
     def stored(self, sums: Sequence[Sequence[Buffer]], place: Index, used: int) -> Iterator[Stmt]:
-        """Narrow registers and write them out."""
+        """Narrow registers and write them out, as many of a pixel as go together."""
+        size = TOGETHER * self.unit.lanes
+        for start in range(0, used, size):
+            some = [pixel[start // self.unit.lanes :][:TOGETHER] for pixel in sums]
+            yield from self.stored_together(some, place + start, min(size, used - start))
+
+    def stored_together(self, sums: Sequence[Sequence[Buffer]], place: Index, used: int) -> Iterator[Stmt]:
+        """The same of no more registers of a pixel than become one register of bytes."""
         outputs, registers = self.shape.outputs, len(sums[0])
         # One store of 16 bytes rather than two of 8 and 4, where something is overwritten anyway.
         order = self.order(registers)[: 1 << (-(-used // 4) - 1).bit_length()]
