@@ -13,6 +13,7 @@ from torch import nn
 from pocketpipe.errors import Mistakes
 from pocketpipe.network import NETWORKS
 from pocketpipe.preflight import check_feasible, checked_config
+from pocketpipe.targets.base import TARGETS
 
 BASE = Path(__file__).parents[1] / "conf" / "base"
 
@@ -97,13 +98,23 @@ def test_a_budget_for_a_target_that_is_not_asked_for_is_a_mistake() -> None:
     assert not any("latency_ms" in told for told in caught.value.lines)
 
 
-@pytest.mark.parametrize("target", ["fpga", "cortex_m", "armv7"])
-def test_what_runs_on_one_thread_is_told_before_any_work(target: str) -> None:
+def test_a_step_that_is_not_whole_is_told_what_it_lacks() -> None:
     with pytest.raises(Mistakes) as caught:
-        checked_config({**parameters(), "targets": ["x86_64", target, "aarch64"], "compile": {"threads": 2}})
-    line = f"compile.threads: 2, but {target} runs on one: set 1, or take it out of targets"
+        checked_config({**parameters(), "methods": ["pocketpipe.plan:Step"]})
+    (line,) = [line for line in caught.value.lines if "pocketpipe.plan:Step" in line]
+    assert "the step lacks apply, pin, predict, project, proposed, space" in line
+
+
+def test_threads_that_no_target_has_are_told_before_any_work() -> None:
+    with pytest.raises(Mistakes) as caught:
+        checked_config({**parameters(), "targets": ["fpga", "armv7"], "compile": {"threads": 2}})
+    line = "compile.threads: 2, but fpga, armv7 run on one: set 1, or add a target that has threads"
     assert line in caught.value.lines
-    assert sum("compile.threads" in each for each in caught.value.lines) == 1
+
+
+def test_threads_are_for_the_targets_that_have_them() -> None:
+    compiling = checked_config({**parameters(), "targets": ["x86_64", "cortex_m"], "compile": {"threads": 2}}).compile
+    assert [compiling.threads_of(TARGETS.resolve(name)) for name in ("x86_64", "cortex_m")] == [2, 1]
 
 
 def test_no_thread_at_all_is_refused() -> None:

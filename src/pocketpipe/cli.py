@@ -35,13 +35,18 @@ def _run_in_project(options: dict[str, Any]) -> None:
     if project is None:
         raise UserError(f"{Path.cwd()} is not inside a pocketpipe project (a folder with conf/ and pyproject.toml)")
     bootstrap_project(project)
-    _refuse_unknown("recipe (--env)", [options["env"]], [folder.name for folder in (project / "conf").glob("*/")])
+    _refuse_unknown("recipe (--env)", [options["env"]], [f.name for f in _recipes(project, options).glob("*/")])
     from kedro.framework.project import pipelines
 
     _refuse_unknown("pipeline", options["pipelines"], list(pipelines))
     callback = kedro_run.callback
     assert callback is not None
     callback(**options)
+
+
+def _recipes(project: Path, options: dict[str, Any]) -> Path:
+    """The folder of recipes: the project's, or what --conf-source names."""
+    return Path(options.get("conf_source") or project / "conf")
 
 
 def _refuse_unknown(kind: str, asked: Iterable[str | None], known: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError, model_validator
 
 from pocketpipe.budget import Limits
 from pocketpipe.doors import Door, Value, describe_validation
-from pocketpipe.errors import Mistakes
+from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.profile import NetworkProfile
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ class MethodChoice(Value):
     def step(self) -> Step:
         """The step with these options and the rest open, for search to fill in. Raises UserError or Mistakes."""
         step_class = STEPS.resolve(self.name)
+        if missing := getattr(step_class, "__abstractmethods__", None):
+            raise UserError(f"methods.{self.name}: the step lacks {', '.join(sorted(missing))}; see docs/your-own.md")
         try:
             return step_class.model_validate(self.options)
         except ValidationError as error:

@@ -133,8 +133,9 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     for name in request.targets:
         unknown = list(_said("targets", partial(TARGETS.resolve, name)))
         yield from unknown or _without_integers(name, steps)
-        if not unknown and request.compile is not None:
-            yield from request.compile.mistakes(TARGETS.resolve(name), where="compile")
+    if request.compile is not None:
+        known_targets = [name for name in request.targets if not list(_said("", partial(TARGETS.resolve, name)))]
+        yield from request.compile.mistakes([TARGETS.resolve(name) for name in known_targets], where="compile")
     yield from _targets_of_no_concern(request)
     for section, teacher in request.teachers:
         yield from _teacher_mistakes(section, teacher)

@@ -223,6 +223,15 @@ def test_unknown_pipeline_or_recipe(arguments: list[str], said: str) -> None:
     assert len(result.output.strip().splitlines()) == 1
 
 
+def test_recipes_are_those_of_the_configuration_that_was_named(tmp_path: Path) -> None:
+    for name in ("base", "mine"):
+        (tmp_path / name).mkdir()
+    bootstrap_project(PROJECT)
+    result = CliRunner().invoke(cli, ["run", "--env", "mien", "--conf-source", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "recipe (--env): 'mien' is unknown; known: base, mine" in result.output
+
+
 def test_a_recipe_that_is_no_yaml(tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "gru" / "parameters.yml").write_text("task: {name: digits\n")

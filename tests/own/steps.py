@@ -1,13 +1,15 @@
-"""A user's own compression step: every group of channels keeps the same share."""
+"""A user's own compression steps: one that makes a network smaller, one that changes what its weights may be."""
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from pocketpipe.budget import Limits
 from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.weights import lay_on
 from pocketpipe.errors import UserError
 from pocketpipe.plan import Step
 from pocketpipe.profile import NetworkProfile
@@ -49,3 +51,46 @@ class Evenly(Step):
 
     def _widths(self, profile: NetworkProfile) -> dict[str, int]:
         return {group.name: max(1, int(self.share * group.channels)) for group in profile.slimmable}
+
+
+class OnGrid(nn.Module):
+    """Lies on a weight: the network computes with multiples of 1 / grid, training moves what is beneath."""
+
+    def __init__(self, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rounded = (weight * self.grid).round() / self.grid
+        return weight + (rounded - weight).detach() if self.training else rounded  # gradients pass straight through
+
+
+class Rounded(Step):
+    """Weights of linear layers are multiples of 1 / grid, and stay so while the network is trained."""
+
+    kind: ClassVar[str] = "own.steps:Rounded"
+    grid: Annotated[int, Field(gt=0)] = 64
+
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        return self
+
+    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
+        if not limits.keeps(profile.cost()):
+            raise UserError(f"Rounded saves nothing by itself: {limits.over(profile.cost())}")
+        return self
+
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        return profile
+
+    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
+        return self
+
+    def apply(self, network: nn.Module, task: Task) -> nn.Module:
+        changed = copy.deepcopy(network)
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear):
+                lay_on(changed, name, OnGrid(self.grid))
+        return changed

@@ -1,6 +1,6 @@
 """CompileSettings: what is asked of compiling beyond the choice of targets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -34,7 +34,12 @@ class CompileSettings(Value):
     tune: TuneSettings | None = None
     """Null: schedules by rule alone."""
 
-    def mistakes(self, target: "Target", *, where: str) -> Iterator[str]:
-        """What `target` cannot do of this, a line each; `where` is the key path of this section."""
-        if self.threads > 1 and not target.threaded:
-            yield f"{where}.threads: {self.threads}, but {target.name} runs on one: set 1, or take it out of targets"
+    def threads_of(self, target: "Target") -> int:
+        """How many threads share an example on `target`: one where it has no more."""
+        return self.threads if target.threaded else 1
+
+    def mistakes(self, targets: Sequence["Target"], *, where: str) -> Iterator[str]:
+        """What none of `targets` can do of this, a line each; `where` is the key path of this section."""
+        if self.threads > 1 and targets and not any(target.threaded for target in targets):
+            names = ", ".join(target.name for target in targets)
+            yield f"{where}.threads: {self.threads}, but {names} run on one: set 1, or add a target that has threads"

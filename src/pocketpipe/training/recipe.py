@@ -80,7 +80,9 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> Recipe:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}; it is 1 unless set"
+            )
         return self
 
 

@@ -43,7 +43,7 @@ def compile_targets(
             input_dtype=str(splits.train.inputs.dtype),
             preprocessing=task.preprocessing,
             labels=task.labels,
-            threads=settings.threads,
+            threads=settings.threads_of(TARGETS.resolve(name)),
             hashes={
                 "onnx": hashlib.sha256(student_onnx).hexdigest(),
                 "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),

@@ -6,7 +6,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
-from pocketpipe.task import Splits, TaskChoice
+from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import FinetuneRecipe, TrainerSettings
@@ -39,11 +39,23 @@ def finetune_student(
             seed=seed, workspace=workspace, teacher=teacher, title="finetune",
         )  # fmt: skip
     task = task_choice.build(data_root)
-    score = metric_of(fitted.network.build(task), task, splits.selection)
+    before, score = (metric_of(network.build(task), task, splits.selection) for network in (slim, fitted.network))
     return fitted.network, StageRecord(
         stage="finetune",
-        metrics={f"selection_{task.metric_name}": score},
+        metrics={f"selection_{task.metric_name}": score, f"selection_{task.metric_name}_before": before},
         curves=fitted.curves,
         facts=fitted.facts,
+        warnings=worse_than_before(task, before, score),
         data=splits.selection.name,
+    )
+
+
+def worse_than_before(task: Task, before: float, after: float) -> tuple[str, ...]:
+    """A line where training lost what it was to win: too high a rate leaves the minimum that the weights came from."""
+    worse = after < before if task.higher_is_better else after > before
+    if not worse:
+        return ()
+    return (
+        f"fine-tuning ended at {after:.4f} {task.metric_name}, before it there were {before:.4f}: "
+        "lower finetune.learning_rate, or train longer",
     )

@@ -1,0 +1,20 @@
+"""A fine-tuning that loses what it was to win says so."""
+
+import pytest
+
+from pocketpipe.pipelines.finetune.nodes import worse_than_before
+from training.samples import Blobs
+
+
+class Errors(Blobs):
+    higher_is_better = False
+
+
+@pytest.mark.parametrize(
+    ("task", "before", "after", "told"),
+    [(Blobs(), 0.86, 0.4, True), (Blobs(), 0.86, 0.86, False), (Errors(), 0.1, 0.2, True), (Errors(), 0.2, 0.1, False)],
+)
+def test_only_a_loss_is_told(task: Blobs, before: float, after: float, told: bool) -> None:
+    lines = worse_than_before(task, before, after)
+    assert bool(lines) == told
+    assert not told or f"ended at {after:.4f} accuracy, before it there were {before:.4f}" in lines[0]
