@@ -35,6 +35,7 @@ def test_one_finetuning_parameter_rebuilds_finetune_and_what_follows(made: House
     assert run.stages() == ALL[ALL.index("finetune") :]
 
 
+@pytest.mark.slow
 def test_budget_a_then_b_then_a(made: House) -> None:
     made.run()  # `latest` points at budget A, whatever ran before
     before = digests(made)

@@ -44,7 +44,12 @@ def compiling(work: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("stage", "reached"), [("search", searching), ("finetune", finetuning), ("compile", compiling)]
+    ("stage", "reached"),
+    [
+        pytest.param("search", searching, marks=pytest.mark.slow),  # by default: tests/search/test_resume.py
+        ("finetune", finetuning),
+        pytest.param("compile", compiling, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_in(stage: str, reached: Callable[[Path], bool], house: House, uninterrupted: dict[str, str]) -> None:
     kill_when(house, lambda: reached(house.output / "workspaces"))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from end_to_end.conftest import House
@@ -89,6 +90,7 @@ def test_a_failing_stage_is_failed_in_mlflow_with_its_error(house: House, tmp_pa
     assert all("7.png" in run.data.tags["error"] for run in runs(house))
 
 
+@pytest.mark.slow  # by default: tests/training/test_processes.py
 def test_two_processes_train_on_cpu(house: House) -> None:
     run = house.run("data", EASY)
     assert run.code == 0, run.out

@@ -70,6 +70,7 @@ def test_a_champion_from_first_to_last(house: House) -> None:
     assert "version 1 is the champion again" in house.pocketpipe("rollback", MODEL).out
 
 
+@pytest.mark.slow
 def test_new_classes_start_anew(house: House) -> None:
     data = Path(house.environment["POCKETPIPE_DATA"])
     write(data, count=400, classes=SHAPES[:2])
