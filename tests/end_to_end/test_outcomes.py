@@ -52,6 +52,7 @@ def test_the_default_delivers_the_same_integers_to_every_target(house: House) ->
     assert sum(evaluation["scores"]) / 359 == measured[0]["metric"]
 
 
+@pytest.mark.slow
 def test_given_weights_skip_the_training_and_are_checked(house: House) -> None:
     trained = house.run("teacher", f"{EASY},teacher.epochs=8")
     assert trained.code != 0, "the splits are not made yet"
