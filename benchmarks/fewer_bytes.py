@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from onnx_runtime import statically_quantized
 from pocketpipe import machine
 from pocketpipe.compression.codebook import CodebookStep
 from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.sparsity import SparsityStep
-from pocketpipe.exporting.onnx import INPUT_NAME, export_onnx, run_onnx
+from pocketpipe.exporting.onnx import export_onnx, run_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.network import StoredNetwork
 from pocketpipe.networks.weights import read_weights
@@ -136,25 +135,6 @@ def recipe(row: Row) -> Recipe:
         "epochs": row.epochs, "batch_size": 128, "learning_rate": row.learning_rate, "schedule": "cosine",
         "warmup_epochs": 0.5, "weight_decay": 1e-4, "distillation": distillation,
     })  # fmt: skip
-
-
-def statically_quantized(onnx: bytes, images: np.ndarray, folder: Path) -> Iterator[tuple[str, bytes]]:
-    """ONNX Runtime's own files: activations unsigned, then signed; weights per channel."""
-    (folder / "float.onnx").write_bytes(onnx)
-
-    class Images(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = [{INPUT_NAME: image[None]} for image in images]
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return self.left.pop() if self.left else None
-
-    for name, kind in (("unsigned", QuantType.QUInt8), ("signed", QuantType.QInt8)):
-        quantize_static(
-            folder / "float.onnx", folder / "int8.onnx", Images(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=kind, weight_type=QuantType.QInt8,
-        )  # fmt: skip
-        yield name, (folder / "int8.onnx").read_bytes()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ as many at a time; before the turns of two threads those of others have gone to 
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from onnx_runtime import statically_quantized
 from pocketpipe.budget import Budget
 from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
@@ -108,7 +108,8 @@ def write_files(subject: Subject, folder: Path) -> None:
     quantized, _ = CompressionPlan((QuantizationStep(),)).carry_out(network, task, data)
     float_file, integer_file = (export_onnx(each.eval(), subject.shape) for each in (network, quantized))
     with tempfile.TemporaryDirectory() as scratch:
-        unsigned, signed = statically_quantized(float_file, data.inputs, Path(scratch))
+        quantized = statically_quantized(float_file, data.inputs[:32], Path(scratch))
+        unsigned, signed = (file for _, file in quantized)
     folder.mkdir(parents=True)
     for name, file in zip(FILES, (float_file, integer_file, unsigned, signed), strict=True):
         (folder / name).write_bytes(file)
@@ -219,25 +220,6 @@ def check(folder: Path, threads: int, float_file: bytes, integer_file: bytes, ex
     graph = lower(integer_file)
     integers = graph.real(reference.run(graph, graph.quantized(example)))
     assert np.array_equal(load_library(folder / f"i{threads}")(example), integers)
-
-
-def statically_quantized(onnx: bytes, images: np.ndarray, folder: Path) -> Iterator[bytes]:
-    """ONNX Runtime's own: activations unsigned, then signed."""
-    (folder / "float.onnx").write_bytes(onnx)
-
-    class Images(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = [{INPUT_NAME: image[None]} for image in images[:32]]
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return self.left.pop() if self.left else None
-
-    for kind in (QuantType.QUInt8, QuantType.QInt8):
-        quantize_static(
-            folder / "float.onnx", folder / "int8.onnx", Images(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=kind, weight_type=QuantType.QInt8,
-        )  # fmt: skip
-        yield (folder / "int8.onnx").read_bytes()
 
 
 if __name__ == "__main__":

@@ -148,12 +148,15 @@ class Bench:
         return self.torch_pruned_by(importance, high)
 
     def torch_pruned_by(self, importance: str, share: float) -> nn.Module:
-        """A share of all channels inside blocks; Taylor from 512 training images, labels smoothed as for ours."""
+        """A share of all channels inside blocks; Taylor from 512 training images, labels smoothed as for ours.
+
+        Only the dense network is traced before: a trace is remembered, and the pruner changes its network in place.
+        """
         import torch_pruning
 
         pruned = copy.deepcopy(self.network)
         example = torch.randn(1, *self.task.input_shape)
-        inside = set(made_by_one(pruned, trace(pruned, self.task.input_shape).groups))
+        inside = set(made_by_one(self.network, trace(self.network, self.task.input_shape).groups))
         ignored = [
             module
             for name, module in pruned.named_modules()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,7 +28,7 @@ from pocketpipe.targets.tuning.measuring import Bench, Contender
 from pocketpipe.targets.tuning.records import Record, Records, Tile
 from pocketpipe.targets.tuning.tuner import Tuner
 from pocketpipe.targets.tuning.workloads import FloatWorkload, IntegerWorkload, Workload
-from pocketpipe.targets.x86_64 import host_level
+from pocketpipe.targets.x86_64 import LEVELS, host_level
 from targets import digits
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="measures x86-64 code")
@@ -90,6 +91,17 @@ def test_every_schedule_computes_the_same_bits(shape: Any) -> None:
     contenders = [workload.contender(schedule) for schedule in (workload.rule, *tried)]
     right, *others = Bench(contenders, CPU, find_toolchain("x86_64")).outputs()
     assert len(np.unique(right)) > 20
+    assert all(np.array_equal(right, found) for found in others)
+
+
+@pytest.mark.skipif(not cpu_flags().issuperset(LEVELS["v3"].flags), reason="executes AVX2")
+def test_tiles_of_more_registers_than_are_narrowed_at_once_compute_the_same_bits() -> None:
+    cpu = LEVELS["v3"].cpu()
+    workload = IntegerWorkload(replace(INTEGERS, groups=1, made=61), cpu)
+    assert max(workload.most()[1]) == 8
+    tiles = [replace(workload.rule, pixels=2, vectors=vectors) for vectors in (1, 3, 5, 7, 8)]
+    bench = Bench([workload.contender(tile) for tile in tiles], cpu, find_toolchain("x86_64"))
+    right, *others = bench.outputs()
     assert all(np.array_equal(right, found) for found in others)
 
 

@@ -12,10 +12,9 @@ from pocketpipe.delivery.loader import cpu_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
-from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
-from pocketpipe.targets.native import RUNNER, compile_native
-from pocketpipe.targets.settings import TuneSettings
+from pocketpipe.targets.native import RUNNER, NativeTarget, compile_native
 from pocketpipe.targets.toolchain import find_toolchain
 
 if TYPE_CHECKING:
@@ -40,11 +39,11 @@ ATTRIBUTES = {"SMLAL": ("+neon",), "SDOT": ("+neon", "+dotprod")}
 EMULATOR = "qemu-aarch64"
 
 
-class AArch64(Target):
+class AArch64(NativeTarget):
     """64-bit ARM Linux, as a shared library and a static runner."""
 
     emulated = platform.machine() != "aarch64"
-    threaded = True
+    architecture = "aarch64"
 
     def __init__(self, model: str | None = None) -> None:
         self.model = model or BASELINE
@@ -52,20 +51,6 @@ class AArch64(Target):
 
     def __repr__(self) -> str:
         return f"AArch64({self.model!r})"
-
-    def check(self) -> None:
-        """Raise UserError if there is no C compiler for ARM."""
-        find_toolchain("aarch64")
-
-    def compile(
-        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
-    ) -> None:
-        """Write the delivery folder (see `Target.compile`)."""
-        self._compile(onnx, metadata, folder)
-
-    def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
-        """The same of an integer graph."""
-        self._compile(graph, metadata, folder)
 
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the delivered runner, with a slice of the inputs for each CPU that this process may use."""
@@ -82,32 +67,21 @@ class AArch64(Target):
         missing = sorted(set(FLAGS[MODELS[self.model]]) - cpu_flags())
         return f"needs {', '.join(missing)}, which this CPU lacks" if missing else None
 
-    def compile_tuned(
-        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
-    ) -> dict[str, float]:
-        """With measured schedules (see `Target.compile_tuned`)."""
-        from pocketpipe.targets.tuning.delivering import deliver
-
-        def compile_(network: bytes | IntegerGraph, to: Path, chosen: "Mapping[Any, Any]") -> None:
-            self._compile(network, metadata.model_copy(update={"tuned": len(chosen)}), to, chosen)
-
-        toolchain = find_toolchain("aarch64")
-        return deliver(onnx, folder, self.cpu(), toolchain, metadata.threads, settings, records, compile_)
-
-    def _compile(
+    def deliver(
         self,
         network: bytes | IntegerGraph,
         metadata: DeliveryMetadata,
         folder: Path,
         chosen: "Mapping[Any, Any] | None" = None,
     ) -> None:
+        """Write the delivery folder (see `NativeTarget.deliver`)."""
         emulator = f"{EMULATOR} " if self.emulated else ""
         compile_native(
             network,
             metadata,
             folder,
             cpu=self.cpu(),
-            toolchain=find_toolchain("aarch64"),
+            toolchain=find_toolchain(self.architecture),
             programs=(RUNNER,),
             run=f"{emulator}./runner input.bin output.f32",
             chosen=chosen,

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from abc import abstractmethod
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import prod
@@ -16,9 +17,11 @@ from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
+from pocketpipe.targets.base import Target
 from pocketpipe.targets.entering import byte_tables
+from pocketpipe.targets.settings import TuneSettings
 from pocketpipe.targets.source import WEIGHTS_FILE, Sources, exports, integer_sources, model_sources
-from pocketpipe.targets.toolchain import Toolchain
+from pocketpipe.targets.toolchain import Toolchain, find_toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +34,53 @@ RUNNER, ARCHIVE = "runner", "libmodel.a"
 KERNELS = "kernels.o"
 SOURCES = ("model.c", KERNELS)
 THREADS = ("-lpthread",)
+
+
+class NativeTarget(Target):
+    """A processor that runs Linux: what its targets have in common. `architecture` is that of its C compiler."""
+
+    threaded = True
+    architecture: str
+
+    @abstractmethod
+    def cpu(self) -> "Cpu":
+        """For code generation."""
+
+    @abstractmethod
+    def deliver(
+        self,
+        network: bytes | IntegerGraph,
+        metadata: DeliveryMetadata,
+        folder: Path,
+        chosen: "Mapping[Any, Any] | None" = None,
+    ) -> None:
+        """Write the delivery folder; see `compile_native`."""
+
+    def check(self) -> None:
+        """Raise UserError if there is no C compiler for it."""
+        find_toolchain(self.architecture)
+
+    def compile(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
+    ) -> None:
+        """Write the delivery folder (see `Target.compile`)."""
+        self.deliver(onnx, metadata, folder)
+
+    def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
+        """The same of an integer graph."""
+        self.deliver(graph, metadata, folder)
+
+    def compile_tuned(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
+    ) -> dict[str, float]:
+        """With measured schedules (see `Target.compile_tuned`)."""
+        from pocketpipe.targets.tuning.delivering import deliver
+
+        def write(network: bytes | IntegerGraph, to: Path, chosen: "Mapping[Any, Any]") -> None:
+            self.deliver(network, metadata.model_copy(update={"tuned": len(chosen)}), to, chosen)
+
+        toolchain = find_toolchain(self.architecture)
+        return deliver(onnx, folder, self.cpu(), toolchain, metadata.threads, settings, records, write)
 
 
 def compile_native(

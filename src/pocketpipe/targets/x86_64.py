@@ -11,9 +11,8 @@ from pocketpipe.delivery.loader import cpu_flags, load
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
-from pocketpipe.targets.base import TARGETS, Target
-from pocketpipe.targets.native import compile_native
-from pocketpipe.targets.settings import TuneSettings
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.native import NativeTarget, compile_native
 from pocketpipe.targets.toolchain import find_toolchain
 
 if TYPE_CHECKING:
@@ -64,10 +63,10 @@ LEVELS = {
 """Best first."""
 
 
-class X8664(Target):
+class X8664(NativeTarget):
     """x86-64 Linux at this machine's level, or at one of LEVELS; executed directly where the CPU has it."""
 
-    threaded = True
+    architecture = "x86_64"
 
     def __init__(self, level: str | None = None) -> None:
         self.level = level
@@ -75,20 +74,6 @@ class X8664(Target):
 
     def __repr__(self) -> str:
         return f"X8664({self.level!r})" if self.level else "X8664()"
-
-    def check(self) -> None:
-        """Raise UserError if there is no C compiler."""
-        find_toolchain("x86_64")
-
-    def compile(
-        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
-    ) -> None:
-        """Write the delivery folder (see `Target.compile`)."""
-        self._compile(onnx, metadata, folder)
-
-    def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
-        """The same of an integer graph."""
-        self._compile(graph, metadata, folder)
 
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the delivered library, in this process."""
@@ -106,35 +91,28 @@ class X8664(Target):
         missing = sorted(set(self._level().flags) - cpu_flags())
         return f"needs {', '.join(missing)}, which this CPU lacks" if missing else None
 
-    def compile_tuned(
-        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
-    ) -> dict[str, float]:
-        """With measured schedules (see `Target.compile_tuned`)."""
-        from pocketpipe.targets.tuning.delivering import deliver
-
-        def compile_(network: bytes | IntegerGraph, to: Path, chosen: "Mapping[Any, Any]") -> None:
-            self._compile(network, metadata.model_copy(update={"tuned": len(chosen)}), to, chosen)
-
-        cpu, toolchain = self._level().cpu(), find_toolchain("x86_64")
-        return deliver(onnx, folder, cpu, toolchain, metadata.threads, settings, records, compile_)
+    def cpu(self) -> "Cpu":
+        """For code generation."""
+        return self._level().cpu()
 
     def _level(self) -> Level:
         return LEVELS[self.level] if self.level else host_level(cpu_flags())
 
-    def _compile(
+    def deliver(
         self,
         network: bytes | IntegerGraph,
         metadata: DeliveryMetadata,
         folder: Path,
         chosen: "Mapping[Any, Any] | None" = None,
     ) -> None:
+        """Write the delivery folder (see `NativeTarget.deliver`)."""
         level = self._level()
         compile_native(
             network,
             metadata.model_copy(update={"cpu_flags": level.flags}),
             folder,
             cpu=level.cpu(),
-            toolchain=find_toolchain("x86_64"),
+            toolchain=find_toolchain(self.architecture),
             run="./runner input.bin output.f32",
             chosen=chosen,
         )
