@@ -17,7 +17,7 @@ from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import TaskChoice
 from pocketpipe.tracking.gates import GateSettings
 from pocketpipe.training.distilling import FurtherTeacher
-from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, TrainerSettings
+from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, TeacherRecipe, TrainerSettings
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -36,7 +36,7 @@ class Config(Value):
     targets: Names
     seed: Annotated[int, Field(ge=0)]
     trainer: TrainerSettings
-    teacher: Recipe
+    teacher: TeacherRecipe
     sparsify: SparsifyRecipe | None = None
     """Group-sparsity training of the teacher before the search cuts it; null = none."""
     search: SearchSettings

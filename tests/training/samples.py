@@ -100,6 +100,17 @@ def normalized(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     )
 
 
+def pooled(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """For images of any size: quarters are averaged before the last layer."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 6, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, outputs),
+    )
+
+
 def narrow(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     """`normalized` with fewer channels, as if slimmed."""
     return nn.Sequential(

@@ -121,12 +121,16 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's part of the batch."""
-        student = Response(*self._forward(batch.inputs))
+        student = Response(*self._forward(self._shown(batch.inputs)))
         taught = None if self._lessons is None else self._lessons.on(batch, self._batches.view_of(self.current_epoch))
         loss: Tensor = self.objective(student, taught, batch.targets, self._progress)
         loss = loss + self.objective.penalty(self.network, self._progress)
         self._losses.append(loss.detach())
         return loss
+
+    def _shown(self, inputs: Tensor) -> Tensor:
+        resizing = self._recipe.progressive_resizing
+        return inputs if resizing is None else resizing.shown(inputs, self._progress)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Let the average follow."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pocketpipe.doors import Value
 from pocketpipe.training.distilling import Distillation, Share
+from pocketpipe.training.resizing import ProgressiveResizing
 
 
 class TrainerSettings(Value):
@@ -76,6 +77,8 @@ class Recipe(Value):
     """BatchNorm's statistics of the averaged weights: averaged like them, or measured anew on training examples."""
     distillation: Distillation | None = None
     group_sparsity: GroupSparsity | None = None
+    progressive_resizing: ProgressiveResizing | None = None
+    """null = whole images from the first step."""
 
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> Recipe:
@@ -84,6 +87,19 @@ class Recipe(Value):
                 f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}; it is 1 unless set"
             )
         return self
+
+    @property
+    def training(self) -> Recipe:
+        """One training, without what a stage's own recipe says besides."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+
+class TeacherRecipe(Recipe):
+    """A recipe for the network at full size."""
+
+    given_weights: Literal["final", "start"] = "final"
+    """What `network.weights` are, if given: the teacher as it is, so that nothing is trained; or where its training
+    starts."""
 
 
 class SparsifyRecipe(Recipe):
@@ -129,14 +145,9 @@ class FinetuneRecipe(Recipe):
     stages: Annotated[Stages, Field(discriminator="by")] | None = None
     """null = all at once."""
 
-    @property
-    def whole(self) -> Recipe:
-        """The training after the last cut."""
-        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
-
     def between_stages(self, stages: Stages) -> Recipe:
         """The short training after each cut but the last: the same, warmed up for the same share of its length."""
-        return self.whole.model_copy(
+        return self.training.model_copy(
             update={
                 "epochs": stages.epochs,
                 "warmup_epochs": self.warmup_epochs * stages.epochs / self.epochs,

@@ -49,6 +49,8 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     task = job.task_choice.build(job.data_root)
     torch.manual_seed(epoch_seed(job.seed, INITIALIZATION))
     network = _for_training(job.network, task)
+    if job.recipe.progressive_resizing is not None:
+        job.recipe.progressive_resizing.check(network, task.input_shape)
     steps = job.recipe.epochs * max(1, len(job.splits.train) // job.recipe.batch_size)
     macs = example_macs(network, task.input_shape)
     execution = decide(job.settings, macs, job.recipe.batch_size // shard.ranks, steps)

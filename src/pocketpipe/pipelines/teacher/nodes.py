@@ -11,13 +11,13 @@ from pocketpipe.task import Split, Splits, Task, TaskChoice
 from pocketpipe.tasks.contamination import contamination
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
-from pocketpipe.training.recipe import Recipe, TrainerSettings
+from pocketpipe.training.recipe import TeacherRecipe, TrainerSettings
 
 
 def make_teacher(
     task_choice: TaskChoice,
     network_choice: NetworkChoice,
-    recipe: Recipe,
+    recipe: TeacherRecipe,
     trainer: TrainerSettings,
     seed: int,
     splits: Splits,
@@ -26,40 +26,52 @@ def make_teacher(
     workspace: Path,
     champion: Champion | None = None,
 ) -> tuple[StoredNetwork, StageRecord]:
-    """(teacher, record). With given weights nothing is trained; with a champion its teacher is the start."""
+    """(teacher, record). Given weights are it, or where its training starts; a champion's teacher is always a start."""
+    task = task_choice.build(data_root)
+    start, whence = network_choice.fresh(), "random weights"
+    given = None
     weights = network_choice.weights_path(weights_root)
     if weights is not None:
-        return _given_teacher(task_choice.build(data_root), network_choice.fresh(), weights, splits)
-    start = champion.teacher if champion is not None else network_choice.fresh()
+        start, given = _given(start, weights, task, splits)
+        if recipe.given_weights == "final":
+            return start, given
+        whence = f"given weights {weights.name}"
+    if champion is not None:
+        start, whence = champion.teacher, "champion's teacher"
     fitted = fit(
-        start, task_choice, data_root, splits, recipe, trainer, seed=seed, workspace=workspace, title="teacher"
+        start,
+        task_choice,
+        data_root,
+        splits,
+        recipe.training,
+        trainer,
+        seed=seed,
+        workspace=workspace,
+        title="teacher",
     )
-    task = task_choice.build(data_root)
     metrics = _metrics(fitted.network, task, splits)
-    facts = {"start": "champion's teacher" if champion is not None else "random weights", **fitted.facts}
     return fitted.network, StageRecord(
         stage="teacher",
         headline=_in_words(metrics),
         metrics=metrics,
         curves=fitted.curves,
-        facts=facts,
+        facts={**(given.facts if given is not None else {}), "start": whence, **fitted.facts},
+        warnings=given.warnings if given is not None else (),
         data=splits.selection.name,
     )
 
 
-def _given_teacher(
-    task: Task, network: StoredNetwork, weights: Path, splits: Splits
-) -> tuple[StoredNetwork, StageRecord]:
-    brought = replace(network, state=read_weights(weights))
-    teacher = network.with_weights(brought.build(task))
-    metrics = _metrics(teacher, task, splits)
+def _given(network: StoredNetwork, weights: Path, task: Task, splits: Splits) -> tuple[StoredNetwork, StageRecord]:
+    """(`network` with the weights in a file, what is known of them)."""
+    brought = network.with_weights(replace(network, state=read_weights(weights)).build(task))
+    metrics = _metrics(brought, task, splits)
     seen = contamination(
         train_metric=metrics[f"train_{task.metric_name}"],
         val_metric=metrics[f"val_{task.metric_name}"],
         holdout_metric=metrics.get(f"holdout_{task.metric_name}"),
         sizes={"train": _sample(splits.train), "val": len(splits.val), "holdout": len(splits.holdout or ())},
     )
-    return teacher, StageRecord(
+    return brought, StageRecord(
         stage="teacher",
         headline=f"training skipped, weights given: {_in_words(metrics)}",
         metrics=metrics,

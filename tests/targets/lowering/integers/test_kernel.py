@@ -27,6 +27,8 @@ SHAPES = {
     "rgb": ((8, 8), 3, 16, 3, 1, 1, 1, 1),
     "odd, strided": ((9, 7), 13, 29, 3, 2, 1, 1, 1),
     "pointwise": ((9, 9), 5, 7, 1, 1, 1, 1, 0),
+    "few channels": ((9, 11), 10, 8, 3, 1, 1, 1, 1),
+    "few channels, dilated": ((12, 12), 9, 5, 3, 1, 1, 2, 2),
     "depthwise": ((8, 8), 20, 20, 3, 1, 20, 1, 1),
     "depthwise, strided, dilated": ((11, 11), 17, 17, 3, 2, 17, 2, 2),
     "depthwise, five rows": ((9, 13), 70, 70, 5, 1, 70, 1, 2),

@@ -48,13 +48,13 @@ class Finishing:
         `sums`: by neighbouring pixel and register of channels, the first of them number `register`, to be stored from
         element `place` on; `used`: how many channels of each pixel there are.
         """
-        whole = [vector(0, self.unit.lanes)]
+        sum_, whole = [vector(0, self.unit.sums)], [vector(0, self.unit.lanes)]
         for v in range(len(sums[0])):
             names = ("multiplier", "rounding", "places")
             factors = [tirx.Var(name, of("int32", self.unit.lanes)) for name in names]
             yield from (tirx.Bind(factor, self.column(1 + i, register + v)) for i, factor in enumerate(factors))
             for p, pixel in enumerate(sums):
-                value = self.requantized(BufferLoad(pixel[v], whole), *factors)
+                value = self.requantized(self.unit.finished(BufferLoad(pixel[v], sum_)), *factors)
                 if self.shape.adds:
                     value = self.added(value, self.other(place + p * self.shape.outputs, v))
                 yield BufferStore(pixel[v], value, whole)

@@ -65,9 +65,12 @@ def kernel(
 
 
 def unit_for(shape: SumOfProducts, unit: VectorUnit) -> VectorUnit:
-    """The widest registers of a processor that the layer can fill."""
-    narrower = unit.narrower
-    return unit_for(shape, narrower) if shape.depthwise and narrower and shape.made <= narrower.block else unit
+    """How a processor's registers are used: depthwise the widest that the layer can fill; else folded where half the
+    channels of a register are all there are."""
+    narrower, folded = unit.narrower, unit.folded
+    if shape.depthwise:
+        return unit_for(shape, narrower) if narrower and shape.made <= narrower.block else unit
+    return folded if folded and shape.made <= folded.lanes else unit
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class _Emitter:
         self.shape, self.unit, self.buffers, self.part, self.schedule = shape, unit, buffers, part, schedule
         self.layout = Layout(shape, unit)
         self.scratch = tirx.decl_buffer((self.layout.elements,), unit.prepared, "scratch")
-        self.whole = [vector(0, unit.lanes)]
+        self.whole = [vector(0, unit.sums)]
         self.registers = shape.registers(unit)
         self.finishing = Finishing(shape, unit, buffers)
 
@@ -193,12 +196,12 @@ class _Emitter:
     def tile(self, tile: _Tile) -> Stmt:
         shape, lanes = self.shape, self.unit.lanes
         sums = [
-            [tirx.decl_buffer((lanes,), "int32", f"sum{p}_{v}", scope="local") for v in range(tile.registers)]
+            [tirx.decl_buffer((self.unit.sums,), "int32", f"sum{p}_{v}", scope="local") for v in range(tile.registers)]
             for p in range(tile.pixels)
         ]
         register = tile.group * self.registers + tile.register
         place = (tile.y * shape.out_width + tile.x) * shape.outputs + tile.group * shape.made + tile.register * lanes
-        starts = [self.finishing.bias(register + v) for v in range(tile.registers)]
+        starts = [self.unit.begun(self.finishing.bias(register + v)) for v in range(tile.registers)]
         return SeqStmt(
             [
                 *(tirx.AllocBuffer(buffer) for pixel in sums for buffer in pixel),

@@ -27,9 +27,9 @@ class VectorUnit:
 
     name: str
     lanes: int
-    """int32 sums in one register."""
+    """Channels whose sums one register holds."""
     group: int
-    """Products that one instruction sums into one lane."""
+    """Products that one instruction adds to the sums of a channel."""
     prepared: str
     """Type that inputs are brought to beforehand."""
     offset: int
@@ -45,6 +45,10 @@ class VectorUnit:
     narrow: Callable[[Sequence[Expression], Order], Expression]
     narrower: VectorUnit | None = None
     """The same instructions on half the lanes."""
+    partial: int = 1
+    """int32 sums of a channel, side by side, that are added at the end (`finished`)."""
+    folded: VectorUnit | None = None
+    """The same registers for half the channels, with twice the products of each."""
 
     @property
     def factor(self) -> str:
@@ -55,6 +59,25 @@ class VectorUnit:
     def block(self) -> int:
         """Channels that are loaded together where each is summed apart (depthwise): `group` registers of sums."""
         return self.group * self.lanes
+
+    @property
+    def sums(self) -> int:
+        """int32 lanes of a register of sums."""
+        return self.partial * self.lanes
+
+    def begun(self, start: Expression) -> Expression:
+        """A register of sums from a number for each channel."""
+        if self.partial == 1:
+            return start
+        wide = tirx.Cast(of("uint64", self.lanes), tirx.reinterpret(of("uint32", self.lanes), start))
+        return tirx.reinterpret(of("int32", self.sums), wide)
+
+    def finished(self, total: Expression) -> Expression:
+        """A number for each channel from a register of sums."""
+        if self.partial == 1:
+            return total
+        pairs = tirx.reinterpret(of("int64", self.lanes), total)
+        return tirx.Cast(of("int32", self.lanes), pairs + (pairs >> constant(32, self.lanes, "int64")))
 
     def register(self, count: int = 1) -> str:
         """TVM type of `count` registers of weights, or of inputs."""
@@ -74,7 +97,8 @@ class VectorUnit:
 
     def words(self, loaded: Expression) -> Expression:
         """Inputs as loaded, a lane for each group."""
-        return loaded if self.group == 1 else tirx.reinterpret(of("int32", _lanes(loaded) // self.group), loaded)
+        kind = f"int{32 * self.partial}"
+        return loaded if self.group == 1 else tirx.reinterpret(of(kind, _lanes(loaded) // self.group), loaded)
 
     def in_every_lane(self, words: Expression, index: int) -> Expression:
         """A register with group number `index` of `words` in each lane."""
@@ -193,9 +217,13 @@ _HALF_OF_512 = VectorUnit(
     "vpdpbusd, 256 bits of 512", 8, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.256", 8),
     _by_high_half, _PACKS_256, _PARTS_OF_512,
 )  # fmt: skip
+_FOLDED_VNNI_512 = VectorUnit(
+    "vpdpbusd, 512 bits, two sums a channel", 8, 8, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.512", 16),
+    _by_high_half, _PACKS_256, partial=2,
+)  # fmt: skip
 VNNI_512 = VectorUnit(
     "vpdpbusd, 512 bits", 16, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.512", 16),
-    _by_high_half, _PACKS_512, _HALF_OF_512,
+    _by_high_half, _PACKS_512, _HALF_OF_512, folded=_FOLDED_VNNI_512,
 )  # fmt: skip
 _HALF_OF_256 = VectorUnit(
     "vpdpbusd, 128 bits of 256", 4, 4, "uint8", 128, 1, 12, 32, _bytes("llvm.x86.avx512.vpdpbusd.128", 4),
@@ -212,9 +240,13 @@ PAIRS_256 = VectorUnit(
     "vpmaddwd, 256 bits", 8, 2, "int16", 0, 1, 12, 32, _pairs("llvm.x86.avx2.pmadd.wd", 8),
     _by_high_half, _PACKS_256, PAIRS_128,
 )  # fmt: skip
+_FOLDED_PAIRS_512 = VectorUnit(
+    "vpmaddwd, 512 bits, two sums a channel", 8, 4, "int16", 0, 1, 24, 32, _pairs("llvm.x86.avx512.pmaddw.d.512", 16),
+    _by_high_half, _PACKS_256, partial=2,
+)  # fmt: skip
 PAIRS_512 = VectorUnit(
     "vpmaddwd, 512 bits", 16, 2, "int16", 0, 1, 24, 32, _pairs("llvm.x86.avx512.pmaddw.d.512", 16),
-    _by_high_half, _PACKS_512, PAIRS_256,
+    _by_high_half, _PACKS_512, PAIRS_256, folded=_FOLDED_PAIRS_512,
 )  # fmt: skip
 SDOT = VectorUnit("sdot", 4, 4, "int8", 0, 4, 20, 31, _sdot, _by_doubling_high_half, _saturating_narrow)
 SMLAL = VectorUnit("smlal, smlal2", 8, 1, "int16", 0, 8, 10, 31, _single, _by_doubling_high_half, _saturating_narrow)

@@ -1,0 +1,49 @@
+"""The teacher stage: where its training starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pocketpipe.network import NetworkChoice, StoredNetwork
+from pocketpipe.pipelines.teacher.nodes import make_teacher
+from pocketpipe.record import StageRecord
+from pocketpipe.training.recipe import TeacherRecipe
+from training.samples import RECIPE, SETTINGS, TASK, Blobs, normalized
+
+GENTLE = TeacherRecipe(**{**RECIPE.model_dump(), "epochs": 1, "learning_rate": 1e-6, "warmup_epochs": 0})
+"""Too gentle to leave where it starts."""
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(7)
+    save_file(normalized((1, 6, 6), 4).state_dict(), tmp_path / "given.safetensors")
+    return tmp_path / "given.safetensors"
+
+
+def made(weights: Path | None, recipe: TeacherRecipe, workspace: Path) -> tuple[StoredNetwork, StageRecord]:
+    splits, _ = Blobs().load(seed=0, holdout=None)
+    choice = NetworkChoice(name="training.samples:normalized", weights=weights)
+    return make_teacher(TASK, choice, recipe, SETTINGS, 3, splits, Path("."), Path("."), workspace)
+
+
+def test_given_weights_are_the_teacher_or_where_its_training_starts(weights: Path, tmp_path: Path) -> None:
+    final, record = made(weights, GENTLE, tmp_path / "final")
+    assert record.facts["start"] == "given weights given.safetensors; training skipped"
+
+    further = GENTLE.model_copy(update={"given_weights": "start"})
+    trained, record = made(weights, further, tmp_path / "start")
+    assert record.facts["start"] == "given weights given.safetensors"
+    assert len(record.curves["train_loss"]) == 1
+    assert "val_looks_memorized" in record.facts
+    anew, record = made(None, further, tmp_path / "anew")
+    assert record.facts["start"] == "random weights"
+
+    def moved(network: StoredNetwork) -> float:
+        return float((network.state["0.weight"] - final.state["0.weight"]).abs().max())
+
+    assert 0 < moved(trained) < 1e-4 < moved(anew)
