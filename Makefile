@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 
 RECIPES := blocks sparsity codebook quantization everything distillation staged gru
 
-.PHONY: compress test test-slow recipes lint ui install lock clean
+.PHONY: compress test test-slow recipes $(RECIPES:%=recipe-%) lint ui install lock clean
 
 compress: $(INSTALLED)  ## the main job on the embedded default data
 	$(BIN)/kedro run --pipeline compress
@@ -17,10 +17,10 @@ test: $(INSTALLED)  ## the default suite (under 10 minutes on 2 cores)
 test-slow: $(INSTALLED)  ## what takes minutes, or needs real data (POCKETPIPE_DATA)
 	$(BIN)/python -m pytest -m slow
 
-recipes: $(INSTALLED)  ## every recipe on embedded data, whole; fails where a budget is not kept
-	for recipe in $(RECIPES); do \
-		env -u MLFLOW_TRACKING_URI POCKETPIPE_OUTPUT=build/recipes $(BIN)/kedro run --pipeline compress --env $$recipe || exit 1; \
-	done
+recipes: $(RECIPES:%=recipe-%)  ## every recipe on embedded data, whole; fails where a budget is not kept
+
+$(RECIPES:%=recipe-%): recipe-%: $(INSTALLED)
+	env -u MLFLOW_TRACKING_URI POCKETPIPE_OUTPUT=build/recipes $(BIN)/kedro run --pipeline compress --env $*
 
 lint: $(INSTALLED)  ## style, types, and the rules of the house
 	$(BIN)/ruff check .
