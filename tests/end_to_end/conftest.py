@@ -19,7 +19,7 @@ SHORT = (
 """Seconds, and an accuracy that is not asked much of."""
 
 FLOAT = "methods=[channels],budget.compression=2.0,targets=- x86_64"
-"""Without integers, which take longer to search for, and for one target; Kedro splits at commas: a list is written in lines."""
+"""Without integers, which take longer to search for, and for one target. Kedro splits at commas: lists are in lines."""
 
 QUICK = f"{SHORT},{FLOAT}"
 """The recipe of most tests."""

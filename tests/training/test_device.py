@@ -36,6 +36,8 @@ def test_compiled_where_it_pays_and_a_compiler_is_there(
     monkeypatch.setattr(device.shutil, "which", lambda name: f"/bin/{name}")
     assert not decide(CPU, 41_000_000, 128, 350).compiled
     assert decide(CPU, 41_000_000, 128, 350 * 40).compiled
+    assert decide(CPU, 41_000_000, 128, 350 * 2, rounded=True).compiled
+    assert not decide(CPU, 800_000, 64, 18 * 40, rounded=True).compiled, "digits: seconds"
     assert not decide(CPU.model_copy(update={"compile": "never"}), 41_000_000, 128, 350 * 40).compiled
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
     with caplog.at_level(logging.INFO):

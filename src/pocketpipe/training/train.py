@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pocketpipe.compression.batchnorm import reestimate_on
+from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Task
@@ -53,7 +54,8 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
         job.recipe.progressive_resizing.check(network, task.input_shape)
     steps = job.recipe.epochs * max(1, len(job.splits.train) // job.recipe.batch_size)
     macs = example_macs(network, task.input_shape)
-    execution = decide(job.settings, macs, job.recipe.batch_size // shard.ranks, steps)
+    rounded = any(isinstance(module, ActivationQuantizer) for module in network.modules())
+    execution = decide(job.settings, macs, job.recipe.batch_size // shard.ranks, steps, rounded=rounded)
 
     distillation = job.recipe.distillation
 
