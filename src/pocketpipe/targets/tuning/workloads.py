@@ -13,7 +13,8 @@ from pocketpipe.targets.lowering import kernel as floats
 from pocketpipe.targets.lowering import tiling
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.integers import kernel as integers
-from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, packed_weight, parameters
+from pocketpipe.targets.lowering.integers.geometry import SumOfProducts
+from pocketpipe.targets.lowering.integers.sections import Section, packed_weights, parameters, sections
 from pocketpipe.targets.lowering.integers.units import VectorUnit
 from pocketpipe.targets.lowering.nest import Nest, Spread
 from pocketpipe.targets.lowering.packing import packed
@@ -126,12 +127,17 @@ class IntegerWorkload(Workload):
 
     @property
     def unit(self) -> VectorUnit:
-        """The registers that it fills."""
-        return integers.unit_for(self.sums, self.cpu.unit)
+        """The processor's registers."""
+        return self.cpu.unit
+
+    @property
+    def main(self) -> Section:
+        """What is tuned: what its last channels need is by rule."""
+        return sections(self.sums, self.unit)[0]
 
     @property
     def rule(self) -> Schedule:
-        return Schedule(*integers.tile_sizes(self.shape, self.unit))
+        return Schedule(*integers.tile_sizes(self.main.shape, self.main.unit))
 
     @property
     def work(self) -> int:
@@ -139,16 +145,16 @@ class IntegerWorkload(Workload):
         return shape.out_height * shape.out_width * shape.outputs * shape.read * prod(shape.taps)
 
     def most(self) -> tuple[int, range, int]:
-        vectors = range(1, min(self.shape.registers(self.unit), 2 * integers.MOST_VECTORS) + 1)
+        vectors = range(1, min(self.main.registers, 2 * integers.MOST_VECTORS) + 1)
         if self.shape.depthwise:  # whose tiles are a block of channels
             vectors = range(self.rule.vectors, self.rule.vectors + 1)
-        return min(self.shape.out_width, integers.MOST_PIXELS), vectors, self.unit.accumulators + 4
+        return min(self.shape.out_width, integers.MOST_PIXELS), vectors, self.main.unit.accumulators + 4
 
     def kernel(self, schedule: Schedule) -> PrimFunc:
-        return integers.kernel(self.shape, self.unit, schedule=schedule)
+        return integers.kernel(self.shape, self.unit, chosen=schedule)
 
     def arguments(self, schedule: Schedule | None) -> list[np.ndarray]:
-        shape, unit = self.shape, self.unit
+        shape, cut = self.shape, sections(self.shape, self.unit)
         draw = np.random.default_rng(0)
         weight = draw.integers(-127, 128, (shape.outputs, *shape.taps, shape.read)).astype(np.int8)
         shift = np.full(shape.outputs, 30 if shape.wide else 40, np.int32)
@@ -165,8 +171,8 @@ class IntegerWorkload(Workload):
         ))  # fmt: skip
         return [
             x,
-            packed_weight(shape, weight, unit),
-            parameters(shape, layer, ADDITION if shape.adds else (), unit),
+            packed_weights(cut, weight),
+            parameters(cut, layer, ADDITION if shape.adds else ()),
             *([other] if shape.adds else []),
             np.zeros(made, np.int8),
         ]

@@ -13,8 +13,9 @@ from pocketpipe.delivery.loader import cpu_flags
 from pocketpipe.integer import reference
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import Add, Convolution, IntegerTensor
-from pocketpipe.targets.lowering.integers.geometry import addition_parameters, geometry, packed_weight, parameters
-from pocketpipe.targets.lowering.integers.kernel import kernel, unit_for
+from pocketpipe.targets.lowering.integers.geometry import addition_parameters, geometry
+from pocketpipe.targets.lowering.integers.kernel import kernel
+from pocketpipe.targets.lowering.integers.sections import packed_weights, parameters, sections
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.toolchain import find_toolchain
 from pocketpipe.targets.x86_64 import LEVELS, Level
@@ -34,6 +35,8 @@ SHAPES = {
     "depthwise, five rows": ((9, 13), 70, 70, 5, 1, 70, 1, 2),
     "depthwise, one row": ((1, 23), 12, 12, (1, 6), 1, 12, 1, (0, 2)),
     "grouped": ((8, 8), 6, 12, 3, 1, 2, 1, 1),
+    "a register and a half": ((9, 9), 13, 24, 3, 1, 1, 1, 1),
+    "depthwise, a block and a quarter": ((9, 9), 80, 80, 3, 1, 80, 1, 1),
     "dilated": ((10, 10), 8, 33, 3, 1, 1, 2, 2),
     "in bands": ((70, 40), 24, 67, 3, 1, 1, 1, 1),
     "row of vectors": ((1, 5), 64, 10, 1, 1, 1, 1, 0),
@@ -72,8 +75,7 @@ def test_every_shape_gives_the_references_integers(level: Level, tmp_path: Path)
     cpu = level.cpu()
     layers = [(layer(name, wide=wide), adds) for name in SHAPES for wide, adds in ((False, False), (True, True))]
     shapes = [geometry(c, x, out, add if adds else None) for (c, add, x, out), adds in layers]
-    units = [unit_for(shape, cpu.unit) for shape in shapes if shape is not None]
-    kernels = {f"layer{i}": kernel(shape, units[i]) for i, shape in enumerate(shapes) if shape is not None}
+    kernels = {f"layer{i}": kernel(shape, cpu.unit) for i, shape in enumerate(shapes) if shape is not None}
     workspaces = write_object(kernels, cpu, tmp_path / "kernels.o")
     find_toolchain("x86_64").link_library(["kernels.o"], "kernels.so", "{ global: layer*; local: *; };", tmp_path)
     library = ctypes.CDLL(str(tmp_path / "kernels.so"))
@@ -81,6 +83,7 @@ def test_every_shape_gives_the_references_integers(level: Level, tmp_path: Path)
     for i, ((convolution, addition, x, out), adds) in enumerate(layers):
         shape = shapes[i]
         assert shape is not None
+        cut = sections(shape, cpu.unit)
         inputs = draw.integers(-128, 128, (1, *x.shape)).astype(np.int8)
         other = draw.integers(-128, 128, (1, *out.shape)).astype(np.int8)
         expected = reference.compute(convolution, inputs)
@@ -90,8 +93,8 @@ def test_every_shape_gives_the_references_integers(level: Level, tmp_path: Path)
         made = np.full(out.elements + GUARD, 77, np.int8)
         arrays = [
             inputs,
-            packed_weight(shape, convolution.weight, units[i]),
-            parameters(shape, convolution, added, units[i]),
+            packed_weights(cut, convolution.weight),
+            parameters(cut, convolution, added),
             *([np.pad(other.reshape(-1), (0, GUARD))] if adds else []),  # some bytes behind it are read
             made,
             *(np.zeros(size, np.uint8) for size in workspaces[f"layer{i}"]),

@@ -14,8 +14,8 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, Stmt
 
-from pocketpipe.targets.lowering.integers.geometry import SumOfProducts
 from pocketpipe.targets.lowering.integers.preparing import Layout
+from pocketpipe.targets.lowering.integers.sections import Section
 from pocketpipe.targets.lowering.integers.units import VectorUnit
 from pocketpipe.targets.lowering.loops import Index, of, vector
 
@@ -32,9 +32,9 @@ class TapGroup:
     """Elements from the first tap's input to each one's; the last one's again where there are too few."""
 
 
-def tap_groups(layout: Layout) -> list[TapGroup]:
+def tap_groups(layout: Layout, group: int) -> list[TapGroup]:
     """All taps of a depthwise kernel, `group` at a time."""
-    shape, group = layout.shape, layout.unit.group
+    shape = layout.shape
     (rows, columns), (down, right) = shape.taps, shape.dilations
     step, length = (down * layout.row, rows) if shape.grouped_down else (right * layout.pixel, columns)
 
@@ -52,22 +52,27 @@ def tap_groups(layout: Layout) -> list[TapGroup]:
 class DepthwiseSums:
     """Statements that add all products to the sums of a tile."""
 
-    shape: SumOfProducts
-    unit: VectorUnit
+    section: Section
     layout: Layout
     scratch: Buffer
     weight: Buffer
 
+    @property
+    def unit(self) -> VectorUnit:
+        """Its registers."""
+        return self.section.unit
+
     def statements(self, sums: Sequence[Sequence[Buffer]], block: Index, row: Index, x: Index) -> Iterator[Stmt]:
         """`sums`: by pixel from column `x` on, and register of block `block`; `row`: the first that is read."""
-        groups = tap_groups(self.layout)
-        stride = self.shape.strides[1]
+        groups = tap_groups(self.layout, self.unit.group)
+        stride = self.layout.shape.strides[1]
         readers: dict[tuple[int, int, tuple[int, ...]], list[tuple[int, TapGroup]]] = {}
         for taps in groups:
             for p in range(len(sums)):
                 readers.setdefault((taps.row, p * stride + taps.column, taps.steps), []).append((p, taps))
         for (down, column, steps), reading in sorted(readers.items()):
-            start = (row + down) * self.layout.row + (x * stride + column) * self.layout.pixel + block * self.unit.block
+            start = (row + down) * self.layout.row + (x * stride + column) * self.layout.pixel
+            start = start + self.section.first + block * self.unit.block
             loaded = [tirx.Var("row", of(self.unit.prepared, self.unit.block)) for _ in dict.fromkeys(steps)]
             for variable, step in zip(loaded, dict.fromkeys(steps), strict=True):
                 value = BufferLoad(self.scratch, [vector(start + step, self.unit.block)])
@@ -84,7 +89,7 @@ class DepthwiseSums:
         size = self.unit.lanes * self.unit.group
         whole = [vector(0, self.unit.lanes)]
         for j, (total, x) in enumerate(zip(sums, inputs, strict=True)):
-            place = (taps * self.unit.group + j) * size
+            place = self.section.weights + (taps * self.unit.group + j) * size
             weight = self.unit.weights(BufferLoad(self.weight, [vector(place, size)]))
             yield BufferStore(total, self.unit.multiply_add(BufferLoad(total, whole), x, weight), whole)
 

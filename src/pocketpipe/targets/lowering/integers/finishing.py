@@ -13,7 +13,8 @@ from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, Stmt
 
 from pocketpipe.targets.lowering.integers import geometry
-from pocketpipe.targets.lowering.integers.geometry import HEAD, SumOfProducts, order_in_block
+from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, order_in_block
+from pocketpipe.targets.lowering.integers.sections import Section
 from pocketpipe.targets.lowering.integers.units import Order, VectorUnit
 from pocketpipe.targets.lowering.loops import Index, constant, of, spread, vector
 
@@ -25,10 +26,19 @@ TOGETHER = 4
 class Finishing:
     """Statements that finish the sums of a kernel."""
 
-    shape: SumOfProducts
-    unit: VectorUnit
+    section: Section
     buffers: dict[str, Buffer]
     """Parameters of the kernel by name."""
+
+    @property
+    def shape(self) -> SumOfProducts:
+        """Of the whole layer."""
+        return self.section.layer
+
+    @property
+    def unit(self) -> VectorUnit:
+        """Its registers."""
+        return self.section.unit
 
     def bias(self, register: Index) -> Any:
         """What the sums of a register of channels start from."""
@@ -36,11 +46,9 @@ class Finishing:
 
     def column(self, number: int, register: Index) -> Any:
         """Bias (0), multiplier (1), rounding (2) or places (3) of a register of channels."""
-        shape = self.shape
-        across = shape.groups * shape.registers(self.unit)
-        return BufferLoad(
-            self.buffers["parameters"], [vector(HEAD + (number * across + register) * self.unit.lanes, self.unit.lanes)]
-        )
+        section, lanes = self.section, self.unit.lanes
+        place = section.parameters + number * section.room + register * lanes
+        return BufferLoad(self.buffers["parameters"], [vector(place, lanes)])
 
     def statements(self, sums: Sequence[Sequence[Buffer]], register: Index, place: Index, used: int) -> Iterator[Stmt]:
         """Finish and store.

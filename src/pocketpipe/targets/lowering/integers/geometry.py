@@ -24,6 +24,8 @@ PADDING, ZERO_POINT, LOW, HIGH = range(4)
 OWN, OTHER, REST, SHIFT, SUM_ZERO_POINT, SUM_LOW, SUM_HIGH = range(4, 11)
 HEAD = 16
 """Numbers in front of a layer's parameters: indices as named above; the second row is the fused addition's."""
+PARAMETERS = 4
+"""Numbers of each channel: bias, multiplier, rounding, places."""
 
 
 @dataclass(frozen=True)
@@ -161,29 +163,34 @@ def _packed_taps(shape: SumOfProducts, weight: np.ndarray, unit: VectorUnit) -> 
     return np.ascontiguousarray(by_register.transpose(0, 3, 4, 1, 2, 5))
 
 
-def parameters(
-    shape: SumOfProducts, operator: Convolution | Linear, addition: tuple[int, ...], unit: VectorUnit
-) -> np.ndarray:
-    """int32: HEAD numbers, then bias, multiplier, rounding and places of each channel, each group's filled up to whole
-    registers; what the last two are, `VectorUnit.rescale` says.
+def head(operator: Convolution | Linear, addition: tuple[int, ...]) -> np.ndarray:
+    """The HEAD numbers of a layer; `addition`: what `addition_parameters` gives, or nothing."""
+    requantization = operator.requantization
+    numbers = np.zeros(HEAD, np.int64)
+    numbers[PADDING] = operator.padding_value if isinstance(operator, Convolution) else 0
+    numbers[[ZERO_POINT, LOW, HIGH]] = requantization.zero_point, requantization.low, requantization.high
+    numbers[OWN : OWN + len(addition)] = addition
+    return numbers
 
-    `addition`: what `addition_parameters` gives, or nothing.
+
+def of_channels(
+    shape: SumOfProducts, operator: Convolution | Linear, unit: VectorUnit, channels: np.ndarray
+) -> np.ndarray:
+    """Bias, multiplier, rounding and places of `channels`, each group's filled up to whole registers; what the last two
+    are, `VectorUnit.rescale` says. `shape`: of a layer with these channels alone.
     """
     requantization = operator.requantization
-    head = np.zeros(HEAD, np.int64)
-    head[PADDING] = operator.padding_value if isinstance(operator, Convolution) else 0
-    head[[ZERO_POINT, LOW, HIGH]] = requantization.zero_point, requantization.low, requantization.high
-    head[OWN : OWN + len(addition)] = addition
-    sums = operator.weight.astype(np.int64).reshape(len(operator.weight), -1).sum(1)
-    multiplier = np.broadcast_to(requantization.multiplier, (shape.outputs,))
-    shift = np.where(multiplier == 0, SMALLEST_SHIFT, np.broadcast_to(requantization.shift, (shape.outputs,)))
+    sums = operator.weight[channels].astype(np.int64).reshape(len(channels), -1).sum(1)
+    every = (len(operator.weight),)
+    multiplier = np.broadcast_to(requantization.multiplier, every)[channels]
+    shift = np.where(multiplier == 0, SMALLEST_SHIFT, np.broadcast_to(requantization.shift, every)[channels])
     places = shift.astype(np.int64) - (0 if shape.wide else unit.high)
     rounding = (1 << (places - 1)) + (requantization.zero_point << places)
     # Sums wrap around in 32 bits and come out right: only the whole sum has to fit (proof). What the kernel adds to its
     # inputs is taken out of the bias.
-    columns = (operator.bias - unit.offset * sums, multiplier, 0 * rounding if shape.wide else rounding, places)
-    by_register = [_by_register(shape, np.asarray(values, np.int64), unit) for values in columns]
-    return np.concatenate([head, *by_register]).astype(np.int32)
+    bias = operator.bias[channels] - unit.offset * sums
+    columns = (bias, multiplier, 0 * rounding if shape.wide else rounding, places)
+    return np.concatenate([_by_register(shape, np.asarray(values, np.int64), unit) for values in columns])
 
 
 def _by_register(shape: SumOfProducts, values: np.ndarray, unit: VectorUnit) -> np.ndarray:

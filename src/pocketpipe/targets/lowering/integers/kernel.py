@@ -8,8 +8,8 @@ tensor are applied in registers (`finishing`): what leaves a tile is int8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tvm import tirx
@@ -19,6 +19,7 @@ from pocketpipe.targets.lowering.integers.depthwise import DepthwiseSums
 from pocketpipe.targets.lowering.integers.finishing import Finishing
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, rounded_up
 from pocketpipe.targets.lowering.integers.preparing import Layout, Preparing
+from pocketpipe.targets.lowering.integers.sections import Section, sections
 from pocketpipe.targets.lowering.integers.units import VectorUnit
 from pocketpipe.targets.lowering.loops import Index, loop, sequence, unrolled, vector
 from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, numbers_of_first, work
@@ -32,45 +33,47 @@ SMALLEST_SHARED = 800_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
 
 
-def made(shape: SumOfProducts, unit: VectorUnit, threads: int, chosen: Schedule | None) -> Kernel:
-    """The kernel of `shape`: by rule, or by the schedule that was chosen, cut for so many threads."""
-    schedule = chosen or Schedule(*tile_sizes(shape, unit))
-    cut = cut_for(shape, unit, schedule, threads)
-    return Kernel(kernel(shape, unit, cut, schedule), cut)
+def made(layer: SumOfProducts, unit: VectorUnit, threads: int, chosen: Schedule | None) -> Kernel:
+    """The kernel of a layer: by rule, or by the schedule that was chosen, cut for so many threads."""
+    cut = cut_for(layer, unit, chosen, threads)
+    return Kernel(kernel(layer, unit, cut, chosen), cut)
 
 
-def cut_for(shape: SumOfProducts, unit: VectorUnit, schedule: Schedule, threads: int) -> Cut | None:
+def cut_for(layer: SumOfProducts, unit: VectorUnit, chosen: Schedule | None, threads: int) -> Cut | None:
     """How a kernel is cut for so many threads; None where that would not win anything."""
-    made = shape.out_height * shape.out_width * shape.outputs
-    moved = shape.height * shape.width * shape.channels + made
-    if work(made * shape.read * shape.taps[0] * shape.taps[1], moved) < SMALLEST_SHARED:
+    made = layer.out_height * layer.out_width * layer.outputs
+    moved = layer.height * layer.width * layer.channels + made
+    if work(made * layer.read * layer.taps[0] * layer.taps[1], moved) < SMALLEST_SHARED:
         return None
-    tiles = sum(run.repeats for run in runs(shape.registers(unit), schedule.vectors))
-    return evenly({Axis.ROWS: shape.out_height, Axis.TILES: tiles, Axis.GROUPS: shape.groups}, threads)
+    tiles = sum(run.repeats for _, run in runs_of_tiles(scheduled(layer, unit, chosen)))
+    return evenly({Axis.ROWS: layer.out_height, Axis.TILES: tiles, Axis.GROUPS: layer.groups}, threads)
 
 
-def kernel(
-    shape: SumOfProducts, unit: VectorUnit, cut: Cut | None = None, schedule: Schedule | None = None
-) -> PrimFunc:
-    """TIR; parameters: input, weight and parameters as `geometry` packs them, the tensor to add if any, output.
+def kernel(layer: SumOfProducts, unit: VectorUnit, cut: Cut | None = None, chosen: Schedule | None = None) -> PrimFunc:
+    """TIR; parameters: input, weight and parameters as `sections` packs them, the tensor to add if any, output.
 
-    If it is cut, the first unit to compute and one past the last follow. `schedule`: if not by rule.
+    If it is cut, the first unit to compute and one past the last follow. `chosen`: a schedule, if not by rule.
     """
     kinds = {"x": "int8", "weight": "int8", "parameters": "int32", "other": "int8", "out": "int8"}
-    names = [name for name in kinds if name != "other" or shape.adds]
+    names = [name for name in kinds if name != "other" or layer.adds]
     buffers = {name: tirx.decl_buffer((2**31 - 1,), kinds[name], name) for name in names}
     part = Part(cut)
-    body = _Emitter(shape, unit, buffers, part, schedule or Schedule(*tile_sizes(shape, unit))).body()
+    body = _body(scheduled(layer, unit, chosen), buffers, part)
     return PrimFunc([*buffers.values(), *part.parameters], body).with_attr("tirx.noalias", True)
 
 
-def unit_for(shape: SumOfProducts, unit: VectorUnit) -> VectorUnit:
-    """How a processor's registers are used: depthwise the widest that the layer can fill; else folded where half the
-    channels of a register are all there are."""
-    narrower, folded = unit.narrower, unit.folded
-    if shape.depthwise:
-        return unit_for(shape, narrower) if narrower and shape.made <= narrower.block else unit
-    return folded if folded and shape.made <= folded.lanes else unit
+Scheduled = Sequence[tuple[Section, Schedule]]
+"""The sections of a layer, each with the order and the sizes of its tiles."""
+
+
+def scheduled(layer: SumOfProducts, unit: VectorUnit, chosen: Schedule | None = None) -> Scheduled:
+    """By rule; a schedule that was chosen is for the section of most channels, and its order for all."""
+    cut = sections(layer, unit)
+    by_rule = [(each, Schedule(*tile_sizes(each.shape, each.unit))) for each in cut]
+    if chosen is None:
+        return by_rule
+    main, *tails = by_rule
+    return [(main[0], chosen), *((each, replace(rule, order=chosen.order)) for each, rule in tails)]
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,57 @@ def tile_sizes(shape: SumOfProducts, unit: VectorUnit) -> tuple[int, int]:
     return min(shape.out_width, MOST_PIXELS, max(1, unit.accumulators // vectors)), vectors
 
 
+def runs_of_tiles(parts: Scheduled) -> list[tuple[int, Run]]:
+    """(number of the section, tiles of its registers); the tile of a register that is not full is a run of its own."""
+    found = []
+    for number, (section, schedule) in enumerate(parts):
+        *most, end = runs(section.registers, schedule.vectors)
+        full = section.made == section.registers * section.unit.lanes
+        found += [(number, run) for run in (*most, *([end] if full else end.with_last_apart()))]
+    return found
+
+
+def _body(parts: Scheduled, buffers: dict[str, Buffer], part: Part) -> Stmt:
+    """Bands of rows: inputs prepared, then the tiles of every section."""
+    (main, schedule), *_ = parts
+    layer, layout = main.layer, Layout(main.layer, main.unit)
+    scratch = tirx.decl_buffer((layout.elements,), main.unit.prepared, "scratch")
+    emitters = [_Emitter(section, rule, layout, buffers, scratch) for section, rule in parts]
+    numbered = runs_of_tiles(parts)
+    firsts = numbers_of_first([run for _, run in numbered])
+    start, rows = part.range(Axis.ROWS, layer.out_height)
+    preparing = Preparing(layout, buffers["x"], buffers["parameters"], scratch)
+
+    def tiles(of_tile: Callable[[_Emitter, Run, Index], Stmt]) -> Stmt:
+        return sequence(
+            part.loop(Axis.TILES, "co", number, run.repeats, partial(of_tile, emitters[section], run))
+            for number, (section, run) in zip(firsts, numbered, strict=True)
+        )
+
+    def of_rows(first: Index, made: Index) -> Stmt:
+        """`made` rows of output from `first` on, in the order of the schedule."""
+
+        def of_group(group: Index) -> Stmt:
+            if schedule.order is Order.ROWS:
+                return loop("y", made, lambda row: tiles(
+                    lambda emitter, run, index: emitter.row(group, run, first, row, index)
+                ))  # fmt: skip
+            return tiles(lambda emitter, run, index: loop(
+                "y", made, lambda row: emitter.row(group, run, first, row, index)
+            ))  # fmt: skip
+
+        return part.loop(Axis.GROUPS, "group", 0, layer.groups, of_group)
+
+    def at(index: Index) -> Stmt:
+        whole = isinstance(rows, int) and rows % layout.band == 0
+        made = layout.band if whole else tirx.min(layout.band, rows - index * layout.band)
+        first = start + index * layout.band
+        return sequence([preparing.rows(first, made), of_rows(first, made)])
+
+    bands = loop("band", (rows + layout.band - 1) // layout.band, at)
+    return SeqStmt([tirx.AllocBuffer(scratch), bands])
+
+
 @dataclass(frozen=True)
 class _Tile:
     """Pixels of a row times registers of channels: the first of each, and how many."""
@@ -127,80 +181,40 @@ class _Tile:
 
 
 class _Emitter:
-    """Statements of one kernel."""
+    """Statements of one section of a kernel."""
 
     def __init__(
-        self, shape: SumOfProducts, unit: VectorUnit, buffers: dict[str, Buffer], part: Part, schedule: Schedule
+        self, section: Section, schedule: Schedule, layout: Layout, buffers: dict[str, Buffer], scratch: Buffer
     ) -> None:
-        self.shape, self.unit, self.buffers, self.part, self.schedule = shape, unit, buffers, part, schedule
-        self.layout = Layout(shape, unit)
-        self.scratch = tirx.decl_buffer((self.layout.elements,), unit.prepared, "scratch")
-        self.whole = [vector(0, unit.sums)]
-        self.registers = shape.registers(unit)
-        self.finishing = Finishing(shape, unit, buffers)
-
-    def body(self) -> Stmt:
-        band = self.layout.band
-        start, rows = self.part.range(Axis.ROWS, self.shape.out_height)
-        preparing = Preparing(self.layout, self.buffers["x"], self.buffers["parameters"], self.scratch)
-
-        def at(index: Index) -> Stmt:
-            whole = isinstance(rows, int) and rows % band == 0
-            made = band if whole else tirx.min(band, rows - index * band)
-            return sequence([preparing.rows(start + index * band, made), self.rows(start + index * band, made)])
-
-        bands = loop("band", (rows + band - 1) // band, at)
-        return SeqStmt([tirx.AllocBuffer(self.scratch), bands])
-
-    def rows(self, first: Index, made: Index) -> Stmt:
-        """`made` rows of output from `first` on, in the order of the schedule."""
-        runs_of_tiles = self.channel_runs(self.schedule.vectors)
-        numbered = list(zip(numbers_of_first(runs_of_tiles), runs_of_tiles, strict=True))
-
-        def tiles(number: int, registers: Run, of_tile: Callable[[Index], Stmt]) -> Stmt:
-            return self.part.loop(Axis.TILES, "co", number, registers.repeats, of_tile)
-
-        def of_group(group: Index) -> Stmt:
-            if self.schedule.order is Order.ROWS:
-                return loop("y", made, lambda row: sequence(
-                    tiles(number, registers, partial(self.row, group, registers, first, row))
-                    for number, registers in numbered
-                ))  # fmt: skip
-            return sequence(
-                tiles(number, registers, lambda index, registers=registers: loop(  # type: ignore[misc]
-                    "y", made, lambda row: self.row(group, registers, first, row, index)
-                )) for number, registers in numbered
-            )  # fmt: skip
-
-        return self.part.loop(Axis.GROUPS, "group", 0, self.shape.groups, of_group)
+        self.section, self.schedule, self.layout = section, schedule, layout
+        self.buffers, self.scratch = buffers, scratch
+        self.layer, self.unit = section.layer, section.unit
+        self.whole = [vector(0, self.unit.sums)]
+        self.finishing = Finishing(section, buffers)
 
     def row(self, group: Index, registers: Run, first: Index, row: Index, index: Index) -> Stmt:
         """All tiles of a row, of tile number `index` of these registers of channels."""
         start, whole = registers.start * self.unit.lanes, registers.width * self.unit.lanes
-        used = whole if registers.repeats > 1 else min(whole, self.shape.made - start)
+        used = whole if registers.repeats > 1 else min(whole, self.section.made - start)
 
         def tile(run: Run, x: Index) -> Stmt:
             return self.tile(_Tile(
                 group=group, register=registers.start + index * registers.width, registers=registers.width, used=used,
-                y=first + row, row=row * self.shape.strides[0], x=run.start + x * run.width, pixels=run.width,
+                y=first + row, row=row * self.layer.strides[0], x=run.start + x * run.width, pixels=run.width,
             ))  # fmt: skip
 
-        columns = runs(self.shape.out_width, self.schedule.pixels)
+        columns = runs(self.layer.out_width, self.schedule.pixels)
         return sequence(loop("x", run.repeats, partial(tile, run)) for run in columns)
 
-    def channel_runs(self, vectors: int) -> list[Run]:
-        """Registers of channels in tiles; if the last is not full, the tile that holds it is a run of its own."""
-        *most, end = runs(self.registers, vectors)
-        return [*most, end] if self.shape.made == self.registers * self.unit.lanes else [*most, *end.with_last_apart()]
-
     def tile(self, tile: _Tile) -> Stmt:
-        shape, lanes = self.shape, self.unit.lanes
+        layer, section = self.layer, self.section
         sums = [
             [tirx.decl_buffer((self.unit.sums,), "int32", f"sum{p}_{v}", scope="local") for v in range(tile.registers)]
             for p in range(tile.pixels)
         ]
-        register = tile.group * self.registers + tile.register
-        place = (tile.y * shape.out_width + tile.x) * shape.outputs + tile.group * shape.made + tile.register * lanes
+        register = tile.group * section.registers + tile.register
+        channel = tile.group * layer.made + section.first + tile.register * self.unit.lanes
+        place = (tile.y * layer.out_width + tile.x) * layer.outputs + channel
         starts = [self.unit.begun(self.finishing.bias(register + v)) for v in range(tile.registers)]
         return SeqStmt(
             [
@@ -217,21 +231,21 @@ class _Emitter:
 
     def sum(self, tile: _Tile, sums: list[list[Buffer]]) -> Stmt:
         """Over tap rows, then over tap columns and inputs: in one loop where they lie side by side."""
-        shape, layout, group = self.shape, self.layout, self.unit.group
-        if shape.depthwise:
-            depthwise = DepthwiseSums(shape, self.unit, layout, self.scratch, self.buffers["weight"])
+        layer, layout, section, group = self.layer, self.layout, self.section, self.unit.group
+        if layer.depthwise:
+            depthwise = DepthwiseSums(section, layout, self.scratch, self.buffers["weight"])
             return sequence(depthwise.statements(sums, tirx.floordiv(tile.register, group), tile.row, tile.x))
         inner = layout.read // group
 
         def tap(ky: Index, kx: Index, steps: int) -> Stmt:
-            row = (tile.row + ky * shape.dilations[0]) * layout.row
-            start = row + kx * shape.dilations[1] * layout.pixel + tile.group * layout.read
-            places = [start + (tile.x + p) * shape.strides[1] * layout.pixel for p in range(tile.pixels)]
-            return self.along(tile, sums, places, ky * layout.steps + kx * inner, steps)
+            row = (tile.row + ky * layer.dilations[0]) * layout.row
+            start = row + kx * layer.dilations[1] * layout.pixel + tile.group * layout.read
+            places = [start + (tile.x + p) * layer.strides[1] * layout.pixel for p in range(tile.pixels)]
+            return self.along(tile, sums, places, ky * section.steps_of_row + kx * inner, steps)
 
-        if shape.in_one_run:
-            return loop("ky", shape.taps[0], lambda ky: tap(ky, 0, layout.steps))
-        return loop("ky", shape.taps[0], lambda ky: loop("kx", shape.taps[1], lambda kx: tap(ky, kx, inner)))
+        if layer.in_one_run:
+            return loop("ky", layer.taps[0], lambda ky: tap(ky, 0, section.steps_of_row))
+        return loop("ky", layer.taps[0], lambda ky: loop("kx", layer.taps[1], lambda kx: tap(ky, kx, inner)))
 
     def along(self, tile: _Tile, sums: list[list[Buffer]], places: list[Index], first: Index, count: int) -> Stmt:
         """`count` steps from step `first`, whose inputs lie side by side from `places` on: by chunks, then singly."""
@@ -255,10 +269,10 @@ class _Emitter:
         """`size` steps of every sum of the tile; `places`: of the inputs of each pixel."""
         unit = self.unit
         register = unit.lanes * unit.group
-        steps = self.shape.taps[0] * self.layout.steps
+        first = tile.group * self.section.registers + tile.register
         weights = [tirx.Var(f"w{v}", unit.register(size)) for v in range(tile.registers)]
         for v, weight in enumerate(weights):
-            place = ((tile.group * self.registers + tile.register + v) * steps + step) * register
+            place = self.section.weights + ((first + v) * self.section.steps + step) * register
             loaded = BufferLoad(self.buffers["weight"], [vector(place, size * register)])
             yield tirx.Bind(weight, unit.weights(loaded))
         for p, place in enumerate(places):

@@ -41,11 +41,6 @@ class Layout:
         return self.shape.read if self.shape.in_one_run else rounded_up(self.shape.read, self.unit.group)
 
     @property
-    def steps(self) -> int:
-        """Groups that one sum reads of a row."""
-        return -(-self.shape.taps[1] * self.read // self.unit.group)
-
-    @property
     def pixel(self) -> int:
         """Elements of a pixel."""
         return self.shape.made if self.shape.depthwise else self.shape.groups * self.read

@@ -33,11 +33,10 @@ from pocketpipe.targets.lowering.integers.geometry import (
     SumOfProducts,
     addition_parameters,
     geometry,
-    packed_weight,
-    parameters,
 )
-from pocketpipe.targets.lowering.integers.kernel import made, unit_for
+from pocketpipe.targets.lowering.integers.kernel import made
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
+from pocketpipe.targets.lowering.integers.sections import packed_weights, parameters, sections
 from pocketpipe.targets.lowering.integers.steps import Step, same_shape, steps
 from pocketpipe.targets.lowering.memory import Interval, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
@@ -131,11 +130,11 @@ class _Building:
         yield self.sum_of_products(step, shape)
 
     def sum_of_products(self, step: Step, shape: SumOfProducts) -> KernelCall:
-        operator, unit = step.operator, unit_for(shape, self.cpu.unit)
+        operator, unit = step.operator, self.cpu.unit
         assert isinstance(operator, Convolution | Linear)  # only these have such a shape
         added = () if step.addition is None else addition_parameters(step.addition, step.own)
-        weight = packed_weight(shape, operator.weight, unit)
-        constants = (weight, parameters(shape, operator, added, unit))
+        cut = sections(shape, unit)
+        constants = (packed_weights(cut, operator.weight), parameters(cut, operator, added))
         x, *other = (Place(name, 0) for name in step.inputs)
         return self.call((shape,), lambda: made(shape, unit, self.threads, self.chosen.get(shape)), x,
                          *map(self.constant, constants), *other, Place(step.output, 0))  # fmt: skip
