@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketpipe.integer.graph import IntegerGraph
-from pocketpipe.targets.c99.emitting import MODEL, sources
+from pocketpipe.targets.c99.sources import MODEL, sources
 from pocketpipe.targets.toolchain import find_toolchain
 
 Run = Callable[[np.ndarray], np.ndarray]

@@ -23,7 +23,7 @@ from pocketpipe.integer.codebook import codebook_of, codebooks_of
 from pocketpipe.integer.graph import Convolution, Linear
 from pocketpipe.integer.lowering import lower
 from pocketpipe.network import NETWORKS
-from pocketpipe.targets.c99.emitting import sources
+from pocketpipe.targets.c99.sources import sources
 from pocketpipe.task import Preprocessing, Split
 
 SHAPE = (3, 32, 32)

@@ -15,7 +15,7 @@ from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import lower
-from pocketpipe.targets.c99.emitting import HEADER, MODEL, sources
+from pocketpipe.targets.c99.sources import HEADER, MODEL, sources
 from pocketpipe.targets.toolchain import find_toolchain
 from targets.every_operator import every_operator
 

@@ -17,8 +17,8 @@ from pocketpipe.integer import reference
 from pocketpipe.lineage.verify import verify
 from pocketpipe.preflight import checked_config
 from pocketpipe.targets.base import TARGETS
-from pocketpipe.targets.c99.emitting import sources
 from pocketpipe.targets.c99.resources import resources
+from pocketpipe.targets.c99.sources import sources
 from pocketpipe.targets.fpga import Fpga
 from targets import digits
 

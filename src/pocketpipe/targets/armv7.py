@@ -13,7 +13,7 @@ from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
-from pocketpipe.targets.c99.emitting import MODEL, Sources
+from pocketpipe.targets.c99.sources import MODEL, Sources
 from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
 from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
 from pocketpipe.targets.toolchain import find_toolchain

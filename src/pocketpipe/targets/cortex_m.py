@@ -12,7 +12,7 @@ from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
-from pocketpipe.targets.c99.emitting import MODEL, Sources
+from pocketpipe.targets.c99.sources import MODEL, Sources
 from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
 from pocketpipe.targets.executing import outputs_in_slices
 from pocketpipe.targets.toolchain import gnu_name, must_compile, ziglang

@@ -10,8 +10,8 @@ from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
-from pocketpipe.targets.c99.emitting import UNROLL, Sources
 from pocketpipe.targets.c99.resources import resources, sheet
+from pocketpipe.targets.c99.sources import UNROLL, Sources
 from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
 from pocketpipe.targets.toolchain import find_toolchain
 

@@ -171,7 +171,7 @@ def _integers(
     program = lower(graph, cpu, build / KERNELS, threads, chosen)
     sources = integer_sources(program, graph, None if tables is None else graph.quantized(tables), threads)
     _write(sources, build)
-    weights = len(sources.weights) + program.plain.constant_bytes
+    weights = len(sources.weights) + program.plain.constants.size
     shapes = ((1, *graph.tensors[graph.input].shape), (1, *graph.tensors[graph.output].shape))
     options = toolchain.for_cpu(cpu.model)
     return _Compiled(*shapes, sources.arena, weights, tables is not None, threads, options)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pocketpipe.delivery.folder import CLOSE, RUN_BYTES
 from pocketpipe.targets import sharing
+from pocketpipe.targets.c99.sources import headers
 from pocketpipe.targets.lowering.memory import aligned
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ def integer_sources(
             channels=len(tables), and_scale=" and the input's scale are", kind="int8_t", tables=place,
             entry=program.input, go_on="run_integers(memory, output)",
         )  # fmt: skip
-    plain = program.plain.files(of_bytes=False)
-    files = {"model.c": source, **{name: plain[name] for name in ("kernels.h", "weights.h")}}
-    return Sources(files | _team(threads), weights, program.arena)
+    return Sources({"model.c": source} | headers(program.plain) | _team(threads), weights, program.arena)
 
 
 def _team(threads: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pocketpipe.compression.tracing import profile_of
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer.lowering import lower
 from pocketpipe.profile import STACK_BYTES
-from pocketpipe.targets.c99.emitting import sources
+from pocketpipe.targets.c99.sources import sources
 
 RGB = (3, 32, 32)
 

@@ -1,4 +1,4 @@
-"""The C source of an integer graph: weights in one header, a sequence of kernel calls on statically planned memory."""
+"""Operators of an integer graph -> calls of plain C kernels, and the constants that they take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import singledispatchmethod
 import numpy as np
 
 from pocketpipe.errors import UserError
-from pocketpipe.integer.codebook import Codebook, codebooks_of
+from pocketpipe.integer.codebook import Codebook
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import (
     Add,
@@ -30,98 +30,24 @@ from pocketpipe.integer.graph import (
     Table,
     Transpose,
 )
-from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
-from pocketpipe.targets.lowering.memory import Interval, plan
+from pocketpipe.targets.c99.constants import Constants
 
-WEIGHTS, HEADER, MODEL = "weights.h", "model.h", "model.c"
-UNROLL = 8
-"""Products that a circuit forms in a cycle, where nothing else is asked."""
 AXES = 3
 """Of the tensors that these kernels move; sequences and vectors are read as boxes of length one along the others."""
-SHARED_KERNEL = 512
-"""About the bytes of code that the kernel for shared weights takes on a Cortex-M."""
-NUMBERS_A_LINE = 24
-C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t"}
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The files by their names, and what they take."""
-
-    files: dict[str, str]
-    arena: int
-    """Bytes of working memory, input and output included."""
-    constants: int
-    """Bytes of weights, biases, factors and tables."""
-
-
-def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = UNROLL) -> Sources:
-    """The C files of `graph`.
-
-    `entry`: int8 (channels, 256), the network's integer for each stored byte of each channel; the model's input is then
-    an image of bytes. Without it, its input are the network's integers. `unroll`: products a cycle, for synthesis.
-    Raises UserError for more than three axes.
-    """
-    emitter = Emitter(graph, *_memory(graph), unroll, codebooks_of(graph, SHARED_KERNEL))
-    emitter.enter(entry)
-    for operator in graph.operators:
-        emitter.emit(operator)
-    emitter.leave()
-    return Sources(emitter.files(entry is not None), emitter.arena, emitter.constant_bytes)
-
-
-def _memory(graph: IntegerGraph) -> tuple[dict[str, int], int]:
-    """(offset of each tensor, bytes): a reshape takes no memory of its own."""
-    same: dict[str, str] = {}
-    for operator in graph.operators:
-        if isinstance(operator, Reshape):
-            same[operator.output] = same.get(operator.inputs[0], operator.inputs[0])
-    first, last = {graph.input: 0}, {}
-    for step, operator in enumerate(graph.operators):
-        first.setdefault(same.get(operator.output, operator.output), step)
-        for name in (*operator.inputs, operator.output):
-            last[same.get(name, name)] = step
-    last[same.get(graph.output, graph.output)] = len(graph.operators)
-    intervals = [
-        Interval(name, graph.tensors[name].elements, start, last.get(name, start)) for name, start in first.items()
-    ]
-    offsets, arena = plan(intervals)
-    return {name: offsets[same.get(name, name)] for name in graph.tensors if same.get(name, name) in offsets}, arena
 
 
 @dataclass
 class Emitter:
-    """Collects calls and constants; `arena`: bytes of memory, `offsets`: where in it each tensor lies."""
+    """Collects calls and constants; `offsets`: where in the arena each tensor lies."""
 
     graph: IntegerGraph
     offsets: dict[str, int]
-    arena: int
-    unroll: int = UNROLL
     codebooks: Mapping[str, Codebook] = field(default_factory=dict)
     """Of layers whose weights are stored so, by the tensor that they make."""
     calls: list[str] = field(default_factory=list)
-    constants: list[str] = field(default_factory=list)
-    names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    constants: Constants = field(default_factory=Constants)
     weights: list[str] = field(default_factory=list)
     """Names of the arrays that products are formed with."""
-    constant_bytes: int = 0
-
-    def files(self, of_bytes: bool) -> dict[str, str]:
-        return {
-            KERNELS: kernels_for(self.calls),
-            WEIGHTS: _WEIGHTS.format(constants="\n".join(self.constants)),
-            HEADER: _HEADER.format(
-                input_type="uint8_t" if of_bytes else "int8_t",
-                inputs=self.graph.tensors[self.graph.input].elements,
-                outputs=self.graph.tensors[self.graph.output].elements,
-                arena=self.arena,
-            ),
-            MODEL: _MODEL.format(
-                unroll=self.unroll,
-                banks="\n".join(f"    POCKETPIPE_BANKS({name})" for name in ("arena", *self.weights)),
-                calls="\n".join(f"    {call}" for call in self.calls),
-            ),
-        }
 
     def enter(self, entry: np.ndarray | None) -> None:
         elements, place = self.graph.tensors[self.graph.input].elements, self.at(self.graph.input)
@@ -129,7 +55,7 @@ class Emitter:
             self.calls.append(self.move("input", (elements,), (1,), place, (1,)))
         else:
             channels = len(entry)
-            tables = self.constant("entry", entry)
+            tables = self.constants.array("entry", entry)
             self.call("enter", "input", tables, channels, elements // channels, place)
 
     def leave(self) -> None:
@@ -145,20 +71,22 @@ class Emitter:
         (x,) = operator.inputs
         window = self.window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations)
         kernel, *weight = self.weight(operator)
+        bias = self.constants.array("bias", operator.bias)
         self.call(
-            f"convolution{kernel}", self.at(x), self.image(x), *weight, self.constant("bias", operator.bias), window,
-            operator.groups, operator.padding_value, *self.scale(operator.requantization),
-            self.at(operator.output), self.image(operator.output),
+            f"convolution{kernel}", self.at(x), self.image(x), *weight, bias, window, operator.groups,
+            operator.padding_value, *self.scale(operator.requantization), self.at(operator.output),
+            self.image(operator.output),
         )  # fmt: skip
 
     @emit.register
     def _(self, operator: Linear) -> None:
         place, rows, read = self.rows(operator)
         kernel, *weight = self.weight(operator)
-        bias, scale, to = self.constant("bias", operator.bias), self.scale(operator.requantization), operator.output
+        bias, scale = self.constants.array("bias", operator.bias), self.scale(operator.requantization)
+        to = operator.output
         if kernel:  # a row is a point of an image
             of_points = (self.window((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), 1, 0, *scale, self.at(to))
-            shape, made = (self.struct("shape", (rows, 1, width)) for width in (read, len(operator.weight)))
+            shape, made = (self.constants.struct("shape", (rows, 1, width)) for width in (read, len(operator.weight)))
             self.call(f"convolution{kernel}", place, shape, *weight, bias, *of_points, made)
         else:
             self.call("linear", place, rows, read, *weight, bias, *scale, self.at(to), len(operator.weight))
@@ -198,13 +126,13 @@ class Emitter:
     def _(self, operator: LayerNorm) -> None:
         limits = (operator.zero_point, operator.low, operator.high)
         self.call(
-            "layer_norm", *self.rows(operator), operator.epsilon, self.constant("factor", operator.multiplier),
-            self.constant("bias", operator.bias), operator.shift, *limits, self.at(operator.output),
+            "layer_norm", *self.rows(operator), operator.epsilon, self.constants.array("factor", operator.multiplier),
+            self.constants.array("bias", operator.bias), operator.shift, *limits, self.at(operator.output),
         )  # fmt: skip
 
     @emit.register
     def _(self, operator: Softmax) -> None:
-        exponentials = self.constant("exponentials", operator.exponentials)
+        exponentials = self.constants.array("exponentials", operator.exponentials)
         scale = self.scale(operator.requantization)
         self.call("softmax", *self.rows(operator), exponentials, *scale, self.at(operator.output))
 
@@ -225,7 +153,7 @@ class Emitter:
     @emit.register
     def _(self, operator: Table) -> None:
         (x,) = operator.inputs
-        entries = self.constant("table", operator.entries)
+        entries = self.constants.array("table", operator.entries)
         self.call("table", self.at(x), entries, self.at(operator.output), self.graph.tensors[x].elements)
 
     @emit.register
@@ -274,7 +202,7 @@ class Emitter:
         self.calls.append(f"pocketpipe_{kernel}({', '.join(map(str, arguments))});")
 
     def move(self, source: str, box: Sequence[int], steps: Sequence[int], sink: str, sink_steps: Sequence[int]) -> str:
-        shape = self.struct("shape", _padded(box, 1))
+        shape = self.constants.struct("shape", _padded(box, 1))
         return f"pocketpipe_move({source}, {self.far(steps)}, {sink}, {self.far(sink_steps)}, {shape});"
 
     def at(self, tensor: str) -> str:
@@ -306,134 +234,36 @@ class Emitter:
         return self.at(x), self.graph.tensors[x].elements // width, width
 
     def image(self, tensor: str) -> str:
-        return self.struct("shape", self.box(tensor))
+        return self.constants.struct("shape", self.box(tensor))
 
     def far(self, steps: Sequence[int]) -> str:
-        return self.struct("steps", _padded(steps, 0))
+        return self.constants.struct("steps", _padded(steps, 0))
 
     def window(self, size: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> str:
-        return self.struct("window", (*size, *strides, *pads[:2], *dilations))
+        return self.constants.struct("window", (*size, *strides, *pads[:2], *dilations))
 
     def scale(self, requantization: Requantization) -> tuple[str, str, str]:
         """Multipliers, shifts, and the range that the result is clipped to."""
         each = int(len(requantization.multiplier) > 1)
         limits = (requantization.zero_point, requantization.low, requantization.high)
         return (
-            self.constant("multiplier", requantization.multiplier),
-            self.constant("shift", requantization.shift.astype(np.uint8)),
-            self.struct("range", (each, *limits)),
+            self.constants.array("multiplier", requantization.multiplier),
+            self.constants.array("shift", requantization.shift.astype(np.uint8)),
+            self.constants.struct("range", (each, *limits)),
         )
 
     def weight(self, layer: Convolution | Linear) -> tuple[str, ...]:
         """(what is added to the kernel's name, its arguments): the weights themselves, or indices into tables."""
         codebook = self.codebooks.get(layer.output)
         if codebook is None:
-            name = self.constant("weight", layer.weight)
+            name = self.constants.array("weight", layer.weight)
             if name not in self.weights:
                 self.weights.append(name)
             return "", name
-        tables = self.constant("table", codebook.tables)
+        tables = self.constants.array("table", codebook.tables)
         each = codebook.tables.shape[1] if len(codebook.tables) > 1 else 0
-        return "_shared", tables, str(each), self.constant("indices", codebook.indices), str(codebook.bits)
-
-    def constant(self, role: str, values: np.ndarray) -> str:
-        """The name of an array in the weights header; equal arrays are stored once."""
-        key = (values.dtype.name, np.ascontiguousarray(values).tobytes())
-        if key not in self.names:
-            name = f"{role}_{len(self.names)}"
-            self.names[key] = name
-            self.constants.append(_array(name, values))
-            self.constant_bytes += values.nbytes
-        return self.names[key]
-
-    def struct(self, kind: str, numbers: Sequence[int]) -> str:
-        """The name of a constant of type `pocketpipe_<kind>`: C's unnamed ones would take stack for each call."""
-        values = np.array(numbers, np.int32)
-        key = (kind, values.tobytes())
-        if key not in self.names:
-            name = f"{kind}_{len(self.names)}"
-            self.names[key] = name
-            self.constants.append(f"static const pocketpipe_{kind} {name} = {{{', '.join(map(str, numbers))}}};")
-            self.constant_bytes += values.nbytes
-        return self.names[key]
+        return "_shared", tables, str(each), self.constants.array("indices", codebook.indices), str(codebook.bits)
 
 
 def _padded(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (AXES - len(values)) + tuple(values)
-
-
-def _array(name: str, values: np.ndarray) -> str:
-    numbers = [_literal(int(value)) for value in values.reshape(-1)]
-    lines = [", ".join(numbers[i : i + NUMBERS_A_LINE]) for i in range(0, len(numbers), NUMBERS_A_LINE)]
-    return f"static const {C_TYPES[values.dtype.name]} {name}[{len(numbers)}] = {{\n    " + ",\n    ".join(lines) + "};"
-
-
-def _literal(value: int) -> str:
-    """C has no negative literals: -2147483648 is an expression of a wider type."""
-    return "(-2147483647 - 1)" if value == -(2**31) else str(value)
-
-
-_WEIGHTS = """\
-/* Weights, biases, factors, tables and sizes of the network. */
-#ifndef POCKETPIPE_WEIGHTS_H
-#define POCKETPIPE_WEIGHTS_H
-
-#include "kernels.h"
-
-{constants}
-
-#endif
-"""
-
-_HEADER = """\
-/* The network as one function. */
-#ifndef POCKETPIPE_INTEGERS_H
-#define POCKETPIPE_INTEGERS_H
-
-#include <stdint.h>
-
-#define POCKETPIPE_INPUTS {inputs}
-#define POCKETPIPE_OUTPUTS {outputs}
-#define POCKETPIPE_ARENA {arena} /* bytes of static working memory */
-
-typedef {input_type} pocketpipe_input;
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-/* With static working memory. */
-void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]);
-
-/* With working memory of the caller's: several examples at once. */
-void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],
-                       int8_t output[POCKETPIPE_OUTPUTS]);
-
-#ifdef __cplusplus
-}}
-#endif
-
-#endif
-"""
-
-_MODEL = """\
-#include "model.h"
-
-#ifndef POCKETPIPE_UNROLL
-#define POCKETPIPE_UNROLL {unroll} /* products a cycle, where a circuit is made of this */
-#endif
-#include "weights.h"
-
-void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],
-                       int8_t output[POCKETPIPE_OUTPUTS]) {{
-{banks}
-{calls}
-}}
-
-#ifndef POCKETPIPE_NO_STATIC_MEMORY
-void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]) {{
-    static int8_t arena[POCKETPIPE_ARENA];
-    pocketpipe_run_in(arena, input, output);
-}}
-#endif
-"""

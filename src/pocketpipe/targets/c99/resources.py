@@ -30,7 +30,7 @@ from pocketpipe.integer.graph import (
     Softmax,
     SumPool,
 )
-from pocketpipe.targets.c99.emitting import Sources
+from pocketpipe.targets.c99.sources import Sources
 
 FILL = 4
 """Cycles from reading two factors to having added their product: read, multiply, add up, accumulate."""

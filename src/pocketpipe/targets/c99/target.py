@@ -21,8 +21,8 @@ from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.integer.proof import prove
 from pocketpipe.targets.base import Target
 from pocketpipe.targets.c99.describing import about, ends, usage
-from pocketpipe.targets.c99.emitting import HEADER, UNROLL, Sources, sources
 from pocketpipe.targets.c99.golden import made_up, write_golden
+from pocketpipe.targets.c99.sources import HEADER, UNROLL, Sources, sources
 from pocketpipe.targets.entering import byte_tables
 
 TESTBENCH, CMAKE = "testbench.c", "CMakeLists.txt"

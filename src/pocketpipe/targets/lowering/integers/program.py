@@ -229,7 +229,7 @@ class _Building:
         kernels = {self.names[made_from]: kernel for made_from, kernel in self.kernels.items()}
         workspaces = write_object({name: each.function for name, each in kernels.items()}, self.cpu, object_file)
         offsets, scratch, arena = self.memory(workspaces, {name: self.parts(each) for name, each in kernels.items()})
-        plain = Emitter(self.graph, offsets, arena)
+        plain = Emitter(self.graph, offsets)
         taken: dict[str, tuple[int, bool]] = {}
         parts: dict[int, int] = {}  # of the calls that are shared, by their place among all
         for index, (step, calls) in enumerate(self.steps):

@@ -1,0 +1,156 @@
+"""The C files of an integer graph: kernels and weights as headers, one function on statically planned memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pocketpipe.integer.codebook import codebooks_of
+from pocketpipe.integer.graph import IntegerGraph, Reshape
+from pocketpipe.targets.c99.emitting import Emitter
+from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
+from pocketpipe.targets.lowering.memory import Interval, plan
+
+WEIGHTS, HEADER, MODEL = "weights.h", "model.h", "model.c"
+UNROLL = 8
+"""Products that a circuit forms in a cycle, where nothing else is asked."""
+SHARED_KERNEL = 512
+"""About the bytes of code that the kernel for shared weights takes on a Cortex-M."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files by their names, and what they take."""
+
+    files: dict[str, str]
+    arena: int
+    """Bytes of working memory, input and output included."""
+    constants: int
+    """Bytes of weights, biases, factors and tables."""
+
+
+def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = UNROLL) -> Sources:
+    """The C files of `graph`.
+
+    `entry`: int8 (channels, 256), the network's integer for each stored byte of each channel; the model's input is then
+    an image of bytes. Without it, its input are the network's integers. `unroll`: products a cycle, for synthesis.
+    Raises UserError for more than three axes.
+    """
+    offsets, arena = _memory(graph)
+    emitter = Emitter(graph, offsets, codebooks_of(graph, SHARED_KERNEL))
+    emitter.enter(entry)
+    for operator in graph.operators:
+        emitter.emit(operator)
+    emitter.leave()
+    input_type = "int8_t" if entry is None else "uint8_t"
+    files = headers(emitter) | _functions(emitter, arena, unroll, input_type)
+    return Sources(files, arena, emitter.constants.size)
+
+
+def headers(emitter: Emitter) -> dict[str, str]:
+    """What the calls need: the kernels that they call, and their constants."""
+    constants = _WEIGHTS.format(constants="\n".join(emitter.constants.definitions))
+    return {KERNELS: kernels_for(emitter.calls), WEIGHTS: constants}
+
+
+def _memory(graph: IntegerGraph) -> tuple[dict[str, int], int]:
+    """(offset of each tensor, bytes): a reshape takes no memory of its own."""
+    same: dict[str, str] = {}
+    for operator in graph.operators:
+        if isinstance(operator, Reshape):
+            same[operator.output] = same.get(operator.inputs[0], operator.inputs[0])
+    first, last = {graph.input: 0}, {}
+    for step, operator in enumerate(graph.operators):
+        first.setdefault(same.get(operator.output, operator.output), step)
+        for name in (*operator.inputs, operator.output):
+            last[same.get(name, name)] = step
+    last[same.get(graph.output, graph.output)] = len(graph.operators)
+    intervals = [
+        Interval(name, graph.tensors[name].elements, start, last.get(name, start)) for name, start in first.items()
+    ]
+    offsets, arena = plan(intervals)
+    return {name: offsets[same.get(name, name)] for name in graph.tensors if same.get(name, name) in offsets}, arena
+
+
+def _functions(emitter: Emitter, arena: int, unroll: int, input_type: str) -> dict[str, str]:
+    graph = emitter.graph
+    return {
+        HEADER: _HEADER.format(
+            input_type=input_type,
+            inputs=graph.tensors[graph.input].elements,
+            outputs=graph.tensors[graph.output].elements,
+            arena=arena,
+        ),
+        MODEL: _MODEL.format(
+            unroll=unroll,
+            banks="\n".join(f"    POCKETPIPE_BANKS({name})" for name in ("arena", *emitter.weights)),
+            calls="\n".join(f"    {call}" for call in emitter.calls),
+        ),
+    }
+
+
+_WEIGHTS = """\
+/* Weights, biases, factors, tables and sizes of the network. */
+#ifndef POCKETPIPE_WEIGHTS_H
+#define POCKETPIPE_WEIGHTS_H
+
+#include "kernels.h"
+
+{constants}
+
+#endif
+"""
+
+_HEADER = """\
+/* The network as one function. */
+#ifndef POCKETPIPE_INTEGERS_H
+#define POCKETPIPE_INTEGERS_H
+
+#include <stdint.h>
+
+#define POCKETPIPE_INPUTS {inputs}
+#define POCKETPIPE_OUTPUTS {outputs}
+#define POCKETPIPE_ARENA {arena} /* bytes of static working memory */
+
+typedef {input_type} pocketpipe_input;
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* With static working memory. */
+void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]);
+
+/* With working memory of the caller's: several examples at once. */
+void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],
+                       int8_t output[POCKETPIPE_OUTPUTS]);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+_MODEL = """\
+#include "model.h"
+
+#ifndef POCKETPIPE_UNROLL
+#define POCKETPIPE_UNROLL {unroll} /* products a cycle, where a circuit is made of this */
+#endif
+#include "weights.h"
+
+void pocketpipe_run_in(int8_t arena[POCKETPIPE_ARENA], const pocketpipe_input input[POCKETPIPE_INPUTS],
+                       int8_t output[POCKETPIPE_OUTPUTS]) {{
+{banks}
+{calls}
+}}
+
+#ifndef POCKETPIPE_NO_STATIC_MEMORY
+void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]) {{
+    static int8_t arena[POCKETPIPE_ARENA];
+    pocketpipe_run_in(arena, input, output);
+}}
+#endif
+"""
