@@ -1,9 +1,10 @@
 """Publish a teacher that the teacher stage has trained: weights in float16, and a card that says where they come from.
 
-    POCKETPIPE_DATA=... python benchmarks/teacher_card.py OUTPUT_FOLDER "COMMAND THAT TRAINED IT"
+    POCKETPIPE_DATA=... python benchmarks/teacher_card.py OUTPUT_FOLDER "COMMAND THAT TRAINED IT" [--earlier "WHAT"]
 
 OUTPUT_FOLDER: what POCKETPIPE_OUTPUT was; its latest teacher is taken. Writes NETWORK.safetensors and NETWORK.md in
-benchmarks/weights. Test is looked at here, once, with the weights as published.
+benchmarks/weights. Test is looked at here, once, with the weights as published. `--earlier`: if the training started
+from weights, where they came from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -33,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
     parser.add_argument("command")
+    parser.add_argument("--earlier", default="")
     asked = parser.parse_args()
     stage = asked.output / "teacher"
     stored = stage / "teacher" / "latest" / "network"
@@ -61,13 +64,14 @@ def main() -> None:
 | {splits.val.name} | {half:.4f} (in float32 {full:.4f}) |
 | {test.name}, opened once, with this file | {accuracy(name, published, task, test):.4f} |
 
-Trained from random weights on {splits.train.name}, with no other image seen; the weights are those after the last
-epoch (their moving average, where the recipe has one). Nothing was chosen on test.
+Trained from {record.facts["start"]} on {splits.train.name}, with no other image seen; the weights are those after the
+last epoch (their moving average, where the recipe has one). Nothing was chosen on test.
+{asked.earlier}
 
     {asked.command}
 
-Seed {provenance["parameters"]["seed"]}, torch {provenance["engines"]["torch"]}, commit
-`{provenance["commit"]["hash"]}`. Recipe: `{provenance["parameters"]["teacher"]}`.
+Seed {provenance["parameters"]["seed"]}, torch {provenance["engines"]["torch"]}, {code(provenance)}.
+Recipe: `{provenance["parameters"]["teacher"]}`.
 
 SHA-256 of the splits: train `{splits.train.digest}`, val `{splits.val.digest}`, test `{test.digest}`.
 
@@ -75,6 +79,12 @@ SHA-256 of the splits: train `{splits.train.digest}`, val `{splits.val.digest}`,
 |---:|---:|---:|
 {curve(record)}
 """)
+
+
+def code(provenance: dict[str, Any]) -> str:
+    """What trained it: the commit, or where there was none the digest of the stage's code."""
+    commit = provenance["commit"]
+    return f"commit `{commit['hash']}`" if commit else f"code `{provenance['code']}`"
 
 
 def accuracy(name: str, weights: dict[str, torch.Tensor], task: Task, split: Split) -> float:
