@@ -74,7 +74,7 @@ def resnet8(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 @NETWORKS.register("resnet20")
 def resnet20(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """Three blocks a stage; 40.8 M MACs at 3x32x32."""
+    """Three blocks a stage; 40.55 M MACs at 3x32x32."""
     return _build(input_shape, outputs, 20)
 
 
