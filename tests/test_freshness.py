@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from kedro.io import DataCatalog
 
 from pocketpipe import settings
 from pocketpipe.config import Config, read_config
-from pocketpipe.freshness import hand_over, ingredients
+from pocketpipe.datasets.sources import DataRoot
+from pocketpipe.freshness import hand_over, ingredients, request_fingerprint
 from pocketpipe.pipeline_registry import register_pipelines
+from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.x86_64 import LEVELS
 
 PROJECT = Path(__file__).parents[1]
 ALL = [
@@ -46,6 +50,11 @@ def fingerprints(**changes: Any) -> dict[str, str]:
     return by_stage(read_config(parameters))
 
 
+@cache
+def unchanged() -> dict[str, str]:
+    return fingerprints()
+
+
 def by_stage(config: Config) -> dict[str, str]:
     catalog = DataCatalog.from_config(loader()["catalog"])
     found = ingredients(register_pipelines()["compress"], catalog, config)
@@ -70,8 +79,44 @@ def by_stage(config: Config) -> dict[str, str]:
     ],
 )
 def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(change: dict[str, Any], stale: list[str]) -> None:
-    before, after = fingerprints(), fingerprints(**change)
+    before, after = unchanged(), fingerprints(**change)
     assert [stage for stage in ALL if before[stage] != after[stage]] == stale
+
+
+def test_of_an_instance_the_module_that_makes_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "boards_of_mine.py"
+    module.write_text('from pocketpipe.targets.cortex_m import CortexM\nfast = CortexM(optimize="-O2")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert TARGETS.modules_of("boards_of_mine:fast") == ("pocketpipe.targets.cortex_m", "boards_of_mine")
+    assert TARGETS.modules_of("cortex_m") == ("pocketpipe.targets.cortex_m",)
+
+
+def test_a_target_that_means_this_machine_is_stale_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = unchanged()
+    monkeypatch.setattr("pocketpipe.targets.x86_64.cpu_flags", lambda: frozenset(LEVELS["v3"].flags))
+    after = fingerprints()
+    assert [stage for stage in ALL if before[stage] != after[stage]] == ALL[7:]
+
+
+def test_all_data_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    digest = DataRoot.digest
+    monkeypatch.setattr(DataRoot, "digest", lambda self, config: (read.append(1), digest(self, config))[1])
+    fingerprints()
+    assert len(read) == 1
+
+
+def test_a_request_is_another_when_the_users_code_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "network_of_mine.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    config = read_config(loader()["parameters"] | {"network": {"name": "network_of_mine:build"}})
+
+    def request(width: int) -> str:
+        module.write_text(f"def build(shape, outputs): return {width}\n")
+        os.utime(module, ns=(0, width))
+        return request_fingerprint({}, config)
+
+    assert request(1) != request(2)
 
 
 def test_every_file_of_the_house_that_is_no_python_belongs_to_a_stage(tmp_path: Path) -> None:
@@ -96,7 +141,7 @@ from pocketpipe.lineage.code import code_digest
 from pocketpipe.targets.base import TARGETS
 
 targets = ("x86_64", "fpga", "armv7", "cortex_m")
-stages = {name: ["pocketpipe.pipelines.compile.nodes", TARGETS.module_of(name)] for name in targets}
+stages = {name: ["pocketpipe.pipelines.compile.nodes", *TARGETS.modules_of(name)] for name in targets}
 stages["report"] = ["pocketpipe.pipelines.report.nodes"]
 before = {stage: code_digest(modules) for stage, modules in stages.items()}
 files = [file for file in Path().rglob("*.*") if file.suffix != ".py" and file.name != "py.typed"]

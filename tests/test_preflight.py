@@ -117,6 +117,42 @@ def test_threads_are_for_the_targets_that_have_them() -> None:
     assert [compiling.threads_of(TARGETS.resolve(name)) for name in ("x86_64", "cortex_m")] == [2, 1]
 
 
+def test_a_training_that_cannot_be_had_is_told_before_any_work() -> None:
+    asked = parameters() | {"trainer": {"devices": 3}}
+    asked["finetune"] |= {"batch_size": 64}
+    with pytest.raises(Mistakes, match=r"finetune.batch_size 64 cannot be shared evenly among 3 processes"):
+        checked_config(asked)
+    asked = parameters() | {"network": {"name": "gru"}, "task": {"name": "digit_rows"}, "methods": ["channels"]}
+    asked["finetune"] |= {"progressive_resizing": {"scale": 0.5}}
+    with pytest.raises(Mistakes, match=r"finetune.progressive_resizing: inputs of shape \(8, 8\) are no images"):
+        check_feasible(checked_config(asked), {"teacher"})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told_before_any_work() -> None:
+    asked = parameters() | {"trainer": {"accelerator": "gpu"}}
+    with pytest.raises(Mistakes, match=r"trainer.accelerator: 'gpu', but PyTorch sees no GPU here"):
+        check_feasible(checked_config(asked), {"finetune"})
+
+
+class Sorting(nn.Module):
+    """Has an operator that no target of ours has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x).flatten(1)[:, :10]
+
+
+def build_sorting(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 10, 8), Sorting())
+
+
+def test_a_network_of_the_users_that_cannot_be_exported_is_told_before_any_work() -> None:
+    asked = parameters() | {"network": {"name": f"{__name__}:build_sorting"}, "methods": ["channels"]}
+    asked["budget"] = {"macs": 10**9}
+    with pytest.raises(Mistakes, match=r"network.name: .*build_sorting"):
+        check_feasible(checked_config(asked), {"teacher", "compile"})
+
+
 def test_no_thread_at_all_is_refused() -> None:
     with pytest.raises(Mistakes, match=r"compile.threads: 0: .*greater than or equal to 1"):
         checked_config({**parameters(), "compile": {"threads": 0}})

@@ -21,9 +21,6 @@ from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, T
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
-USER_PART = ("task", "network", "budget", "methods", "targets")
-"""The sections that a user writes; the others have defaults that a recipe may change."""
-
 
 class Config(Value):
     """All parameters of a run, one field a section of `conf/<recipe>/parameters*.yml`."""

@@ -69,9 +69,14 @@ class Door(Generic[T]):
             raise UserError(self._unknown(reference))
         return self._entries[reference]
 
-    def module_of(self, reference: str) -> str:
-        """Name of the module that defines `reference`: its source is part of a stage's fingerprint."""
-        return str(inspect.unwrap(self.resolve(reference)).__module__)  # type: ignore[arg-type]
+    def modules_of(self, reference: str) -> tuple[str, ...]:
+        """The modules that decide what `reference` is: their sources are part of a stage's fingerprint.
+
+        The one that defines it, and the one that is named: an instance, say, whose class lies elsewhere.
+        """
+        defining = str(inspect.unwrap(self.resolve(reference)).__module__)  # type: ignore[arg-type]
+        named = [reference.partition(":")[0]] if ":" in reference else []
+        return tuple(dict.fromkeys([defining, *named]))
 
     def _discover(self) -> None:
         if self._discovered:

@@ -26,3 +26,12 @@ class Mistakes(UserError):
 
 class NotMeasured(Exception):
     """A figure cannot be had on this machine (no emulator, say); the message says how to get it."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in a line without a full stop; its class where it says nothing.
+
+    >>> first_line(ValueError("not so.\\nBut so.")), first_line(KeyError())
+    ('not so', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -5,7 +5,9 @@ A stage's fingerprint = its parameter sections + fingerprints of its inputs + so
 (`--namespaces finetune`) finds the inputs that earlier runs made.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from kedro.io import DataCatalog
@@ -29,8 +31,8 @@ ENGINES = {
     "teacher": ("torch", "pytorch-lightning"),
     "profile": ("torch", "onnx", "onnxscript"),
     "sparsify": ("torch", "pytorch-lightning"),
-    "search": ("torch", "pytorch-lightning", "nni"),
-    "finetune": ("torch", "pytorch-lightning"),
+    "search": ("torch", "pytorch-lightning", "nni", "scikit-learn"),
+    "finetune": ("torch", "pytorch-lightning", "scikit-learn"),
     "export": ("torch", "onnx", "onnxscript"),
     "compile": ("apache-tvm", "ziglang"),
     "evaluate": ("onnxruntime",),
@@ -58,12 +60,16 @@ def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dic
     parameters = config.model_dump(mode="json")
     made_by: dict[str, str] = {}  # dataset -> fingerprint of the node that makes it
     found: dict[str, Ingredients] = {}
+    outside: dict[str, str] = {}  # dataset that no node makes -> its digest, which may mean reading all data
     for node in pipeline.nodes:
         stage = str(node.namespace)
         modules = _modules(node, config)
         own = {name: parameters[name] for name in _parameter_inputs(node)}
-        inputs = {name: made_by.get(name) or _source_digest(catalog[name], config) for name in _data_inputs(node)}
-        inputs |= _teacher_digests(node, config)
+        for name in _data_inputs(node):
+            if name not in made_by and name not in outside:
+                outside[name] = _source_digest(catalog[name], config)
+        inputs = {name: made_by.get(name) or outside[name] for name in _data_inputs(node)}
+        inputs |= _teacher_digests(node, config) | _hosts(node, config)
         code = code_digest(modules)
         engines = ENGINES.get(stage, ())
         name = fingerprint(node=node.name, parameters=own, inputs=inputs, code=code, engines=engine_versions(engines))
@@ -72,12 +78,15 @@ def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dic
     return found
 
 
-def request_fingerprint(catalog: DataCatalog, config: Config) -> str:
-    """Everything that a user can change: all parameters, the data and the given weights."""
-    sources = {name: _source_digest(catalog[name], config) for name in ("data_root", "given_weights")}
+def request_fingerprint(found: Mapping[str, Ingredients], config: Config) -> str:
+    """Everything that a user can change: all parameters, the data, weights, and code (theirs too)."""
+    inputs = {name: digest for each in found.values() for name, digest in each.inputs.items()}
+    sources = {name: inputs[name] for name in ("data_root", "given_weights") if name in inputs}
     named = config.further_teachers(Config.model_fields)
     teachers = {str(teacher.weights): teacher.digest(machine.data_root()) for teacher in named}
-    return fingerprint(parameters=config, teachers=teachers, **sources)
+    modules = [*chain.from_iterable(_named(config).values())]
+    modules += chain.from_iterable(NETWORKS.modules_of(teacher.name) for teacher in named)
+    return fingerprint(parameters=config, teachers=teachers, code=code_digest(modules), **sources)
 
 
 def hand_over(pipeline: Pipeline, catalog: DataCatalog, found: dict[str, Ingredients]) -> None:
@@ -99,6 +108,14 @@ def _teacher_digests(node: Node, config: Config) -> dict[str, str]:
     return {f"teacher {teacher.weights}": teacher.digest(machine.data_root()) for teacher in named}
 
 
+def _hosts(node: Node, config: Config) -> dict[str, str]:
+    """What of this machine decides what its targets make."""
+    if "targets" not in _parameter_inputs(node):
+        return {}
+    hosts = {f"{name} on": TARGETS.resolve(name).host() for name in config.targets}
+    return {name: host for name, host in hosts.items() if host}
+
+
 def _parameter_inputs(node: Node) -> list[str]:
     return sorted(name.removeprefix("params:") for name in node.inputs if name.startswith("params:"))
 
@@ -107,17 +124,23 @@ def _data_inputs(node: Node) -> list[str]:
     return sorted(name for name in node.inputs if not name.startswith("params:"))
 
 
-def _modules(node: Node, config: Config) -> list[str]:
-    """The node's own module, and those that its parameters name through a door."""
-    named = {
-        "task": [TASKS.module_of(config.task.name)],
-        "network": [NETWORKS.module_of(config.network.name)],
-        "methods": [STEPS.module_of(method.name) for method in config.methods],
-        "targets": [TARGETS.module_of(name) for name in config.targets],
-        "search": [TUNERS.module_of(config.search.tuner)],
+def _named(config: Config) -> dict[str, tuple[str, ...]]:
+    """The modules that each section names through a door."""
+    return {
+        "task": TASKS.modules_of(config.task.name),
+        "network": NETWORKS.modules_of(config.network.name),
+        "methods": tuple(chain.from_iterable(STEPS.modules_of(method.name) for method in config.methods)),
+        "targets": tuple(chain.from_iterable(TARGETS.modules_of(name) for name in config.targets)),
+        "search": TUNERS.modules_of(config.search.tuner),
     }
+
+
+def _modules(node: Node, config: Config) -> list[str]:
+    """The node's own module, and those that its parameters name."""
+    named = _named(config)
     modules = [node.func.__module__]
     for parameter in _parameter_inputs(node):
-        modules += named.get(parameter, [])
-    modules += [NETWORKS.module_of(teacher.name) for teacher in config.further_teachers(_parameter_inputs(node))]
+        modules += named.get(parameter, ())
+    for teacher in config.further_teachers(_parameter_inputs(node)):
+        modules += NETWORKS.modules_of(teacher.name)
     return modules

@@ -84,7 +84,7 @@ class RunHooks:
         stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
-        request = request_fingerprint(catalog, config)
+        request = request_fingerprint(self.ingredients, config)
         if "retrain" in names:
             self._stop_if_nothing_changed(_champion(catalog), request)
         registry = RegistryOfRun(open_registry(), config.registered_name, self._tracker().run_id, request)

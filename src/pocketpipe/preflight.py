@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,11 @@ from pocketpipe.network import NETWORKS, NetworkChoice
 from pocketpipe.plan import STEPS, MethodChoice, Step, order_mistakes
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.targets.native import NativeTarget
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import TASKS, TaskChoice
 from pocketpipe.training.distilling import Distillation, FurtherTeacher
+from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, TeacherRecipe, TrainerSettings
 
 S = TypeVar("S")
 
@@ -69,6 +72,9 @@ class Request:
     methods: tuple[MethodChoice, ...]
     targets: tuple[str, ...]
     compile: CompileSettings | None
+    trainer: TrainerSettings | None
+    recipes: tuple[tuple[str, Recipe], ...]
+    """Those that are right in themselves, each with the section's name."""
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> "Request":
@@ -82,6 +88,8 @@ class Request:
             methods=_section(tuple[MethodChoice, ...], parameters.get("methods")) or (),
             targets=_section(tuple[str, ...], parameters.get("targets")) or (),
             compile=_section(CompileSettings, parameters.get("compile")),
+            trainer=_section(TrainerSettings, parameters.get("trainer")),
+            recipes=tuple(_recipes(parameters)),
         )
 
 
@@ -90,6 +98,19 @@ def _section(kind: type[S], content: Any) -> S | None:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError:
         return None
+
+
+def _recipes(parameters: dict[str, Any]) -> Iterator[tuple[str, Recipe]]:
+    kinds: dict[str, type[Recipe]] = {
+        "teacher": TeacherRecipe,
+        "sparsify": SparsifyRecipe,
+        "finalists": Recipe,
+        "finetune": FinetuneRecipe,
+    }
+    for name, kind in kinds.items():
+        recipe = _section(kind, parameters.get(name))
+        if recipe is not None:
+            yield name, recipe
 
 
 def _further_teachers(parameters: dict[str, Any]) -> Iterator[tuple[str, FurtherTeacher]]:
@@ -139,6 +160,10 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     yield from _targets_of_no_concern(request)
     for section, teacher in request.teachers:
         yield from _teacher_mistakes(section, teacher)
+    for section, recipe in request.recipes:
+        uneven = None if request.trainer is None else recipe.uneven(request.trainer)
+        if uneven is not None:
+            yield f"{section}.{uneven}"
     if request.search is not None:
         yield from request.search.mistakes(where="search")
 
@@ -162,6 +187,8 @@ def _targets_of_no_concern(request: Request) -> Iterator[str]:
 def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
     """What cannot be had here. Whatever was refused for its name or form already is passed over."""
     yield from _no_room(machine.output_root())
+    if stages & STAGES_WITH_TEACHERS and request.trainer is not None:
+        yield from _said("", partial(_check_trainer, request.trainer))
     if "compile" in stages:
         for name in request.targets:
             if not list(_said("", partial(TARGETS.resolve, name))):
@@ -173,6 +200,7 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
             yield from _said("", partial(_check_network, request.task, request.network, request))
             if "compile" in stages and not list(_other_mistakes(request)):
                 yield from _check_integers(request.task, request.network, request)
+                yield from _check_export(request.task, request.network, request)
     if stages & STAGES_WITH_TEACHERS and request.task is not None and not _task_mistakes(request):
         for section, teacher in request.teachers:
             if not _teacher_mistakes(section, teacher) and not list(_said("", partial(_check_data, request.task))):
@@ -198,7 +226,12 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
     weights = network_choice.weights_path(machine.data_root())
     if weights is not None:
         network = replace(network, state=read_weights(weights))
-    profile = profile_of(network.build(task), task.input_shape)
+    built = network.build(task)
+    profile = profile_of(built, task.input_shape)
+    for section, recipe in request.recipes:
+        if recipe.progressive_resizing is not None:
+            with _within(section):
+                recipe.progressive_resizing.check(built, task.input_shape)
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
         refuse_impossible(profile, [method.step() for method in request.methods], request.budget)
 
@@ -223,9 +256,43 @@ def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, requ
     yield from _said(f"targets: {', '.join(lowering)}", lambda: lower(export_onnx(quantized.eval(), task.input_shape)))
 
 
+def _check_export(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> Iterator[str]:
+    """Whether a network of the user's has an ONNX form, and one that native targets know. Ours have, tests say."""
+    if ":" not in network_choice.name:
+        return
+    from pocketpipe.exporting.onnx import export_onnx
+    from pocketpipe.targets.lowering.reading import read_onnx
+
+    task = task_choice.build(machine.data_root())
+    network = network_choice.fresh().build(task)
+    native = [name for name in request.targets if isinstance(TARGETS.resolve(name), NativeTarget)]
+
+    def compiled() -> None:
+        onnx = export_onnx(network, task.input_shape)
+        if native:
+            read_onnx(onnx)
+
+    yield from _said(f"network.name: {network_choice.name}", compiled)
+
+
+def _check_trainer(settings: TrainerSettings) -> None:
+    from pocketpipe.training.device import accelerator
+
+    accelerator(settings)
+
+
 def _lowers(target: Target) -> bool:
     """Whether it makes integers of a quantized file, rather than take that as it is."""
     return target.integer_only or type(target).compile_integers is not Target.compile_integers
+
+
+@contextmanager
+def _within(section: str) -> Iterator[None]:
+    """Say which section a mistake is in."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{section}.{error}") from error
 
 
 def _check_teacher(task_choice: TaskChoice, teacher: FurtherTeacher) -> None:

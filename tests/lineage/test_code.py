@@ -69,9 +69,9 @@ def test_closure_follows_every_form_of_import(user: Path) -> None:
         f"{name}.shared",
         f"{name}.late",
         "beside",
+        "torch",  # its version
     }
     assert {"pocketpipe", "pocketpipe.cost", "pocketpipe.doors"} <= set(closure)
-    assert "torch" not in closure
 
 
 def test_closure_is_found_without_importing(user: Path) -> None:
@@ -203,6 +203,16 @@ def test_installed_module_counts_by_its_version(monkeypatch: pytest.MonkeyPatch)
     assert module_closure(["torch.nn"]) == ("torch.nn",)
     monkeypatch.setattr("pocketpipe.lineage.code.metadata.version", lambda name: "0.0.1")
     assert code_digest(["torch.nn"]) != before
+
+
+def test_packages_that_the_users_modules_import_count_by_their_version(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = digest(user)  # its networks import torch
+    house = code_digest(["pocketpipe.training.module"])
+    monkeypatch.setattr("pocketpipe.lineage.code.metadata.version", lambda name: "0.0.1")
+    assert digest(user) != before
+    assert code_digest(["pocketpipe.training.module"]) == house, "engines of the house are named by stage"
 
 
 def test_missing_module_is_named() -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.integer import reference
+from pocketpipe.integer.fixed_point import Requantization
+from pocketpipe.integer.graph import IntegerGraph, IntegerTensor, SumPool
 from pocketpipe.targets.aarch64 import AArch64
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.lowering.cpu import Cpu
@@ -36,6 +38,21 @@ def test_a_quantized_network_is_compiled_to_the_references_integers(name: str, t
     target = TARGETS.resolve(name)
     target.compile(digits.quantized_file(), digits.metadata(name), tmp_path / name)
     assert np.array_equal(target.run(tmp_path / name, stored), expected(stored))
+    needed = DeliveryMetadata.read(tmp_path / name).cpu_flags
+    assert {"aarch64": ("asimd",), "aarch64-cortex-a76": ("asimd", "asimddp")}.get(name, needed) == needed
+
+
+def test_operators_of_one_name_are_told_apart() -> None:
+    """Names in an ONNX file need not be unique."""
+    small, half = (Requantization(np.array([2**30], np.int32), np.array([n], np.int32), 0, -128, 127) for n in (32, 31))
+    pools = (
+        SumPool("pool", ("x",), "y", (2, 2), (2, 2), (0, 0, 0, 0), 0, small),
+        SumPool("pool", ("y",), "z", (2, 2), (1, 1), (0, 0, 0, 0), 0, half),
+    )
+    shapes = {"x": (4, 4, 8), "y": (2, 2, 8), "z": (1, 1, 8)}
+    graph = IntegerGraph({name: IntegerTensor(shape, 1.0, 0) for name, shape in shapes.items()}, pools, "x", "z")
+    inputs = np.random.default_rng(0).integers(-128, 128, (5, 4, 4, 8)).astype(np.int8)
+    assert np.array_equal(TARGETS.resolve("x86_64").run_integers(graph, inputs), reference.run(graph, inputs))
 
 
 def test_numbers_that_are_prepared_outside_enter_as_well(tmp_path: Path) -> None:

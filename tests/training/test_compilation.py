@@ -23,7 +23,7 @@ INPUTS = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 def test_a_schedule_that_sets_buffers_does_not_compile_again() -> None:
     network = following((1, 6, 6), 4)
     watched = Watched(network, ("3",))
-    forward = compiled_forward(watched, INPUTS)
+    forward = compiled_forward(watched, [INPUTS])
     assert forward != watched.forward, "compiled, not fallen back"
     for step in range(1, 5):
         for module in scheduled(network):
@@ -40,7 +40,7 @@ def test_a_schedule_that_sets_buffers_does_not_compile_again() -> None:
 def test_a_graph_module_compiles() -> None:
     graph: nn.Module = fx.symbolic_trace(following((1, 6, 6), 4))
     watched = Watched(graph)
-    forward = compiled_forward(watched, INPUTS)
+    forward = compiled_forward(watched, [INPUTS])
     assert forward != watched.forward
     assert torch.allclose(forward(INPUTS)[0], graph(INPUTS), atol=1e-5)
 

@@ -73,7 +73,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     inputs = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     with caplog.at_level(logging.INFO):
-        forward = compiled_forward(Watched(network), inputs)
+        forward = compiled_forward(Watched(network), [inputs])
     assert "torch.compile failed (no linker): training runs uncompiled" in caplog.text
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert torch.equal(forward(inputs)[0], nn.functional.batch_norm(network[0](inputs), None, None, training=True))
@@ -83,6 +83,6 @@ def test_a_compiler_that_fails_is_told_in_one_line(
 def test_compiled_is_the_same_function() -> None:
     network = plain((1, 6, 6), 4)
     inputs = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    forward = compiled_forward(Watched(network), inputs)
+    forward = compiled_forward(Watched(network), [inputs])
     assert all(parameter.grad is None for parameter in network.parameters())
     assert torch.allclose(forward(inputs)[0], network(inputs), atol=1e-5)

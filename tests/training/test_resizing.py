@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch import nn
 
 from pocketpipe.errors import UserError
+from pocketpipe.training.recipe import Recipe
 from pocketpipe.training.resizing import ProgressiveResizing
 from training.samples import RECIPE, pooled, train
 
@@ -40,6 +42,26 @@ def test_a_training_sees_small_images_first_and_whole_ones_then(
     assert sides == [3, *[3] * 12, *[6] * 12]  # tried once before, then six steps an epoch
     whole = train(tmp_path / "whole", network=pooled, recipe=recipe.model_copy(update={"progressive_resizing": None}))
     assert resized.network.digest() != whole.network.digest()
+
+
+def test_features_are_not_compared_between_sizes() -> None:
+    features = {"weight": 0.5, "temperature": 2.0, "features": {"kind": "attention"}}
+    with pytest.raises(ValidationError, match="compares maps of one size"):
+        Recipe(**{**RECIPE.model_dump(), "progressive_resizing": HALF, "distillation": features})
+
+
+class Refusing(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[-1] == 6
+        return images
+
+
+@pytest.mark.parametrize(
+    ("network", "message"), [(Refusing(), "assert 3 == 6"), (nn.Identity(), "outputs of another shape")]
+)
+def test_networks_that_answer_otherwise_are_refused(network: nn.Module, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        HALF.check(network, (1, 6, 6))
 
 
 @pytest.mark.parametrize(("shape", "message"), [((1, 6, 6), "no images smaller than"), ((8, 6), "are no images")])

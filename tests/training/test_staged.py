@@ -157,7 +157,7 @@ def test_killed_it_ends_in_the_same_bytes(tmp_path: Path, epochs: int, monkeypat
 def test_the_short_trainings_differ_from_the_whole_one_in_length_and_rate_alone() -> None:
     recipe = in_stages(by="portions", count=2, epochs=1, learning_rate=0.01)
     assert recipe.stages is not None
-    short, whole = recipe.between_stages(recipe.stages), recipe.training
+    short, whole = recipe.between_stages(recipe.stages), recipe.plain
     changed = {name for name in type(whole).model_fields if getattr(short, name) != getattr(whole, name)}
     assert changed == {"epochs", "warmup_epochs", "learning_rate"}
     assert short.warmup_epochs == pytest.approx(1 / 3)

@@ -68,6 +68,13 @@ def test_a_failing_rank_is_named_and_the_others_end(tmp_path: Path, how: str, me
     assert not other.exists() or not alive(int(other.read_text()))
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_what_a_killed_rank_has_started_ends_too(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="killed by SIGKILL"):
+        run_worker("workers.work:die_with_child", {"folder": str(tmp_path)}, tmp_path)
+    assert within(5, lambda: not alive(int((tmp_path / "child").read_text())))
+
+
 def test_a_function_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match=r"worker: AttributeError: .*'nothing'"):
         run_worker("workers.work:nothing", {}, tmp_path)

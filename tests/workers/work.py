@@ -38,3 +38,10 @@ def sleep_with_child(spec: dict[str, Any]) -> dict[str, Any]:
     Path(spec["folder"], "pids").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(60)
     return {}
+
+
+def die_with_child(spec: dict[str, Any]) -> dict[str, Any]:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(spec["folder"], "child").write_text(str(child.pid))
+    os.kill(os.getpid(), 9)
+    return {}

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pocketpipe.compression.thin_attention import ThinMultiheadAttention
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from pocketpipe.compression.tracing import Adapter, Trace
@@ -151,8 +151,3 @@ def refuse_broken(network: nn.Module, input_shape: tuple[int, ...]) -> None:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message, or its kind if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

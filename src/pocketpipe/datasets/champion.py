@@ -61,21 +61,24 @@ class ChampionDataset(SourceDataset):
 
     def digest(self, config: Config) -> str:
         self.registered = open_registry().champion(config.registered_name)
-        if self.registered is not None and not self._serves(config):
+        reason = None if self.registered is None else no_start(self.registered, config)
+        if self.registered is not None and reason is not None:
             log.warning(
-                "warning: champion version %s answers with %s, the data has %s: it is no start for this retraining",
-                self.registered.version,
-                ", ".join(self.registered.evaluation.classes),
-                ", ".join(config.task.build(machine.data_root()).labels),
+                "warning: champion version %s %s: it is no start for this retraining", self.registered.version, reason
             )
             self.registered = None
         return "none" if self.registered is None else self.registered.tags[CONTENT]
 
-    def _serves(self, config: Config) -> bool:
-        """Whether the champion's outputs still mean what the task's do."""
-        assert self.registered is not None
-        classes = self.registered.evaluation.classes
-        return not classes or set(classes) == set(config.task.build(machine.data_root()).labels)
-
     def load(self) -> Champion | None:
         return None if self.registered is None else Champion.load(self.registered.folder)
+
+
+def no_start(registered: Registered, config: Config) -> str | None:
+    """Why a champion cannot be gone on from: its outputs mean something else, or it is another network."""
+    classes, labels = registered.evaluation.classes, config.task.build(machine.data_root()).labels
+    if classes and set(classes) != set(labels):
+        return f"answers with {', '.join(classes)}, the data has {', '.join(labels)}"
+    teacher = Champion.load(registered.folder).teacher
+    if (teacher.reference, teacher.options) != (config.network.name, config.network.options):
+        return f"is a {teacher.reference}{teacher.options or ''}, not the network of this recipe"
+    return None

@@ -21,7 +21,7 @@ def delivered_cost(onnx: bytes, packed: bytes, name: str) -> Cost:
     Raises UserError if `packed` does not unpack to `onnx`.
     """
     if unpack(packed) != onnx:
-        raise UserError(f"{packed_name(name)} does not unpack to {name}: export both again (--all-outputs)")
+        raise UserError(f"{packed_name(name)} does not unpack to {name}: delete the folder export and run again")
     smaller = min((onnx, name), (packed, packed_name(name)), key=lambda file: len(file[0]))
     measured = {"file_bytes": len(smaller[0]), "resident_bytes": len(onnx), "transport_file": smaller[1]}
     return cost_of(onnx, name).model_copy(update=measured)

@@ -2,7 +2,7 @@
 
 Imports are found in the source, nothing is imported or run. Followed are pocketpipe's own modules and the user's
 (whatever lies neither in the standard library nor among installed packages). A door's choice is made at run time,
-so the caller names the chosen module (`Door.module_of`).
+so the caller names the chosen modules (`Door.modules_of`).
 """
 
 import hashlib
@@ -27,7 +27,8 @@ def code_digest(modules: Iterable[str]) -> str:
     """SHA-256 over the sources of `modules` and of all modules of pocketpipe and of the user that they import.
 
     Comments, layout and docstrings do not count; files of a package that its modules name (templates, C sources) do.
-    Of a module among the installed packages only its package's version counts.
+    Of a module among the installed packages only its package's version counts; so does that of packages that the
+    user's modules import.
     Raises UserError for a module without source, or one that cannot be parsed.
     """
     reached = _follow(modules)
@@ -67,7 +68,11 @@ def _follow(modules: Iterable[str]) -> dict[str, ParsedSource | str]:
         source = read_source(path, name)
         reached[name] = source
         waiting.extend(name[:at] for at, letter in enumerate(name) if letter == ".")
-        waiting.extend(found for found in source.imports if _is_followed(found.partition(".")[0]))
+        tops = {found: found.partition(".")[0] for found in source.imports}
+        waiting.extend(found for found, top in tops.items() if _is_followed(top))
+        if name.partition(".")[0] != HOUSE:  # the engines of the house are named by stage (`freshness.ENGINES`)
+            installed = {top for top in tops.values() if not _is_followed(top) and top not in sys.stdlib_module_names}
+            reached |= {top: _installed_version(top) for top in installed}
         waiting.extend(found for found in source.mentions if found.partition(".")[0] in {HOUSE, name.partition(".")[0]})
     return reached
 
@@ -152,9 +157,15 @@ def _installed_homes() -> tuple[Path, ...]:
     return tuple(Path(path) for path in [*paths, *site.getsitepackages(), site.getusersitepackages()])
 
 
+@cache
+def _owners() -> Mapping[str, list[str]]:
+    """Distributions by top-level module."""
+    return metadata.packages_distributions()
+
+
 def _installed_version(name: str) -> str:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names:
         return f"python {sys.version_info.major}.{sys.version_info.minor}"
-    owners = metadata.packages_distributions().get(top, [])
+    owners = _owners().get(top, [])
     return ", ".join(f"{owner} {metadata.version(owner)}" for owner in sorted(set(owners)))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 
 WRAPPER, PREFIX = "state_dict", "module."
 """What training scripts and DataParallel put around the weights."""
@@ -39,9 +39,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"weights {path}: not a whole safetensors file ({_first_line(error)}); copy it again"
-        ) from error
+        raise UserError(f"weights {path}: not a whole safetensors file ({first_line(error)}); copy it again") from error
     return state
 
 
@@ -68,8 +66,4 @@ def _why_refused(path: Path, error: Exception) -> str:
         return "neither safetensors (by its ending) nor a whole state_dict of torch.save"
     if isinstance(error, pickle.UnpicklingError):
         return "a pickle that holds more than tensors, which could run code; save network.state_dict() or safetensors"
-    return f"damaged or cut off ({_first_line(error)}); copy it again"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return f"damaged or cut off ({first_line(error)}); copy it again"

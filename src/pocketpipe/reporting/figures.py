@@ -18,7 +18,7 @@ from pocketpipe.reporting.findings import Findings
 from pocketpipe.reporting.search_figures import budget_terms, compared_trials, controls, front, search_history
 from pocketpipe.reporting.wording import count_text
 
-TRAINED_STAGES = ("teacher", "finetune")
+TRAINED_STAGES = ("teacher", "sparsify", "finetune")
 MOST_CLASSES = 24
 """Classes that a figure shows; of more, those that lost most."""
 

@@ -78,7 +78,7 @@ class AArch64(NativeTarget):
         emulator = f"{EMULATOR} " if self.emulated else ""
         compile_native(
             network,
-            metadata,
+            metadata.model_copy(update={"cpu_flags": FLAGS[MODELS[self.model]]}),
             folder,
             cpu=self.cpu(),
             toolchain=find_toolchain(self.architecture),

@@ -34,6 +34,10 @@ class Target(ABC):
     def check(self) -> None:
         """Raise UserError if nothing here can compile for the target. Quick: asked before any work."""
 
+    def host(self) -> str:
+        """What of this machine decides what is compiled or measured for the target: part of a stage's fingerprint."""
+        return ""
+
     @abstractmethod
     def compile(
         self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None

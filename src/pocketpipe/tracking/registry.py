@@ -123,11 +123,6 @@ class Registry:
         with self.store.lock():
             self._crown(name, version, reasons)
 
-    def set_challenger(self, name: str, version: str, reasons: Sequence[str]) -> None:
-        """Mark `version` as the challenger that was not promoted, and why."""
-        with self.store.lock():
-            self._challenge(name, version, reasons)
-
     def rollback(self, name: str) -> str:
         """Make the champion before the present one champion again; its version. Raises UserError if there is none."""
         with self.store.lock():
@@ -253,6 +248,9 @@ class Registry:
                 artifact_uri=source, dst_path=str(scratch), tracking_uri=self.store.uri
             )
             Path(fetched).rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process was quicker: it has the same files
+                raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return folder

@@ -64,11 +64,6 @@ class RunTracker:
             raise RuntimeError("the run was not started")
         return self._run_id
 
-    @property
-    def stage_run_id(self) -> str | None:
-        """Id of the open stage's run: what a later run names as `made_by_run`."""
-        return self._stage.run_id if self._stage else None
-
     def start(self, pipeline: str, parameters: Mapping[str, Any], tags: Mapping[str, Any] | None = None) -> str:
         """Open the run; its id. `parameters` may be nested; the git commit of the working folder becomes a tag."""
         close_stale_runs(self.store)

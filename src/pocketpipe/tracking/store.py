@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +62,7 @@ def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow have no base in common
-        raise UserError(f"MLFLOW_TRACKING_URI {uri!r}: cannot be opened: {_first_line(error)}") from error
+        raise UserError(f"MLFLOW_TRACKING_URI {uri!r}: cannot be opened: {first_line(error)}") from error
     return Store(uri, experiment, experiment_id, client)
 
 
@@ -139,7 +139,3 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
             f"mlflow experiments restore --experiment-id {known.experiment_id}"
         )
     return str(known.experiment_id)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

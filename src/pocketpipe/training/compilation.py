@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from pocketpipe.errors import first_line
 from pocketpipe.training.features import Watched
 
 log = logging.getLogger(__name__)
@@ -17,19 +18,20 @@ Forward = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 """Inputs -> (outputs, features)."""
 
 
-def compiled_forward(watched: Watched, inputs: Tensor) -> Forward:
-    """The network's forward, compiled and tried on one batch; weights, buffers and gradients are as before.
+def compiled_forward(watched: Watched, batches: Sequence[Tensor]) -> Forward:
+    """The network's forward, compiled and tried on a batch of each shape; weights, buffers and gradients are as before.
 
-    Where compiling or the first step fails, the uncompiled forward is returned and the reason is logged.
+    Where compiling or the first steps fail, the uncompiled forward is returned and the reason is logged.
     """
     network, forward = watched.network, watched.forward
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     compiled: Forward = torch.compile(forward, dynamic=False)
     try:
-        outputs, _ = compiled(inputs)
-        torch.autograd.backward(outputs.float().sum())
+        for inputs in batches:
+            outputs, _ = compiled(inputs)
+            torch.autograd.backward(outputs.float().sum())
     except Exception as error:  # the compiler's failures have no common class; eager execution is always right
-        log.info("torch.compile failed (%s): training runs uncompiled", str(error).strip().splitlines()[0][:200])
+        log.info("torch.compile failed (%s): training runs uncompiled", first_line(error)[:200])
         return forward
     finally:
         network.load_state_dict(before)

@@ -63,21 +63,21 @@ def decide(
     `rounded`: whether activations are rounded in the training, which is slow unless it is compiled.
     Raises UserError for a GPU that is not there.
     """
-    accelerator = _accelerator(settings)
+    chosen = accelerator(settings)
     batch_macs = float(example_macs) * batch_size
     bf16 = settings.precision == "bf16"
     if settings.precision == "auto":
-        bf16 = _bf16_is_native(accelerator) and (accelerator == "gpu" or batch_macs >= BF16_BATCH_MACS)
+        bf16 = _bf16_is_native(chosen) and (chosen == "gpu" or batch_macs >= BF16_BATCH_MACS)
     compiled = settings.compile == "always"
     if settings.compile == "auto":
-        compiled = batch_macs * steps * (ROUNDED_MACS if rounded else 1) >= COMPILE_TRAINING_MACS[accelerator]
+        compiled = batch_macs * steps * (ROUNDED_MACS if rounded else 1) >= COMPILE_TRAINING_MACS[chosen]
     if compiled and not _has_compiler():
         log.info("torch.compile needs a C++ compiler and none is on PATH: training runs uncompiled")
         compiled = False
     threads = max(1, settings.threads // settings.devices) if settings.threads else None
-    if threads is None and accelerator == "cpu":
+    if threads is None and chosen == "cpu":
         threads = threads_for(batch_macs)
-    return Execution(accelerator, bf16, compiled, threads)
+    return Execution(chosen, bf16, compiled, threads)
 
 
 def example_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -109,7 +109,8 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _accelerator(settings: TrainerSettings) -> str:
+def accelerator(settings: TrainerSettings) -> str:
+    """cpu or gpu. Raises UserError for a GPU that is not there."""
     there = torch.cuda.device_count()
     if settings.accelerator == "cpu" or (settings.accelerator == "auto" and not there):
         return "cpu"

@@ -35,12 +35,9 @@ class TrainingJob:
     def __post_init__(self) -> None:
         if self.recipe.distillation is not None and not self.teachers:
             raise UserError(f"{self.title}: the recipe distils, but there is no teacher; set distillation to null")
-        if self.recipe.batch_size % self.settings.ranks:
-            raise UserError(
-                f"{self.title}: batch_size {self.recipe.batch_size} cannot be shared evenly among "
-                f"{self.settings.ranks} processes (trainer.devices x trainer.nodes); "
-                f"choose a multiple of {self.settings.ranks}"
-            )
+        uneven = self.recipe.uneven(self.settings)
+        if uneven is not None:
+            raise UserError(f"{self.title}: {uneven}")
         if len(self.splits.train) < self.settings.ranks:
             raise UserError(
                 f"{self.splits.train.name}: {len(self.splits.train)} examples for {self.settings.ranks} processes; "

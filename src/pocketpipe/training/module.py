@@ -174,9 +174,11 @@ class Training(lightning.LightningModule):
                 self._reestimate(self.average.network)
 
     def _compiled_forward(self) -> Forward:
-        first = next(iter(self._batches.epoch(0)))
+        whole = next(iter(self._batches.epoch(0))).inputs
+        resizing = self._recipe.progressive_resizing
+        sizes = [whole] if resizing is None else [resizing.shown(whole, 0.0), whole]
         with self.trainer.precision_plugin.train_step_context():
-            return compiled_forward(self._watched, first.inputs)
+            return compiled_forward(self._watched, sizes)
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -88,8 +88,23 @@ class Recipe(Value):
             )
         return self
 
+    @model_validator(mode="after")
+    def _features_of_one_size(self) -> Recipe:
+        if self.progressive_resizing and self.distillation and self.distillation.features:
+            raise ValueError("progressive_resizing: distillation.features compares maps of one size; set one to null")
+        return self
+
+    def uneven(self, trainer: TrainerSettings) -> str | None:
+        """What is wrong if the processes cannot share a batch evenly."""
+        if self.batch_size % trainer.ranks == 0:
+            return None
+        return (
+            f"batch_size {self.batch_size} cannot be shared evenly among {trainer.ranks} processes (trainer.devices x "
+            f"trainer.nodes); choose a multiple of {trainer.ranks}"
+        )
+
     @property
-    def training(self) -> Recipe:
+    def plain(self) -> Recipe:
         """One training, without what a stage's own recipe says besides."""
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
@@ -147,7 +162,7 @@ class FinetuneRecipe(Recipe):
 
     def between_stages(self, stages: Stages) -> Recipe:
         """The short training after each cut but the last: the same, warmed up for the same share of its length."""
-        return self.training.model_copy(
+        return self.plain.model_copy(
             update={
                 "epochs": stages.epochs,
                 "warmup_epochs": self.warmup_epochs * stages.epochs / self.epochs,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pocketpipe.doors import Value
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 
 
 class ProgressiveResizing(Value):
@@ -38,18 +38,21 @@ class ProgressiveResizing(Value):
         return functional.interpolate(images, small, mode="bilinear", antialias=True)
 
     def check(self, network: nn.Module, input_shape: tuple[int, ...]) -> None:
-        """Raises UserError if the network cannot take smaller inputs."""
+        """Raises UserError if the network cannot take smaller inputs, or answers them with outputs of another shape."""
         if len(input_shape) != 3:
             raise UserError(f"progressive_resizing: inputs of shape {input_shape} are no images; set it to null")
         was_training = network.training
         network.eval()
+        whole = torch.zeros(1, *input_shape)
         try:
             with torch.no_grad():
-                network(self.shown(torch.zeros(1, *input_shape), 0.0))
-        except RuntimeError as error:
+                shapes = [network(images).shape for images in (whole, self.shown(whole, 0.0))]
+        except Exception as error:  # whatever a network says to a size that it does not know
             raise UserError(
-                f"progressive_resizing: the network takes no images smaller than {input_shape} "
-                f"({str(error).splitlines()[0]}); set it to null"
+                f"progressive_resizing: the network takes no images smaller than {input_shape} ({first_line(error)}); "
+                "set it to null"
             ) from error
         finally:
             network.train(was_training)
+        if shapes[0] != shapes[1]:
+            raise UserError("progressive_resizing: smaller images have outputs of another shape; set it to null")

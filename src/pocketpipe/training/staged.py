@@ -57,7 +57,7 @@ def fit_in_stages(
         network = between.network
         told.append({"cut": cut.kind, val: between.curves[val][-1]})
     fitted = fit(
-        network, task_choice, data_root, splits, recipe.training, settings,
+        network, task_choice, data_root, splits, recipe.plain, settings,
         seed=seed, workspace=workspace / "whole", teacher=teacher, shared=workspace, title=title,
     )  # fmt: skip
     shutil.rmtree(workspace / "taught", ignore_errors=True)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,18 +150,17 @@ def _error(rank: _Rank, processes: int) -> WorkerError:
 
 
 def _end(ranks: Sequence[_Rank]) -> None:
-    """End what is still running, and everything that it started."""
+    """End what is still running, and everything that was started."""
     for rank in ranks:
         _signal_group(rank, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     for rank in ranks:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             rank.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _signal_group(rank, signal.SIGKILL)
-            rank.process.wait()
+        _signal_group(rank, signal.SIGKILL)  # what it left behind, too
+        rank.process.wait()
 
 
 def _signal_group(rank: _Rank, which: signal.Signals) -> None:
-    if rank.process.poll() is None:
+    with suppress(ProcessLookupError, PermissionError):  # all of the group is gone
         os.killpg(rank.process.pid, which)

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn import functional
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 
 BATCHES = (2, 3)
 EXAMPLE = "example"
@@ -61,7 +61,7 @@ def traced(network: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     except UserError:
         raise
     except Exception as error:  # fx lets through whatever the network's own code raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise UserError(
             f"network cannot be traced for quantization ({reason}); its forward must take one tensor and not depend "
             "on its values or on the size of the batch"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import ceil, floor, inf, prod
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from pocketpipe.compression.sparsity.patterns import ROUNDING, largest
 
 Shapes = Mapping[str, tuple[int, ...]]
 Protocol = Literal["uniform", "erk", "global", "lamp", "given"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 def total_kept(shapes: Shapes, density: float) -> int:

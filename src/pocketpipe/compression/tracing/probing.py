@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pocketpipe.compression.slimming import Kept, first_line, masked, slim
+from pocketpipe.compression.slimming import Kept, masked, slim
 from pocketpipe.compression.tracing.walking import Decision, Size
+from pocketpipe.errors import first_line
 
 if TYPE_CHECKING:
     from pocketpipe.compression.tracing.tracer import Trace, TracedGroup

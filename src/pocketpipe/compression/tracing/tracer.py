@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from pocketpipe.buffers import Buffer
-from pocketpipe.compression.slimming import first_line
 from pocketpipe.compression.tracing.buffer_list import buffers_of, stored_by
 from pocketpipe.compression.tracing.graph import walk_graph
 from pocketpipe.compression.tracing.labels import Atom, Place
@@ -24,7 +23,7 @@ from pocketpipe.compression.tracing.resizing import resizable
 from pocketpipe.compression.tracing.settling import settled
 from pocketpipe.compression.tracing.walking import Choice, Size, Walk, module_paths
 from pocketpipe.compression.weights import layer_name
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 from pocketpipe.profile import Block, ChannelGroup, Layer, NetworkProfile
 
 

@@ -51,8 +51,8 @@ def compile_targets(
             },
         )
         folder = workspace / "deliveries" / _folder_name(name)
+        warnings += untuned(name, settings)
         if not folder.exists():  # a delivery folder appears whole or not at all: an interrupted stage goes on
-            warnings += untuned(name, settings)
             if settings.tune is not None and TARGETS.resolve(name).untunable() is None:
                 found = TARGETS.resolve(name).compile_tuned(
                     student_onnx, metadata, folder, settings.tune, tuning_records

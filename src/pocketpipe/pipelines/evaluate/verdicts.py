@@ -98,7 +98,7 @@ def _device_verdicts(budget: Budget, subject: Subject) -> list[Verdict]:
         limit, time = budget.latency_ms[subject.name], subject.latency_ms
         got = None if time is None else f"{time:.4g} ms"
         kept = time is not None and time <= limit
-        asked = f"<= {limit:g} ms, batch 1, compile.threads threads"
+        asked = f"<= {limit:g} ms at batch 1"
         verdicts.append(_if_got(subject, "latency_ms", asked, got, kept, subject.not_measured or UNTIMED))
     return verdicts
 

@@ -30,7 +30,7 @@ def finetune_student(
     """(student, record): the last epoch's weights. `slim` is what `plan` makes of `start` at once."""
     if recipe.stages is None:
         fitted = fit(
-            slim, task_choice, data_root, splits, recipe.training, trainer,
+            slim, task_choice, data_root, splits, recipe.plain, trainer,
             seed=seed, workspace=workspace, teacher=teacher, title="finetune",
         )  # fmt: skip
     else:

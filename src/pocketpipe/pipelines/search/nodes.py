@@ -51,7 +51,8 @@ def find_plan(
     """(plan, the network it starts fine-tuning from, all trials, record).
 
     Plans are carried out on `start`; `teacher` is the yardstick, and taught by in the short fine-tunings.
-    With a champion its plan is tried first, on its own weights; the search runs only if that fails the budget.
+    With a champion of the same methods its plan is tried first, on its own weights; the search runs only if that fails
+    the budget.
     """
     task = task_choice.build(data_root)
     dense = profile.cost()
@@ -65,13 +66,14 @@ def find_plan(
         return metric_of(fitted.network.build(task), task, splits.selection)
 
     dense_score = metric_of(teacher.build(task), task, splits.selection)
-    if champion is not None and limits.keeps(champion.plan.predict(profile).cost()):
+    steps = [method.step() for method in MethodChoice.all_of(methods)]
+    same_methods = champion is not None and [step.kind for step in champion.plan.steps] == [step.kind for step in steps]
+    if champion is not None and same_methods and limits.keeps(champion.plan.predict(profile).cost()):
         tuned = tune(champion.student, "champion's plan")
         if _drop(task, dense_score, tuned) <= _allowed_drop(budget):
             record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
             return champion.plan, champion.student, [], record
 
-    steps = [method.step() for method in MethodChoice.all_of(methods)]
     try_plan, slim = _trial_functions(start, task, splits)
     store = TrialStore(workspace)
     with cpu_threads(threads_for(dense.macs * short_recipe.batch_size)):

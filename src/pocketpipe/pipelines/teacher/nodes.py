@@ -1,14 +1,15 @@
 """Train the teacher, or take the weights that the user brings and say what they have seen."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 from pocketpipe.champion import Champion
 from pocketpipe.network import NetworkChoice, StoredNetwork
 from pocketpipe.networks.weights import read_weights
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Split, Splits, Task, TaskChoice
-from pocketpipe.tasks.contamination import contamination
+from pocketpipe.tasks.contamination import Contamination, contamination
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import TeacherRecipe, TrainerSettings
@@ -26,24 +27,24 @@ def make_teacher(
     workspace: Path,
     champion: Champion | None = None,
 ) -> tuple[StoredNetwork, StageRecord]:
-    """(teacher, record). Given weights are it, or where its training starts; a champion's teacher is always a start."""
+    """(teacher, record). Given weights are it, or where its training starts; a champion's teacher starts it too."""
     task = task_choice.build(data_root)
-    start, whence = network_choice.fresh(), "random weights"
-    given = None
     weights = network_choice.weights_path(weights_root)
-    if weights is not None:
-        start, given = _given(start, weights, task, splits)
-        if recipe.given_weights == "final":
-            return start, given
-        whence = f"given weights {weights.name}"
-    if champion is not None:
+    final = recipe.given_weights == "final"
+    start, whence, given = network_choice.fresh(), "random weights", None
+    if weights is not None and (final or champion is None):
+        start, whence = _read(start, weights, task), f"given weights {weights.name}"
+        given = _Given.of(start, task, splits)
+        if final:
+            return start, given.record(f"{whence}; training skipped")
+    elif champion is not None:
         start, whence = champion.teacher, "champion's teacher"
     fitted = fit(
         start,
         task_choice,
         data_root,
         splits,
-        recipe.training,
+        recipe.plain,
         trainer,
         seed=seed,
         workspace=workspace,
@@ -55,30 +56,50 @@ def make_teacher(
         headline=_in_words(metrics),
         metrics=metrics,
         curves=fitted.curves,
-        facts={**(given.facts if given is not None else {}), "start": whence, **fitted.facts},
-        warnings=given.warnings if given is not None else (),
+        facts={"start": whence, **(given.facts if given is not None else {}), **fitted.facts},
+        warnings=given.seen.warnings if given is not None else (),
         data=splits.selection.name,
     )
 
 
-def _given(network: StoredNetwork, weights: Path, task: Task, splits: Splits) -> tuple[StoredNetwork, StageRecord]:
-    """(`network` with the weights in a file, what is known of them)."""
-    brought = network.with_weights(replace(network, state=read_weights(weights)).build(task))
-    metrics = _metrics(brought, task, splits)
-    seen = contamination(
-        train_metric=metrics[f"train_{task.metric_name}"],
-        val_metric=metrics[f"val_{task.metric_name}"],
-        holdout_metric=metrics.get(f"holdout_{task.metric_name}"),
-        sizes={"train": _sample(splits.train), "val": len(splits.val), "holdout": len(splits.holdout or ())},
-    )
-    return brought, StageRecord(
-        stage="teacher",
-        headline=f"training skipped, weights given: {_in_words(metrics)}",
-        metrics=metrics,
-        facts={"start": f"given weights {weights.name}; training skipped", "val_looks_memorized": seen.suspicious},
-        warnings=seen.warnings,
-        data="; ".join(split.name for split in _measured_splits(splits)),
-    )
+def _read(network: StoredNetwork, weights: Path, task: Task) -> StoredNetwork:
+    """`network` with the weights in a file."""
+    return network.with_weights(replace(network, state=read_weights(weights)).build(task))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is known of weights that the user brings."""
+
+    metrics: dict[str, float]
+    seen: Contamination
+    data: str
+
+    @classmethod
+    def of(cls, network: StoredNetwork, task: Task, splits: Splits) -> Self:
+        metrics = _metrics(network, task, splits)
+        seen = contamination(
+            train_metric=metrics[f"train_{task.metric_name}"],
+            val_metric=metrics[f"val_{task.metric_name}"],
+            holdout_metric=metrics.get(f"holdout_{task.metric_name}"),
+            sizes={"train": _sample(splits.train), "val": len(splits.val), "holdout": len(splits.holdout or ())},
+        )
+        return cls(metrics, seen, "; ".join(split.name for split in _measured_splits(splits)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"val_looks_memorized": self.seen.suspicious}
+
+    def record(self, start: str) -> StageRecord:
+        """Of a stage that trains nothing."""
+        return StageRecord(
+            stage="teacher",
+            headline=f"training skipped, weights given: {_in_words(self.metrics)}",
+            metrics=self.metrics,
+            facts={"start": start, **self.facts},
+            warnings=self.seen.warnings,
+            data=self.data,
+        )
 
 
 def _metrics(network: StoredNetwork, task: Task, splits: Splits) -> dict[str, float]:

@@ -8,7 +8,6 @@ from importlib.resources import files
 
 KERNELS = "kernels.h"
 _DEFINED = re.compile(r"^POCKETPIPE_KERNEL \w+ (pocketpipe_\w+)\(", re.MULTILINE)
-_END = "#endif"
 
 
 def kernels_for(calls: Iterable[str]) -> str:

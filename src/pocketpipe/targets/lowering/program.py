@@ -13,6 +13,7 @@ from tvm.ir import GenericConst
 from tvm.relax import Call, ExternFunc, Tuple, TupleGetItem, Var
 from tvm.tirx import PrimFunc
 
+from pocketpipe.errors import UserError
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.fusing import Chosen, fuse, shape_of
 from pocketpipe.targets.lowering.generic import scheduled
@@ -128,7 +129,7 @@ class _Calls:
         if operator in ("relax.reshape", "relax.memory.view"):
             return self._read(value.args[0])
         if operator not in ("relax.call_tir", "relax.call_dps_packed"):
-            raise NotImplementedError(f"operator {operator} was not lowered to a kernel")
+            raise UserError(f"operator {operator} has no kernel; targets in C (cortex_m, armv7, fpga) may know it")
         callee, arguments = value.args[:2]
         name = str(callee.global_symbol) if isinstance(callee, ExternFunc) else callee.name_hint
         results = value.ty.fields if isinstance(value.ty, relax.TupleType) else [value.ty]
@@ -147,7 +148,7 @@ class _Calls:
             name = f"constant{len(self.constants)}"
             self.constants[name] = value.value.numpy()
             return [name]
-        raise NotImplementedError(f"cannot place a {type(value).__name__} in memory")
+        raise UserError(f"a {type(value).__name__} in the network cannot be placed in memory")
 
     def _new(self, kind: Any) -> str:
         name = f"value{len(self.sizes)}"

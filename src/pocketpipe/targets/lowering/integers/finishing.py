@@ -31,8 +31,8 @@ class Finishing:
     """Parameters of the kernel by name."""
 
     @property
-    def shape(self) -> SumOfProducts:
-        """Of the whole layer."""
+    def layer(self) -> SumOfProducts:
+        """The whole of it."""
         return self.section.layer
 
     @property
@@ -63,8 +63,8 @@ class Finishing:
             yield from (tirx.Bind(factor, self.column(1 + i, register + v)) for i, factor in enumerate(factors))
             for p, pixel in enumerate(sums):
                 value = self.requantized(self.unit.finished(BufferLoad(pixel[v], sum_)), *factors)
-                if self.shape.adds:
-                    value = self.added(value, self.other(place + p * self.shape.outputs, v))
+                if self.layer.adds:
+                    value = self.added(value, self.other(place + p * self.layer.outputs, v))
                 yield BufferStore(pixel[v], value, whole)
         yield from self.stored(sums, place, used)
 
@@ -77,7 +77,7 @@ class Finishing:
 
     def stored_together(self, sums: Sequence[Sequence[Buffer]], place: Index, used: int) -> Iterator[Stmt]:
         """The same of no more registers of a pixel than become one register of bytes."""
-        outputs, registers = self.shape.outputs, len(sums[0])
+        outputs, registers = self.layer.outputs, len(sums[0])
         # One store of 16 bytes rather than two of 8 and 4, where something is overwritten anyway.
         order = self.order(registers)[: 1 << (-(-used // 4) - 1).bit_length()]
         width = 4 * len(order)
@@ -102,14 +102,14 @@ class Finishing:
     def order(self, registers: int) -> Order:
         """Which four lanes of which register follow each other in memory."""
         parts = range(self.unit.lanes // 4)
-        if self.shape.depthwise:
+        if self.layer.depthwise:
             return [(v, part) for part in parts for v in range(registers)]
         return [(v, part) for v in range(registers) for part in parts]
 
     def requantized(self, total: Any, multiplier: Any, rounding: Any, places: Any) -> Any:
         """int32 lanes: the one rounding rule, and the zero point."""
         lanes = self.unit.lanes
-        if not self.shape.wide:
+        if not self.layer.wide:
             return self.unit.rescale(total, multiplier, rounding, places)
         zero_point, low, high = (self.head(n) for n in (geometry.ZERO_POINT, geometry.LOW, geometry.HIGH))
         wide = of("int64", lanes)
@@ -129,14 +129,14 @@ class Finishing:
     def other(self, place: Index, register: int) -> Any:
         """The other tensor's bytes for a register of sums; what lies behind its end is read, and dropped later."""
         other, lanes = self.buffers["other"], self.unit.lanes
-        if not self.shape.depthwise:
+        if not self.layer.depthwise:
             return BufferLoad(other, [vector(place + register * lanes, lanes)])
         block = BufferLoad(other, [vector(place, self.unit.block)])
         return tirx.Shuffle([block], order_in_block(self.unit)[register * lanes : (register + 1) * lanes])
 
     def in_range(self, value: Any, lanes: int) -> Any:
         """Bytes within the activation's bounds."""
-        names = (geometry.SUM_LOW, geometry.SUM_HIGH) if self.shape.adds else (geometry.LOW, geometry.HIGH)
+        names = (geometry.SUM_LOW, geometry.SUM_HIGH) if self.layer.adds else (geometry.LOW, geometry.HIGH)
         low, high = (BufferLoad(self.buffers["parameters"], [name]) for name in names)
         return _clipped(value, *(spread(tirx.Cast("int8", bound), lanes) for bound in (low, high)))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import (
     Add,
     Concatenation,
@@ -156,7 +157,9 @@ class _Building:
     def _(self, operator: SumPool) -> Iterator[KernelCall]:
         if len(operator.requantization.multiplier) == 1:
             shape, made = self.shapes(operator)
-            yield self.call((operator.name,), lambda: elementwise.sum_pool(operator, shape, made), *self.ends(operator))
+            made_from = ("sum", operator.window, operator.strides, operator.pads, operator.input_zero_point,
+                         _key(operator.requantization), shape, made)  # fmt: skip
+            yield self.call(made_from, lambda: elementwise.sum_pool(operator, shape, made), *self.ends(operator))
 
     @moved.register
     def _(self, operator: MaxPool) -> Iterator[KernelCall]:
@@ -292,6 +295,11 @@ class _Building:
         tensors = {name: places[alias.get(name, name)] for name in (*first, *alias)}
         offsets = {key: [f"{places[name]}{further[name]}" for name in names] for key, names in scratch.items()}
         return tensors, offsets, arena
+
+
+def _key(requantization: Requantization) -> tuple[Any, ...]:
+    limits = (requantization.zero_point, requantization.low, requantization.high)
+    return (requantization.multiplier.tobytes(), requantization.shift.tobytes(), *limits)
 
 
 def _pointer(place: Place, offsets: dict[str, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -205,49 +205,56 @@ def _lanes(expression: Expression) -> int:
     return int(str(expression.ty.dtype).partition("x")[2] or 1)
 
 
+def _of_many_registers(unit: VectorUnit) -> VectorUnit:
+    """The same instructions on a processor with AVX-512, which has twice as many registers of any width."""
+    narrower = None if unit.narrower is None else _of_many_registers(unit.narrower)
+    return replace(unit, accumulators=24, narrower=narrower)
+
+
 _PACKS_512 = _packs("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packsswb.512", 16)
 _PACKS_256 = _packs("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packsswb", 8)
 _PACKS_128 = _packs("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packsswb.128", 4)
 
-_PARTS_OF_512 = VectorUnit(
-    "vpdpbusd, 128 bits", 4, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.128", 4),
-    _by_high_half, _PACKS_128,
+VNNI_128 = VectorUnit(
+    "vpdpbusd, 128 bits", lanes=4, group=4, prepared="uint8", offset=128, chunk=1, accumulators=12, high=32,
+    multiply_add=_bytes("llvm.x86.avx512.vpdpbusd.128", 4), rescale=_by_high_half, narrow=_PACKS_128,
 )  # fmt: skip
-_HALF_OF_512 = VectorUnit(
-    "vpdpbusd, 256 bits of 512", 8, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.256", 8),
-    _by_high_half, _PACKS_256, _PARTS_OF_512,
+VNNI_256 = replace(
+    VNNI_128, name="vpdpbusd, 256 bits", lanes=8, narrower=VNNI_128,
+    multiply_add=_bytes("llvm.x86.avx512.vpdpbusd.256", 8), narrow=_PACKS_256,
 )  # fmt: skip
-_FOLDED_VNNI_512 = VectorUnit(
-    "vpdpbusd, 512 bits, two sums a channel", 8, 8, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.512", 16),
-    _by_high_half, _PACKS_256, partial=2,
+_VNNI_512 = replace(
+    VNNI_128, name="vpdpbusd, 512 bits", lanes=16, accumulators=24,
+    multiply_add=_bytes("llvm.x86.avx512.vpdpbusd.512", 16), narrow=_PACKS_512,
 )  # fmt: skip
-VNNI_512 = VectorUnit(
-    "vpdpbusd, 512 bits", 16, 4, "uint8", 128, 1, 24, 32, _bytes("llvm.x86.avx512.vpdpbusd.512", 16),
-    _by_high_half, _PACKS_512, _HALF_OF_512, folded=_FOLDED_VNNI_512,
-)  # fmt: skip
-_HALF_OF_256 = VectorUnit(
-    "vpdpbusd, 128 bits of 256", 4, 4, "uint8", 128, 1, 12, 32, _bytes("llvm.x86.avx512.vpdpbusd.128", 4),
-    _by_high_half, _PACKS_128,
-)  # fmt: skip
-VNNI_256 = VectorUnit(
-    "vpdpbusd, 256 bits", 8, 4, "uint8", 128, 1, 12, 32, _bytes("llvm.x86.avx512.vpdpbusd.256", 8),
-    _by_high_half, _PACKS_256, _HALF_OF_256,
+VNNI_512 = replace(
+    _VNNI_512, narrower=_of_many_registers(VNNI_256),
+    folded=replace(_VNNI_512, name="vpdpbusd, 512 bits, two sums a channel", lanes=8, group=8, partial=2,
+                   narrow=_PACKS_256),
 )  # fmt: skip
 PAIRS_128 = VectorUnit(
-    "pmaddwd, 128 bits", 4, 2, "int16", 0, 1, 12, 32, _pairs("llvm.x86.sse2.pmadd.wd", 4), _by_high_half, _PACKS_128
-)
-PAIRS_256 = VectorUnit(
-    "vpmaddwd, 256 bits", 8, 2, "int16", 0, 1, 12, 32, _pairs("llvm.x86.avx2.pmadd.wd", 8),
-    _by_high_half, _PACKS_256, PAIRS_128,
+    "pmaddwd, 128 bits", lanes=4, group=2, prepared="int16", offset=0, chunk=1, accumulators=12, high=32,
+    multiply_add=_pairs("llvm.x86.sse2.pmadd.wd", 4), rescale=_by_high_half, narrow=_PACKS_128,
 )  # fmt: skip
-_FOLDED_PAIRS_512 = VectorUnit(
-    "vpmaddwd, 512 bits, two sums a channel", 8, 4, "int16", 0, 1, 24, 32, _pairs("llvm.x86.avx512.pmaddw.d.512", 16),
-    _by_high_half, _PACKS_256, partial=2,
+PAIRS_256 = replace(
+    PAIRS_128, name="vpmaddwd, 256 bits", lanes=8, narrower=PAIRS_128,
+    multiply_add=_pairs("llvm.x86.avx2.pmadd.wd", 8), narrow=_PACKS_256,
 )  # fmt: skip
-PAIRS_512 = VectorUnit(
-    "vpmaddwd, 512 bits", 16, 2, "int16", 0, 1, 24, 32, _pairs("llvm.x86.avx512.pmaddw.d.512", 16),
-    _by_high_half, _PACKS_512, PAIRS_256, folded=_FOLDED_PAIRS_512,
+_PAIRS_512 = replace(
+    PAIRS_128, name="vpmaddwd, 512 bits", lanes=16, accumulators=24,
+    multiply_add=_pairs("llvm.x86.avx512.pmaddw.d.512", 16), narrow=_PACKS_512,
 )  # fmt: skip
-SDOT = VectorUnit("sdot", 4, 4, "int8", 0, 4, 20, 31, _sdot, _by_doubling_high_half, _saturating_narrow)
-SMLAL = VectorUnit("smlal, smlal2", 8, 1, "int16", 0, 8, 10, 31, _single, _by_doubling_high_half, _saturating_narrow)
+PAIRS_512 = replace(
+    _PAIRS_512, narrower=_of_many_registers(PAIRS_256),
+    folded=replace(_PAIRS_512, name="vpmaddwd, 512 bits, two sums a channel", lanes=8, group=4, partial=2,
+                   narrow=_PACKS_256),
+)  # fmt: skip
+SDOT = VectorUnit(
+    "sdot", lanes=4, group=4, prepared="int8", offset=0, chunk=4, accumulators=20, high=31,
+    multiply_add=_sdot, rescale=_by_doubling_high_half, narrow=_saturating_narrow,
+)  # fmt: skip
+SMLAL = VectorUnit(
+    "smlal, smlal2", lanes=8, group=1, prepared="int16", offset=0, chunk=8, accumulators=10, high=31,
+    multiply_add=_single, rescale=_by_doubling_high_half, narrow=_saturating_narrow,
+)  # fmt: skip
 """Two registers of four sums each, so that weights are widened eight at a time."""
