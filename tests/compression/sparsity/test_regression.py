@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pocketpipe.compression.refitting import RIDGE
 from pocketpipe.compression.sparsity import SparsityStep
-from pocketpipe.compression.sparsity.regression import RIDGE, fitted, refit
+from pocketpipe.compression.sparsity.regression import fitted, refit
 from pocketpipe.compression.weights import weight_of
 from pocketpipe.task import Preprocessing, Split, Task
 from training.samples import Blobs

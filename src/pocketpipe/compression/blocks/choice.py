@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.taking_out import emptied, swapped
 from pocketpipe.samples import prepared_batches, to_tensor
 
@@ -115,22 +115,9 @@ def loss_without(
     network: nn.Module, paths: Collection[str], batches: Sequence[tuple[Tensor, Tensor]], task: Task
 ) -> float:
     """The task's mean loss without these blocks; BatchNorm goes by each batch's statistics, as others do not hold."""
-    with swapped(network, emptied(network, paths)), _batch_statistics(network):
+    with swapped(network, emptied(network, paths)), batch_statistics(network):
         losses = [(task.loss(network(inputs), targets).item(), len(inputs)) for inputs, targets in batches]
     return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
-
-
-@contextmanager
-def _batch_statistics(network: nn.Module) -> Iterator[None]:
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 0.0  # the running statistics stay as they are
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.eval().momentum = momentum
 
 
 def taylor(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -12,29 +10,13 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.members import ReadingModule, readers, reading_module
-from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
+from pocketpipe.compression.refitting import RIDGE, Target, refitting, targets
 from pocketpipe.compression.slimming import Kept
 from pocketpipe.compression.tracing import Trace
 from pocketpipe.compression.tracing.labels import Place
 from pocketpipe.compression.weights import laid_on
 
 Statistics = Literal["reestimated", "kept"]
-
-ROWS = 8192
-"""Sampled positions over all examples, for each layer."""
-RIDGE = 1e-3
-"""Pull towards the weights that are there, relative to the mean square of an input."""
-SEED = 0
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a layer's outputs were sampled in the original network, and what they were there."""
-
-    positions: Tensor
-    """(examples, each)"""
-    outputs: Tensor
-    """(examples * each, channels), only those that are kept."""
 
 
 @torch.no_grad()
@@ -50,13 +32,25 @@ def reconstruct(
     BatchNorm acts with the statistics that it will have: those of the examples, if they are to be re-estimated.
     """
     layers = [layer for layer in _after_a_cut(before, trace, kept) if not laid_on(network, layer)]
-    targets = _targets(before, layers, trace, kept, examples)
+    wanted = {
+        layer: Target(target.positions, target.outputs[:, _kept_outputs(trace, kept, layer, target)])
+        for layer, target in targets(before, layers, examples).items()
+    }
     normalized = {layer.name for layer in trace.layers if layer.bias is not None}
     anew = batch_statistics(network) if statistics == "reestimated" else nullcontext()
     shifts = normalized if statistics == "reestimated" else frozenset()
-    with anew, _refitting(network, targets, shifts):
+
+    def refit(layer: str, module: ReadingModule, inputs: Tensor, outputs: Tensor) -> None:
+        # A constant may be added to outputs that a BatchNorm with new statistics takes it from.
+        fit = fitted_with_bias if layer in shifts or module.bias is not None else fitted
+        weight, bias = fit(inputs, outputs, module.weight.flatten(1))
+        module.weight.copy_(weight.view_as(module.weight))
+        if module.bias is not None:
+            module.bias.copy_(bias)
+
+    with anew, refitting(network, wanted, refit):
         network(examples)
-    return tuple(targets)
+    return tuple(wanted)
 
 
 def _after_a_cut(before: nn.Module, trace: Trace, kept: Kept) -> list[str]:
@@ -72,19 +66,9 @@ def _after_a_cut(before: nn.Module, trace: Trace, kept: Kept) -> list[str]:
     return [name for name in names[first:] if reading_module(before, name) is not None]
 
 
-def _targets(before: nn.Module, layers: Sequence[str], trace: Trace, kept: Kept, examples: Tensor) -> dict[str, Target]:
-    """What each of `layers` that runs just once puts out in the original network."""
-    generator = torch.Generator().manual_seed(SEED)
-    seen: dict[str, list[Target]] = {layer: [] for layer in layers}
-
-    def remember(layer: str, module: ReadingModule, inputs: Tensor, output: Tensor) -> None:
-        positions = sampled(module, output, ROWS, generator)
-        stays = kept_positions(trace, kept, (f"{layer}.weight", 0), len(module.weight)).to(output.device)
-        seen[layer].append(Target(positions, output_rows(module, output, positions)[:, stays]))
-
-    with watched(before, layers, remember):
-        before(examples)
-    return {layer: runs[0] for layer, runs in seen.items() if len(runs) == 1}
+def _kept_outputs(trace: Trace, kept: Kept, layer: str, target: Target) -> Tensor:
+    stays = kept_positions(trace, kept, (f"{layer}.weight", 0), target.outputs.shape[1])
+    return stays.to(target.outputs.device)
 
 
 def kept_positions(trace: Trace, kept: Kept, place: Place, length: int) -> Tensor:
@@ -96,33 +80,6 @@ def kept_positions(trace: Trace, kept: Kept, place: Place, length: int) -> Tenso
             dropped[list(kept[group.name])] = False
             stays[group.places[place][dropped].flatten()] = False
     return stays.nonzero().flatten()
-
-
-@contextmanager
-def _refitting(network: nn.Module, targets: Mapping[str, Target], shifts: Collection[str]) -> Iterator[None]:
-    """While this lasts, each layer with a target is refitted to it just before it runs.
-
-    `shifts` are layers to whose outputs a constant may be added: a BatchNorm with new statistics takes it away.
-    """
-
-    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda module, inputs: _refit(module, inputs[0], targets[layer], layer in shifts)  # type: ignore[arg-type]
-
-    handles = [network.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in targets]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _refit(module: ReadingModule, inputs: Tensor, target: Target, shifts: bool) -> None:
-    rows = input_rows(module, inputs, target.positions)
-    fit = fitted_with_bias if shifts or module.bias is not None else fitted
-    weight, bias = fit(rows, target.outputs, module.weight.flatten(1))
-    module.weight.copy_(weight.view_as(module.weight))
-    if module.bias is not None:
-        module.bias.copy_(bias)
 
 
 def fitted(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,33 +6,19 @@ Frantar & Alistarh 2022, section 3, for a mask that is given) for single weights
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import ReadingModule, reading_module
-from pocketpipe.compression.sampling import input_rows, output_rows, sampled, training_views, watched
+from pocketpipe.compression.refitting import RIDGE, refitting, targets
+from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.weights import laid_on, set_weight
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
-
-ROWS = 8192
-"""Sampled positions over all examples, for each layer."""
-RIDGE = 1e-3
-"""Pull towards the weights that are there, relative to the mean square of an input."""
-SEED = 0
-
-
-class Target(NamedTuple):
-    """Where a layer's outputs were sampled before its mask, (examples, each), and what they were, (rows, channels)."""
-
-    positions: Tensor
-    outputs: Tensor
 
 
 @torch.no_grad()
@@ -45,10 +31,18 @@ def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tup
     """
     device = next(network.parameters()).device
     examples = training_views(task, data, device, wanted_by="sparsity.regression")
-    targets = _targets(before, _masked_layers(network), examples)
-    with _refitting(network, targets):
+    masks = _masked_layers(network)
+
+    def refitted(layer: str, module: ReadingModule, inputs: Tensor, outputs: Tensor) -> None:
+        weight, bias = fitted(inputs, outputs, module.weight.flatten(1), masks[layer].flatten(1), module.bias)
+        set_weight(network, layer, weight.view_as(module.weight))
+        if module.bias is not None and bias is not None:
+            module.bias.copy_(bias)
+
+    wanted = targets(before, masks, examples)
+    with refitting(network, wanted, refitted):
         network(examples)
-    return tuple(targets)
+    return tuple(wanted)
 
 
 def fitted(
@@ -87,42 +81,3 @@ def _masked_layers(network: nn.Module) -> dict[str, Tensor]:
             if masks:
                 found[name] = torch.stack(masks).all(0)
     return found
-
-
-def _targets(before: nn.Module, layers: Mapping[str, Tensor], examples: Tensor) -> dict[str, tuple[Target, Tensor]]:
-    """For each of `layers` that runs just once in the original network: what it puts out, and its mask."""
-    generator = torch.Generator().manual_seed(SEED)
-    seen: dict[str, list[Target]] = {layer: [] for layer in layers}
-
-    def remember(layer: str, module: ReadingModule, inputs: Tensor, output: Tensor) -> None:
-        positions = sampled(module, output, ROWS, generator)
-        seen[layer].append(Target(positions, output_rows(module, output, positions)))
-
-    with watched(before, layers, remember):
-        before(examples)
-    return {layer: (runs[0], layers[layer]) for layer, runs in seen.items() if len(runs) == 1}
-
-
-@contextmanager
-def _refitting(network: nn.Module, targets: Mapping[str, tuple[Target, Tensor]]) -> Iterator[None]:
-    """While this lasts, each layer with a target is refitted to it just before it runs."""
-    handles = []
-    for layer, (target, mask) in targets.items():
-
-        def hook(
-            module: nn.Module, inputs: tuple[Tensor, ...], layer: str = layer, target: Target = target,
-            mask: Tensor = mask,
-        ) -> None:  # fmt: skip
-            assert isinstance(module, ReadingModule)
-            rows = input_rows(module, inputs[0], target.positions)
-            weight, bias = fitted(rows, target.outputs, module.weight.flatten(1), mask.flatten(1), module.bias)
-            set_weight(network, layer, weight.view_as(module.weight))
-            if module.bias is not None and bias is not None:
-                module.bias.copy_(bias)
-
-        handles.append(network.get_submodule(layer).register_forward_pre_hook(hook))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,7 +10,7 @@ from pocketpipe.integer.codebook import codebooks_of
 from pocketpipe.integer.graph import IntegerGraph, Reshape
 from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
-from pocketpipe.targets.lowering.memory import Interval, plan
+from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, plan
 
 WEIGHTS, HEADER, MODEL = "weights.h", "model.h", "model.c"
 UNROLL = 8
@@ -56,21 +56,12 @@ def headers(emitter: Emitter) -> dict[str, str]:
 
 def _memory(graph: IntegerGraph) -> tuple[dict[str, int], int]:
     """(offset of each tensor, bytes): a reshape takes no memory of its own."""
-    same: dict[str, str] = {}
-    for operator in graph.operators:
-        if isinstance(operator, Reshape):
-            same[operator.output] = same.get(operator.inputs[0], operator.inputs[0])
-    first, last = {graph.input: 0}, {}
-    for step, operator in enumerate(graph.operators):
-        first.setdefault(same.get(operator.output, operator.output), step)
-        for name in (*operator.inputs, operator.output):
-            last[same.get(name, name)] = step
-    last[same.get(graph.output, graph.output)] = len(graph.operators)
-    intervals = [
-        Interval(name, graph.tensors[name].elements, start, last.get(name, start)) for name, start in first.items()
-    ]
-    offsets, arena = plan(intervals)
-    return {name: offsets[same.get(name, name)] for name in graph.tensors if same.get(name, name) in offsets}, arena
+    uses = [Use(each.inputs, each.output, isinstance(each, Reshape)) for each in graph.operators]
+    lifetimes = Lifetimes.of(uses, graph.input, graph.output)
+    places, arena = plan(
+        [Interval(name, graph.tensors[name].elements, *steps) for name, steps in lifetimes.steps.items()]
+    )
+    return lifetimes.offsets(places), arena
 
 
 def _functions(emitter: Emitter, arena: int, unroll: int, input_type: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Static memory plan: each value between operators gets a place in one arena, as low as others of its time allow."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pocketpipe.buffers import ALIGNMENT as ALIGNMENT
@@ -41,3 +42,41 @@ def plan(intervals: list[Interval]) -> tuple[dict[str, int], int]:
 def aligned(size: int) -> int:
     """`size` rounded up to the alignment."""
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one step reads and writes; `moves_nothing`: its output lies where its one input does (a reshape)."""
+
+    inputs: Sequence[str]
+    output: str
+    moves_nothing: bool = False
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """From which step to which the tensors of a network live."""
+
+    steps: dict[str, tuple[int, int]]
+    """First and last step of each tensor that has a place of its own."""
+    same: dict[str, str]
+    """Other tensors, and where they lie."""
+
+    @classmethod
+    def of(cls, uses: Iterable[Use], input_: str, output: str) -> "Lifetimes":
+        """The network's input lives from the start, its output beyond the end."""
+        same: dict[str, str] = {}
+        steps = {input_: (0, 0)}
+        index = -1
+        for index, use in enumerate(uses):
+            if use.moves_nothing:
+                same[use.output] = same.get(use.inputs[0], use.inputs[0])
+            for name in (same.get(name, name) for name in (*use.inputs, use.output)):
+                steps[name] = (steps.get(name, (index, index))[0], index)
+        end = same.get(output, output)
+        steps[end] = (steps[end][0], index + 1)
+        return cls(steps, same)
+
+    def offsets(self, places: dict[str, int]) -> dict[str, int]:
+        """Of every tensor, from those of the tensors with places of their own."""
+        return {name: places[name] for name in self.steps} | {name: places[end] for name, end in self.same.items()}

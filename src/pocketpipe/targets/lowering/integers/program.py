@@ -39,7 +39,7 @@ from pocketpipe.targets.lowering.integers.kernel import made
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
 from pocketpipe.targets.lowering.integers.sections import packed_weights, parameters, sections
 from pocketpipe.targets.lowering.integers.steps import Step, same_shape, steps
-from pocketpipe.targets.lowering.memory import Interval, aligned, plan
+from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.schedule import Schedule
@@ -268,33 +268,23 @@ class _Building:
 
         Reshaped tensors share their place; the parts of a kernel have scratch memory each.
         """
-        alias: dict[str, str] = {}
-        first: dict[str, int] = {self.graph.input: 0}
-        last: dict[str, int] = {}
+        uses = [Use(step.inputs, step.output, isinstance(step.operator, Reshape)) for step, _ in self.steps]
+        lifetimes = Lifetimes.of(uses, self.graph.input, self.graph.output)
+        intervals = [
+            Interval(name, self.graph.tensors[name].elements, *steps) for name, steps in lifetimes.steps.items()
+        ]
         scratch: dict[tuple[int, str], list[str]] = {}
         further: dict[str, str] = {}  # from one part to the next
-        intervals = []
-        for index, (step, calls) in enumerate(self.steps):
-            if isinstance(step.operator, Reshape):
-                alias[step.output] = alias.get(step.inputs[0], step.inputs[0])
-            names = [alias.get(name, name) for name in (*step.inputs, step.output)]
-            first.setdefault(names[-1], index)
-            last.update(dict.fromkeys(names, index))
+        for index, (_, calls) in enumerate(self.steps):
             for each in calls:
                 sizes = workspaces[each.kernel]
                 scratch[index, each.kernel] = [f"{index} {each.kernel} {i}" for i in range(len(sizes))]
                 for name, size in zip(scratch[index, each.kernel], sizes, strict=True):
                     intervals.append(Interval(name, parts[each.kernel] * aligned(size), index, index))
                     further[name] = f" + part * {aligned(size)}" if parts[each.kernel] > 1 else ""
-        last[alias.get(self.graph.output, self.graph.output)] = len(self.steps)
-        intervals += [
-            Interval(name, self.graph.tensors[name].elements, start, last.get(name, start))
-            for name, start in first.items()
-        ]
         places, arena = plan(intervals)
-        tensors = {name: places[alias.get(name, name)] for name in (*first, *alias)}
         offsets = {key: [f"{places[name]}{further[name]}" for name in names] for key, names in scratch.items()}
-        return tensors, offsets, arena
+        return lifetimes.offsets(places), offsets, arena
 
 
 def _key(requantization: Requantization) -> tuple[Any, ...]:

@@ -1,0 +1,68 @@
+"""Layers refitted, one after the other as they run, to what they put out in another network (He et al. 2017, 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pocketpipe.compression.members import ReadingModule
+from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
+
+ROWS = 8192
+"""Sampled positions over all examples, for each layer."""
+RIDGE = 1e-3
+"""Pull towards the weights that are there, relative to the mean square of an input."""
+SEED = 0
+
+
+class Target(NamedTuple):
+    """Where a layer's outputs were sampled, (examples, each), and what they were, (examples * each, channels)."""
+
+    positions: Tensor
+    outputs: Tensor
+
+
+Refit = Callable[[str, ReadingModule, Tensor, Tensor], None]
+"""Called with (layer, module, inputs as rows, wanted outputs as rows) just before a layer runs: sets its weights."""
+
+
+def targets(network: nn.Module, layers: Iterable[str], examples: Tensor) -> dict[str, Target]:
+    """What each of `layers` that runs just once puts out for `examples` (N, ...), prepared."""
+    generator = torch.Generator().manual_seed(SEED)
+    seen: dict[str, list[Target]] = {layer: [] for layer in layers}
+
+    def remember(layer: str, module: ReadingModule, inputs: Tensor, output: Tensor) -> None:
+        positions = sampled(module, output, ROWS, generator)
+        seen[layer].append(Target(positions, output_rows(module, output, positions)))
+
+    with watched(network, seen, remember):
+        network(examples)
+    return {layer: runs[0] for layer, runs in seen.items() if len(runs) == 1}
+
+
+@contextmanager
+def refitting(network: nn.Module, wanted: Mapping[str, Target], refit: Refit) -> Iterator[None]:
+    """While this lasts, each layer with a target is refitted to it just before it runs.
+
+    So each sees what those before it, refitted already, make of the examples.
+    """
+
+    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        positions, outputs = wanted[layer]
+
+        def before_it_runs(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(module, ReadingModule)
+            refit(layer, module, input_rows(module, inputs[0], positions), outputs)
+
+        return before_it_runs
+
+    handles = [network.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in wanted]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
