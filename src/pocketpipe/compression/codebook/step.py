@@ -110,7 +110,7 @@ class CodebookStep(Step):
             {
                 name: {
                     "stored_bits": bits,
-                    **_side_bytes(profile.layer(name), shapes[name], self._centroids(shapes[name], bits)),
+                    **self._side_bytes(profile.layer(name), shapes[name], bits),
                     "index_bits": bits_of_index(bits) if self.grid == "int8" else 8,
                 }
                 for name, bits in self._bits(profile).items()
@@ -160,6 +160,20 @@ class CodebookStep(Step):
             return {name: self.layers[name] for name in shapes if name in self.layers}
         return {name: self.bits for name in shapes if not _matches(name, self.pinned)}
 
+    def _side_bytes(self, layer: Layer, shape: tuple[int, ...], bits: int) -> dict[str, int]:
+        """Tables, a factor for each output channel (BatchNorm's, which stands beside the shared values), names.
+
+        On a device tables on the integer grid are bytes.
+        """
+        channels = shape[1 if "transpose" in layer.operator else 0]
+        tables = self._centroids(shape, bits) * CENTROID_BYTES
+        in_a_file = channels * FACTOR_BYTES + HEAD_BYTES
+        wider = tables * (CENTROID_BYTES - 1) // CENTROID_BYTES if self.grid == "int8" else 0
+        return {
+            "side_bytes": layer.side_bytes + tables + in_a_file,
+            "file_side_bytes": layer.file_side_bytes + in_a_file + wider,
+        }
+
     def _centroids(self, shape: tuple[int, ...], bits: int) -> int:
         """Of all tables of a layer together."""
         tables = shape[0] if self.granularity == "per_channel" else 1
@@ -184,16 +198,6 @@ class CodebookStep(Step):
             lines.append("codebook: no layer is left that could share values (convolutions and matrix products can)")
         if lines:
             raise Mistakes(lines)
-
-
-def _side_bytes(layer: Layer, shape: tuple[int, ...], centroids: int) -> dict[str, int]:
-    """Tables, a factor for each output channel (BatchNorm's, which stands beside the shared values), names."""
-    channels = shape[1 if "transpose" in layer.operator else 0]
-    in_a_file = channels * FACTOR_BYTES + HEAD_BYTES
-    return {
-        "side_bytes": layer.side_bytes + centroids * CENTROID_BYTES + in_a_file,
-        "file_side_bytes": layer.file_side_bytes + in_a_file,
-    }
 
 
 def _shapes(profile: NetworkProfile) -> dict[str, tuple[int, ...]]:
