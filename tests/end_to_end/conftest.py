@@ -92,7 +92,7 @@ def digests(house: House) -> dict[str, str]:
         str(file.relative_to(place)): hashlib.sha256(file.read_bytes()).hexdigest()
         for place in places
         for file in sorted(place.rglob("*"))
-        if file.is_file() and file.name != "provenance.json"
+        if file.is_file() and file.name not in ("provenance.json", "measured.json")
     }
 
 

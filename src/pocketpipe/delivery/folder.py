@@ -13,6 +13,8 @@ from pocketpipe.delivery.readme import library_page
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 CMAKE = "CMakeLists.txt"
+MEASURED = "measured.json"
+"""Figures of the machine that compiled: no other would have the same, so no hash covers them."""
 
 
 @contextmanager

@@ -25,7 +25,9 @@ std {list(preprocessing.std)} (one for all, or one for each index of the first a
 
 {usage}
 
-`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from.
+`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from. `measured.json`, if it
+is there, says what one example took where this was compiled: milliseconds (the median of calls on that host), or
+executed instructions (counted by an emulator).
 """
 
 

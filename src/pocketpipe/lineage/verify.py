@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pocketpipe.delivery.folder import MEASURED
 from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
 from pocketpipe.lineage.ancestry import Made, ancestry, made_around
 from pocketpipe.lineage.provenance import Provenance
@@ -13,6 +14,8 @@ from pocketpipe.storage import load_split
 
 SOURCES = ("onnx", "plan", "train_data")
 """Hashes in the metadata of what the binary was made from; all others are of files in the folder, by name."""
+
+OWN_FIGURES = "figures of the machine that compiled"
 
 Status = Literal["unchanged", "changed", "missing", "no hash", "not compared"]
 
@@ -48,7 +51,7 @@ def verify(delivery_folder: Path, onnx: Path | None = None) -> list[Finding]:
     delivered = {name: digest for name, digest in hashes.items() if name not in SOURCES}
     findings = [_compare(name, delivery_folder / name, digest) for name, digest in sorted(delivered.items())]
     findings += [
-        Finding(name, "no hash", "the metadata do not know this file")
+        Finding(name, "no hash", OWN_FIGURES if name == MEASURED else "the metadata do not know this file")
         for name in _strangers(delivery_folder, delivered)
     ]
     sources = _sources_of(delivery_folder)

@@ -13,6 +13,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.counting import instructions_of
 from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
 from pocketpipe.targets.native import RUNNER, NativeTarget, compile_native
 from pocketpipe.targets.toolchain import find_toolchain
@@ -54,11 +55,19 @@ class AArch64(NativeTarget):
 
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the delivered runner, with a slice of the inputs for each CPU that this process may use."""
-        command = self._command(folder)
+        command = self.command(folder)
         metadata = DeliveryMetadata.read(folder)
         entering = as_bytes(inputs) if metadata.input_dtype == BYTES else metadata.preprocessing(inputs)
         outputs = outputs_in_slices(command, entering, np.dtype(np.float32))
         return outputs.reshape(len(inputs), *metadata.output_shape)
+
+    def measured(self, folder: Path) -> dict[str, float]:
+        """Executed instructions under QEMU; milliseconds on an ARM that has the processor's instructions."""
+        if not self.emulated:
+            return {} if self.untunable() is not None else {"milliseconds": self.milliseconds(folder)}
+        metadata = DeliveryMetadata.read(folder)
+        kind = np.uint8 if metadata.input_dtype == BYTES else np.float32
+        return instructions_of(lambda: self.command(folder), np.zeros((1, *metadata.input_shape), kind))
 
     def untunable(self) -> str | None:
         """Only on an ARM that has the processor's instructions: an emulator's times say nothing."""
@@ -96,7 +105,8 @@ class AArch64(NativeTarget):
         attributes = ATTRIBUTES[unit]
         return Cpu("aarch64-linux-gnu", self.model, attributes, 4, 20, getattr(units, unit))
 
-    def _command(self, folder: Path) -> tuple[str, ...]:
+    def command(self, folder: Path) -> tuple[str, ...]:
+        """What runs the delivered runner here. Raises NotMeasured if nothing can."""
         runner = str((folder / RUNNER).absolute())
         if not self.emulated:
             return (runner, INPUT, OUTPUT)

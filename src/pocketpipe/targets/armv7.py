@@ -13,8 +13,10 @@ from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
+from pocketpipe.targets.c99.golden import one_example
 from pocketpipe.targets.c99.sources import MODEL, Sources
 from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
+from pocketpipe.targets.counting import instructions_of
 from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
 from pocketpipe.targets.toolchain import find_toolchain
 
@@ -72,15 +74,23 @@ class Armv7(C99Target):
 
     def execute(self, folder: Path, metadata: DeliveryMetadata, entering: np.ndarray) -> np.ndarray:
         """Of the delivered program, with a slice of the examples for each CPU."""
-        command = [str((folder / RUNNER).absolute()), INPUT, OUTPUT]
-        if self.emulated:
-            emulator = shutil.which(EMULATOR)
-            if emulator is None:
-                raise NotMeasured(
-                    f"32-bit ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it"
-                )
-            command = [emulator, "-cpu", CPU, *command]
-        return outputs_in_slices(command, entering, np.dtype(np.int8))
+        return outputs_in_slices(self.command(folder), entering, np.dtype(np.int8))
+
+    def measured(self, folder: Path) -> dict[str, float]:
+        """Executed instructions under QEMU."""
+        return instructions_of(lambda: self.command(folder), one_example(folder)) if self.emulated else {}
+
+    def command(self, folder: Path) -> tuple[str, ...]:
+        """What runs the delivered program here. Raises NotMeasured if nothing can."""
+        program = (str((folder / RUNNER).absolute()), INPUT, OUTPUT)
+        if not self.emulated:
+            return program
+        emulator = shutil.which(EMULATOR)
+        if emulator is None:
+            raise NotMeasured(
+                f"32-bit ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it"
+            )
+        return (emulator, "-cpu", CPU, *program)
 
 
 TARGETS.register(Armv7.name)(Armv7())

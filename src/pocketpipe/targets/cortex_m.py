@@ -12,8 +12,10 @@ from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
+from pocketpipe.targets.c99.golden import one_example
 from pocketpipe.targets.c99.sources import MODEL, Sources
 from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
+from pocketpipe.targets.counting import instructions_of
 from pocketpipe.targets.executing import outputs_in_slices
 from pocketpipe.targets.toolchain import gnu_name, must_compile, ziglang
 
@@ -87,13 +89,21 @@ class CortexM(C99Target):
 
     def execute(self, folder: Path, metadata: DeliveryMetadata, entering: np.ndarray) -> np.ndarray:
         """Of the delivered image on the emulated board, one board for each CPU: many examples in one start."""
+        return outputs_in_slices(self.command(folder), entering, np.dtype(np.int8))
+
+    def measured(self, folder: Path) -> dict[str, float]:
+        """Executed instructions on the emulated board."""
+        return instructions_of(lambda: self.command(folder), one_example(folder))
+
+    def command(self, folder: Path) -> tuple[str, ...]:
+        """What runs the delivered image here. Raises NotMeasured if nothing can."""
         emulator = shutil.which(EMULATOR)
         if emulator is None:
             raise NotMeasured(
                 f"a bare Cortex-M needs {EMULATOR} to be executed here; `apt-get install qemu-system-arm` brings it"
             )
         image = str((folder / IMAGE).absolute())
-        return outputs_in_slices((emulator, *MACHINE, "-kernel", image), entering, np.dtype(np.int8))
+        return (emulator, *MACHINE, "-kernel", image)
 
 
 def _compiler() -> tuple[str, tuple[str, ...], tuple[str, ...]]:

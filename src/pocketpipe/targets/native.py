@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
+from statistics import median
+from timeit import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, digests, write_readme, write_sources
 from pocketpipe.delivery.integers import BYTES
-from pocketpipe.delivery.loader import LIBRARY_FILE
+from pocketpipe.delivery.loader import LIBRARY_FILE, load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
@@ -34,6 +36,8 @@ RUNNER, ARCHIVE = "runner", "libmodel.a"
 KERNELS = "kernels.o"
 SOURCES = ("model.c", KERNELS)
 THREADS = ("-lpthread",)
+WARM_UP, CALLS = 5, 50
+"""When a delivery's latency is told; verdicts take more (`evaluate.latency_runs`)."""
 
 
 class NativeTarget(Target):
@@ -65,6 +69,13 @@ class NativeTarget(Target):
     ) -> None:
         """Write the delivery folder (see `Target.compile`)."""
         self.deliver(onnx, metadata, folder)
+
+    def milliseconds(self, folder: Path) -> float:
+        """Median time of a call of the delivered library, on this host."""
+        library = load_library(folder)
+        example = np.zeros((1, *library.metadata.input_shape), np.float32)
+        times = repeat(lambda: library.run_prepared(example), number=1, repeat=WARM_UP + CALLS)
+        return 1000 * median(times[WARM_UP:])
 
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         """The same of an integer graph."""

@@ -91,6 +91,10 @@ class X8664(NativeTarget):
         missing = sorted(set(self._level().flags) - cpu_flags())
         return f"needs {', '.join(missing)}, which this CPU lacks" if missing else None
 
+    def measured(self, folder: Path) -> dict[str, float]:
+        """Milliseconds, on a CPU that has the level."""
+        return {} if self.untunable() is not None else {"milliseconds": self.milliseconds(folder)}
+
     def host(self) -> str:
         """Without a level of its own: that of this CPU."""
         return "" if self.level else str(self._level().cpu())

@@ -1,14 +1,17 @@
 """Compile the ONNX file for every target."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
+from pocketpipe.delivery.folder import MEASURED
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
+from pocketpipe.storage import replacing
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import Splits, TaskChoice
@@ -60,11 +63,22 @@ def compile_targets(
                 metrics |= {f"{name}_{figure}": value for figure, value in found.items()}
             else:
                 TARGETS.resolve(name).compile(student_onnx, metadata, folder, splits.val.inputs[:GOLDEN])
+        metrics |= {f"{name}_{figure}": value for figure, value in _measured(name, folder).items()}
         metrics[f"{name}_bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         metrics[f"{name}_seconds"] = perf_counter() - started
     return workspace / "deliveries", StageRecord(
         stage="compile", metrics=metrics, warnings=tuple(warnings), data="student.onnx"
     )
+
+
+def _measured(target: str, folder: Path) -> dict[str, float]:
+    """What one example takes here, kept beside the delivery."""
+    file = folder / MEASURED
+    if not file.exists():
+        with replacing(file) as partial:
+            partial.write_text(json.dumps(TARGETS.resolve(target).measured(folder), indent=2) + "\n")
+    found: dict[str, float] = json.loads(file.read_text())
+    return found
 
 
 def untuned(name: str, settings: CompileSettings) -> Iterator[str]:
