@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from compression.odd_sequences import ExplicitAttention, ViT
 from compression.zoo import DIGIT, ROWS, trained_looking, zoo
+from integer.natively import natively
 from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.codebook import CodebookStep
@@ -31,6 +33,8 @@ from pocketpipe.errors import Mistakes
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import check_export, export_onnx
 from pocketpipe.exporting.packing import pack, unpack
+from pocketpipe.integer import reference
+from pocketpipe.integer.lowering import lower
 from pocketpipe.plan import STEPS, CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Preprocessing, Split
@@ -95,6 +99,7 @@ ORDERS = [
     "sparsity four_bits",
     "sparsity codebook",
     "codebook_int8 quantization",
+    "codebook quantization",
     "channels sparsity quantization",
     "channels sparsity codebook_int8 quantization",
 ]
@@ -102,6 +107,7 @@ WITH_BLOCKS = [
     "blocks channels",
     "channels blocks",
     "blocks quantization",
+    "sparsity blocks",
     "blocks channels sparsity codebook_int8 quantization",
     "channels blocks sparsity codebook_int8 quantization",
 ]
@@ -120,7 +126,7 @@ QUICK = {
     ("name", "order"),
     [pytest.param(*case, id=": ".join(case), marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
 )
-def test_methods_compose(name: str, order: str) -> None:
+def test_methods_compose(name: str, order: str, tmp_path: Path) -> None:
     factory, shape = NETWORKS[name]
     network, (task, data) = factory(), task_and_data(shape)
     dense = export_onnx(network, shape)
@@ -144,6 +150,11 @@ def test_methods_compose(name: str, order: str) -> None:
         assert zeros
         assert mask_zeros(made) == zeros
     check_export(onnx, made, task.preprocessing(data.inputs[:16]))
+    if any(step.brings_integers for step in pinned.steps):
+        graph = lower(onnx)
+        integers = graph.quantized(data.inputs[:4])
+        (run,) = natively([graph], tmp_path)
+        assert np.array_equal(run(integers), reference.run(graph, integers))
 
     again = factory()
     for step in CompressionPlan.from_json(pinned.to_json()).steps:

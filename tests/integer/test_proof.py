@@ -5,7 +5,8 @@ import pytest
 
 from integer.qdq import File
 from pocketpipe.errors import Mistakes
-from pocketpipe.integer.graph import Convolution, IntegerGraph, Linear
+from pocketpipe.integer.fixed_point import Requantization
+from pocketpipe.integer.graph import Convolution, IntegerGraph, IntegerTensor, Linear, MatMul, SumPool
 from pocketpipe.integer.lowering import lower
 from pocketpipe.integer.proof import UNSIGNED_OFFSET, bounds, prove
 
@@ -29,6 +30,24 @@ def test_no_input_passes_the_bound() -> None:
     assert np.array_equal(signed, unsigned)
     assert abs(signed).max() <= bound.largest
     assert bound.largest <= 157 * 255 + abs(taken_out).max()
+
+
+def test_products_of_tensors_and_sums_over_windows_have_bounds_that_are_reached() -> None:
+    requantization = Requantization(np.array([2**30], np.int32), np.array([40], np.int32), 0, -128, 127)
+    tensors = {
+        "x": IntegerTensor((2, 2, 3), 1.0, 5, low=-100, high=90),
+        "y": IntegerTensor((2, 3, 4), 1.0, -7, low=-128, high=127),
+        "product": IntegerTensor((2, 2, 4), 1.0, 0),
+        "sum": IntegerTensor((1, 1, 3), 1.0, 0),
+    }
+    operators = (
+        MatMul("product", ("x", "y"), "product", (5, -7), requantization),
+        SumPool("sum", ("x",), "sum", (2, 2), (1, 1), (0, 0, 0, 0), 5, requantization),
+    )
+    product, total = bounds(IntegerGraph(tensors, operators, "x", "sum"))
+    left, right = ([q - zero for q in (low, high)] for low, high, zero in ((-100, 90, 5), (-128, 127, -7)))
+    assert product.largest == 3 * max(abs(a * b) for a in left for b in right)
+    assert total.largest == 4 * max(map(abs, left))
 
 
 def test_too_few_bits_are_an_error_that_names_the_layer() -> None:

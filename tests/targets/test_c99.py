@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,13 +42,28 @@ def some(seed: int, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("resnet8", (1, 8, 8)), ("lenet", (1, 28, 28)), ("mobilenet_v2", (3, 16, 16))]
+    ("name", "shape"),
+    [
+        ("resnet8", (1, 8, 8)),
+        ("lenet", (1, 28, 28)),
+        pytest.param("mobilenet_v2", (3, 16, 16), marks=pytest.mark.slow),
+    ],
 )
 def test_networks_give_the_integers_of_the_reference(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     inputs = some(0, *shape)
     graph = lower(statically_quantized(export_onnx(zoo(name, shape), shape), inputs, tmp_path))
     integers = graph.quantized(inputs)
     assert np.array_equal(run_c(graph, integers, tmp_path), reference.run(graph, integers))
+
+
+@pytest.mark.parametrize("compiler", ["ziglang", "arm-none-eabi-gcc"])
+def test_the_sources_are_freestanding_and_strict(compiler: str, tmp_path: Path) -> None:
+    if compiler != "ziglang" and not shutil.which(compiler):
+        pytest.skip(f"needs {compiler}")
+    for name, text in sources(lower(every_operator())).files.items():
+        (tmp_path / name).write_text(text)
+    command = find_toolchain("x86_64").shared[:2] if compiler == "ziglang" else (compiler,)
+    subprocess.run([*command, *STRICT, "-ffreestanding", "-c", MODEL, "-o", "model.o"], cwd=tmp_path, check=True)
 
 
 def test_every_operator_gives_the_integers_of_the_reference(tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ def expected(stored: np.ndarray) -> np.ndarray:
 def test_a_quantized_network_is_compiled_to_the_references_integers(name: str, tmp_path: Path) -> None:
     stored = digits.data()[1].inputs[:200]
     target = TARGETS.resolve(name)
-    target.compile(digits.quantized_file(), digits.metadata(name), tmp_path / name)
+    target.compile(digits.quantized_file(), digits.metadata(name), tmp_path / name, stored[:8])
     assert np.array_equal(target.run(tmp_path / name, stored), expected(stored))
+    assert (tmp_path / name / "golden" / "inputs.bin").read_bytes() == stored[:8].tobytes()
+    assert (tmp_path / name / "golden" / "outputs.bin").read_bytes() == expected(stored[:8]).tobytes()
     needed = DeliveryMetadata.read(tmp_path / name).cpu_flags
     assert {"aarch64": ("asimd",), "aarch64-cortex-a76": ("asimd", "asimddp")}.get(name, needed) == needed
 
@@ -94,6 +96,22 @@ def test_the_static_library_and_one_header_are_all_that_a_program_in_c_needs(onn
     done = subprocess.run([tmp_path / "program"], input=stored.tobytes(), capture_output=True, check=True)
     outputs = np.frombuffer(done.stdout, np.float32).reshape(50, 10)
     assert np.array_equal(outputs, target.run(tmp_path / "out", stored))
+
+
+@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("cc")), reason="needs CMake and a C compiler")
+def test_golden_vectors_are_held_by_whoever_builds_the_folder(tmp_path: Path) -> None:
+    stored = digits.data()[1].inputs[:8]
+    TARGETS.resolve("x86_64").compile(digits.quantized_file(), digits.metadata("x86_64"), tmp_path / "out", stored)
+
+    def tested() -> int:
+        for command in (["cmake", "-S", "out", "-B", "build"], ["cmake", "--build", "build"]):
+            subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        return subprocess.run(["ctest"], cwd=tmp_path / "build", check=False, capture_output=True).returncode
+
+    assert tested() == 0
+    golden = tmp_path / "out" / "golden" / "outputs.bin"
+    golden.write_bytes(golden.read_bytes()[:-1] + b"\x7f")
+    assert tested() != 0
 
 
 FLOAT_ARITHMETIC = {

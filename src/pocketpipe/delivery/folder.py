@@ -13,6 +13,8 @@ from pocketpipe.delivery.readme import library_page
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 CMAKE = "CMakeLists.txt"
+GOLDEN = "golden"
+"""A folder: `inputs.bin` as the runner takes them, and the `outputs.bin` that it must give."""
 MEASURED = "measured.json"
 """Figures of the machine that compiled: no other would have the same, so no hash covers them."""
 

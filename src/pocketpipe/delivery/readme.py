@@ -67,7 +67,8 @@ outputs = pocketpipe.load("this folder")(examples)  # examples as stored; prepro
 {run}
 ```
 
-`CMakeLists.txt` builds it with CMake, from `libmodel.a`.""",
+`CMakeLists.txt` builds it with CMake, from `libmodel.a`. Where the network is integers, `golden/` holds inputs for the
+runner and the outputs that it must give, to the bit; `ctest` compares.""",
     )
 
 

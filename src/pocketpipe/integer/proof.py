@@ -8,7 +8,7 @@ import numpy as np
 
 from pocketpipe.doors import Value
 from pocketpipe.errors import Mistakes
-from pocketpipe.integer.graph import Convolution, IntegerGraph, Linear
+from pocketpipe.integer.graph import Convolution, IntegerGraph, IntegerTensor, Linear, MatMul, SumPool
 
 UNSIGNED_OFFSET = 128
 """What x86 adds to an input for its u8 x s8 products (and takes out of the bias again)."""
@@ -32,7 +32,7 @@ class Bound(Value):
 
 
 def bounds(graph: IntegerGraph) -> tuple[Bound, ...]:
-    """One bound for each layer with weights, in order."""
+    """One bound for each operator that sums: layers with weights, products of tensors, sums over windows; in order."""
     return tuple(_bounds(graph))
 
 
@@ -62,3 +62,17 @@ def _bounds(graph: IntegerGraph) -> Iterator[Bound]:
             taken_out = bias - UNSIGNED_OFFSET * operator.weight.astype(np.int64).reshape(len(weight), -1).sum(1)
             worst = max((weight * signed + abs(bias)).max(), (weight * offset + abs(taken_out)).max())
             yield Bound(layer=operator.name, largest=int(worst))
+        elif isinstance(operator, MatMul):
+            left, right = (
+                _farthest(graph.tensors[name], zero)
+                for name, zero in zip(operator.inputs, operator.zero_points, strict=True)
+            )
+            yield Bound(layer=operator.name, largest=graph.tensors[operator.inputs[0]].shape[-1] * left * right)
+        elif isinstance(operator, SumPool):
+            farthest = _farthest(graph.tensors[operator.inputs[0]], operator.input_zero_point)
+            yield Bound(layer=operator.name, largest=operator.window[0] * operator.window[1] * farthest)
+
+
+def _farthest(tensor: IntegerTensor, zero_point: int) -> int:
+    """The largest |q - zero_point|."""
+    return max(tensor.high - zero_point, zero_point - tensor.low)

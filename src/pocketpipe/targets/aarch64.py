@@ -82,6 +82,7 @@ class AArch64(NativeTarget):
         metadata: DeliveryMetadata,
         folder: Path,
         chosen: "Mapping[Any, Any] | None" = None,
+        examples: np.ndarray | None = None,
     ) -> None:
         """Write the delivery folder (see `NativeTarget.deliver`)."""
         emulator = f"{EMULATOR} " if self.emulated else ""
@@ -94,6 +95,7 @@ class AArch64(NativeTarget):
             programs=(RUNNER,),
             run=f"{emulator}./runner input.bin output.f32",
             chosen=chosen,
+            examples=examples,
         )
 
     def cpu(self) -> "Cpu":

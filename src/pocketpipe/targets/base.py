@@ -59,7 +59,13 @@ class Target(ABC):
         return "has nothing to be measured"
 
     def compile_tuned(
-        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
+        self,
+        onnx: bytes,
+        metadata: DeliveryMetadata,
+        folder: Path,
+        settings: TuneSettings,
+        records: Path,
+        examples: np.ndarray | None = None,
     ) -> dict[str, float]:
         """What `compile` does, with schedules that were measured where they are clearly faster; figures of it.
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketpipe.delivery.folder import RUNNER_SOURCE, appearing_whole, digests, write_readme, write_sources
+from pocketpipe.delivery.folder import GOLDEN, RUNNER_SOURCE, appearing_whole, digests, write_readme, write_sources
 from pocketpipe.delivery.integers import BYTES
 from pocketpipe.delivery.loader import LIBRARY_FILE, load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
+from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.targets.base import Target
@@ -57,6 +58,7 @@ class NativeTarget(Target):
         metadata: DeliveryMetadata,
         folder: Path,
         chosen: "Mapping[Any, Any] | None" = None,
+        examples: np.ndarray | None = None,
     ) -> None:
         """Write the delivery folder; see `compile_native`."""
 
@@ -68,7 +70,7 @@ class NativeTarget(Target):
         self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
     ) -> None:
         """Write the delivery folder (see `Target.compile`)."""
-        self.deliver(onnx, metadata, folder)
+        self.deliver(onnx, metadata, folder, examples=examples)
 
     def milliseconds(self, folder: Path) -> float:
         """Median time of a call of the delivered library, on this host."""
@@ -82,13 +84,19 @@ class NativeTarget(Target):
         self.deliver(graph, metadata, folder)
 
     def compile_tuned(
-        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, settings: TuneSettings, records: Path
+        self,
+        onnx: bytes,
+        metadata: DeliveryMetadata,
+        folder: Path,
+        settings: TuneSettings,
+        records: Path,
+        examples: np.ndarray | None = None,
     ) -> dict[str, float]:
         """With measured schedules (see `Target.compile_tuned`)."""
         from pocketpipe.targets.tuning.delivering import deliver
 
         def write(network: bytes | IntegerGraph, to: Path, chosen: "Mapping[Any, Any]") -> None:
-            self.deliver(network, metadata.model_copy(update={"tuned": len(chosen)}), to, chosen)
+            self.deliver(network, metadata.model_copy(update={"tuned": len(chosen)}), to, chosen, examples)
 
         toolchain = find_toolchain(self.architecture)
         return deliver(onnx, folder, self.cpu(), toolchain, metadata.threads, settings, records, write)
@@ -104,11 +112,13 @@ def compile_native(
     programs: tuple[str, ...] = (),
     run: str,
     chosen: "Mapping[Any, Any] | None" = None,
+    examples: np.ndarray | None = None,
 ) -> None:
     """Write the delivery folder of `network`, an ONNX file or an integer graph, for `cpu`.
 
     `programs`: RUNNER to deliver the runner as a static program too. `run`: command line of the runner, for the README.
-    `chosen`: schedules and kernels that are not by rule (`tuning`).
+    `chosen`: schedules and kernels that are not by rule (`tuning`). `examples` (N, *input_shape), as stored: golden
+    vectors are made of them where the outputs are defined to the bit, in integers.
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch, appearing_whole(folder) as delivery:
         build = Path(scratch)
@@ -130,6 +140,8 @@ def compile_native(
         for name in (LIBRARY_FILE, ARCHIVE, *programs):
             shutil.copy(build / name, delivery / name)
         _write_header_and_runner(compiled, delivery)
+        if isinstance(network, IntegerGraph) and examples is not None:
+            _write_golden(delivery, network, metadata, examples)
         filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
         compiler = "cc" if toolchain.machine == "x86_64" else f"{toolchain.machine}-linux-gnu-gcc"
         build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
@@ -203,6 +215,15 @@ def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:
         takes_bytes=compiled.takes_bytes,
         threads=compiled.threads,
     )
+
+
+def _write_golden(delivery: Path, graph: IntegerGraph, metadata: DeliveryMetadata, examples: np.ndarray) -> None:
+    """What the runner takes, and the reference's outputs: every build must give them, to the bit."""
+    prepared = metadata.preprocessing(examples)
+    outputs = graph.real(reference.run(graph, graph.quantized(prepared)))
+    (delivery / GOLDEN).mkdir()
+    (delivery / GOLDEN / "inputs.bin").write_bytes((examples if metadata.input_dtype == BYTES else prepared).tobytes())
+    (delivery / GOLDEN / "outputs.bin").write_bytes(outputs.tobytes())
 
 
 def _fill_in(

@@ -112,6 +112,7 @@ class X8664(NativeTarget):
         metadata: DeliveryMetadata,
         folder: Path,
         chosen: "Mapping[Any, Any] | None" = None,
+        examples: np.ndarray | None = None,
     ) -> None:
         """Write the delivery folder (see `NativeTarget.deliver`)."""
         level = self._level()
@@ -123,6 +124,7 @@ class X8664(NativeTarget):
             toolchain=find_toolchain(self.architecture),
             run="./runner input.bin output.f32",
             chosen=chosen,
+            examples=examples,
         )
 
 

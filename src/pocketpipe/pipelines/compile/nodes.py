@@ -58,7 +58,7 @@ def compile_targets(
         if not folder.exists():  # a delivery folder appears whole or not at all: an interrupted stage goes on
             if settings.tune is not None and TARGETS.resolve(name).untunable() is None:
                 found = TARGETS.resolve(name).compile_tuned(
-                    student_onnx, metadata, folder, settings.tune, tuning_records
+                    student_onnx, metadata, folder, settings.tune, tuning_records, splits.val.inputs[:GOLDEN]
                 )
                 metrics |= {f"{name}_{figure}": value for figure, value in found.items()}
             else:
@@ -75,8 +75,11 @@ def _measured(target: str, folder: Path) -> dict[str, float]:
     """What one example takes here, kept beside the delivery."""
     file = folder / MEASURED
     if not file.exists():
+        measured = TARGETS.resolve(target).measured(folder)
+        if not measured:
+            return {}
         with replacing(file) as partial:
-            partial.write_text(json.dumps(TARGETS.resolve(target).measured(folder), indent=2) + "\n")
+            partial.write_text(json.dumps(measured, indent=2) + "\n")
     found: dict[str, float] = json.loads(file.read_text())
     return found
 
