@@ -97,7 +97,7 @@ class X8664(NativeTarget):
 
     def host(self) -> str:
         """Without a level of its own: that of this CPU."""
-        return "" if self.level else str(self._level().cpu())
+        return "" if self.level else next(name for name, level in LEVELS.items() if level == self._level())
 
     def cpu(self) -> "Cpu":
         """For code generation."""
