@@ -12,7 +12,7 @@ compress: $(INSTALLED)  ## the main job on the embedded default data
 	$(BIN)/kedro run --pipeline compress
 
 test: $(INSTALLED)  ## the default suite (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## what takes minutes, or needs real data (POCKETPIPE_DATA)
 	$(BIN)/python -m pytest -m slow
