@@ -99,14 +99,21 @@ def main() -> None:
                 print(row(subject, folder, asked.runs), flush=True)
 
 
-def write_files(subject: Subject, folder: Path) -> None:
-    """Build, quantize and export one network into a new folder."""
+def built(subject: Subject) -> tuple[torch.nn.Module, bytes, bytes]:
+    """(the network, its file in float32, its file in int8)."""
     torch.manual_seed(0)
     task, data = noise(subject.shape)
     network = settled(NETWORKS.resolve(subject.network)(subject.shape, 10), data)
     network = reduced(network, subject, task, data)
     quantized, _ = CompressionPlan((QuantizationStep(),)).carry_out(network, task, data)
     float_file, integer_file = (export_onnx(each.eval(), subject.shape) for each in (network, quantized))
+    return network, float_file, integer_file
+
+
+def write_files(subject: Subject, folder: Path) -> None:
+    """Build, quantize and export one network into a new folder."""
+    network, float_file, integer_file = built(subject)
+    data = noise(subject.shape)[1]
     with tempfile.TemporaryDirectory() as scratch:
         quantized = statically_quantized(float_file, data.inputs[:32], Path(scratch))
         unsigned, signed = (file for _, file in quantized)

@@ -10,16 +10,10 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from latency import IMAGE, Subject, compiled, noise, reduced, settled
-from pocketpipe.compression.quantization import QuantizationStep
+from latency import IMAGE, Subject, built, compiled, noise
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.delivery.loader import load_library
-from pocketpipe.exporting.onnx import export_onnx
-from pocketpipe.network import NETWORKS
 from pocketpipe.pipelines.evaluate.latency import medians
-from pocketpipe.plan import CompressionPlan
 
 
 def main() -> None:
@@ -49,13 +43,10 @@ def main() -> None:
 
 def delivered(subject: Subject, folder: Path) -> int:
     """Make both libraries of one network; its MACs."""
-    torch.manual_seed(0)
-    task, data = noise(subject.shape)
-    network = settled(NETWORKS.resolve(subject.network)(subject.shape, 10), data)
-    network = reduced(network, subject, task, data)
-    quantized, _ = CompressionPlan((QuantizationStep(),)).carry_out(network, task, data)
-    for kind, each in (("float", network), ("int8", quantized)):
-        compiled(export_onnx(each.eval(), subject.shape), folder / kind / str(subject), task, threads=1)
+    network, float_file, integer_file = built(subject)
+    task = noise(subject.shape)[0]
+    for kind, onnx in (("float", float_file), ("int8", integer_file)):
+        compiled(onnx, folder / kind / str(subject), task, threads=1)
     return profile_of(network, subject.shape).cost().macs
 
 

@@ -258,8 +258,8 @@ def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, requ
 
 def _check_export(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> Iterator[str]:
     """Whether a network of the user's has an ONNX form, and one that native targets know. Ours have, tests say."""
-    if ":" not in network_choice.name:
-        return
+    if ":" not in network_choice.name or any(method.step().brings_integers for method in request.methods):
+        return  # quantized, it is exported by `_check_integers`
     from pocketpipe.exporting.onnx import export_onnx
     from pocketpipe.targets.lowering.reading import read_onnx
 

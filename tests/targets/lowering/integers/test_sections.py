@@ -12,8 +12,11 @@ from pocketpipe.targets.lowering.integers.sections import packed_weights, parame
 from pocketpipe.targets.lowering.integers.units import SDOT, VNNI_256, VNNI_512, VectorUnit
 
 
-def layer(made: int, read: int = 5, taps: int = 3, **more: object) -> SumOfProducts:
-    return SumOfProducts(8, 8, 8, 8, groups=1, read=read, made=made, taps=(taps, taps), before=(1, 1), **more)  # type: ignore[arg-type]
+def layer(made: int, read: int = 5, *, depthwise: bool = False, dilation: int = 1) -> SumOfProducts:
+    return SumOfProducts(
+        8, 8, 8, 8, groups=1, read=read, made=made, taps=(3, 3), before=(1, 1), depthwise=depthwise,
+        dilations=(dilation, dilation),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_depthwise_tails_are_narrower_blocks() -> None:
 
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_tails_read_what_the_others_read_or_there_are_none(dilation: int) -> None:
-    found = sections(layer(24, dilations=(dilation, dilation)), VNNI_512)
+    found = sections(layer(24, dilation=dilation), VNNI_512)
     assert len(found) == (2 if dilation == 1 else 1)
 
 

@@ -12,6 +12,10 @@ from pocketpipe.targets.lowering.loops import constant, of
 
 Expression = Any
 Order = Sequence[tuple[int, int]]
+MultiplyAdd = Callable[[Expression, Expression, Expression], Expression]
+
+MANY = 24
+"""Registers of sums of a tile where a processor has 32 of them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class VectorUnit:
     """Registers that a tile of sums may take; the rest hold weights and inputs."""
     high: int
     """Bits of a product that `rescale` drops at once."""
-    multiply_add: Callable[[Expression, Expression, Expression], Expression]
+    multiply_add: MultiplyAdd
     rescale: Callable[[Expression, Expression, Expression, Expression], Expression]
     narrow: Callable[[Sequence[Expression], Order], Expression]
     narrower: VectorUnit | None = None
@@ -110,7 +114,7 @@ class VectorUnit:
         return spread if self.group == 1 else tirx.reinterpret(self.register(), spread)
 
 
-def _bytes(instruction: str, lanes: int) -> Callable[[Expression, Expression, Expression], Expression]:
+def _bytes(instruction: str, lanes: int) -> MultiplyAdd:
     """Four bytes by four bytes, added to a lane."""
 
     def multiply_add(total: Expression, x: Expression, weight: Expression) -> Expression:
@@ -124,7 +128,7 @@ def _sdot(total: Expression, x: Expression, weight: Expression) -> Expression:
     return tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", total, weight, x)
 
 
-def _pairs(instruction: str, lanes: int) -> Callable[[Expression, Expression, Expression], Expression]:
+def _pairs(instruction: str, lanes: int) -> MultiplyAdd:
     """Two 16-bit numbers by two. `pmaddubsw`, which would take bytes, saturates: never used."""
 
     def multiply_add(total: Expression, x: Expression, weight: Expression) -> Expression:
@@ -205,50 +209,40 @@ def _lanes(expression: Expression) -> int:
     return int(str(expression.ty.dtype).partition("x")[2] or 1)
 
 
-def _of_many_registers(unit: VectorUnit) -> VectorUnit:
-    """The same instructions on a processor with AVX-512, which has twice as many registers of any width."""
-    narrower = None if unit.narrower is None else _of_many_registers(unit.narrower)
-    return replace(unit, accumulators=24, narrower=narrower)
-
-
 _PACKS_512 = _packs("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packsswb.512", 16)
 _PACKS_256 = _packs("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packsswb", 8)
 _PACKS_128 = _packs("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packsswb.128", 4)
+
+
+def _wider(unit: VectorUnit, name: str, *multiply_add: MultiplyAdd) -> tuple[VectorUnit, VectorUnit]:
+    """(256 bits, 512 bits) of what x86 does in 128; `multiply_add`: of each. AVX-512 has twice as many registers."""
+    half = replace(
+        unit, name=f"{name}, 256 bits", lanes=8, multiply_add=multiply_add[0], narrow=_PACKS_256, narrower=unit
+    )
+    whole = replace(
+        unit, name=f"{name}, 512 bits", lanes=16, multiply_add=multiply_add[1], narrow=_PACKS_512, accumulators=MANY
+    )
+    folded = replace(
+        whole, name=f"{whole.name}, two sums a channel", lanes=8, group=2 * unit.group, partial=2, narrow=_PACKS_256
+    )
+    narrower = replace(half, accumulators=MANY, narrower=replace(unit, accumulators=MANY))
+    return half, replace(whole, narrower=narrower, folded=folded)
+
 
 VNNI_128 = VectorUnit(
     "vpdpbusd, 128 bits", lanes=4, group=4, prepared="uint8", offset=128, chunk=1, accumulators=12, high=32,
     multiply_add=_bytes("llvm.x86.avx512.vpdpbusd.128", 4), rescale=_by_high_half, narrow=_PACKS_128,
 )  # fmt: skip
-VNNI_256 = replace(
-    VNNI_128, name="vpdpbusd, 256 bits", lanes=8, narrower=VNNI_128,
-    multiply_add=_bytes("llvm.x86.avx512.vpdpbusd.256", 8), narrow=_PACKS_256,
-)  # fmt: skip
-_VNNI_512 = replace(
-    VNNI_128, name="vpdpbusd, 512 bits", lanes=16, accumulators=24,
-    multiply_add=_bytes("llvm.x86.avx512.vpdpbusd.512", 16), narrow=_PACKS_512,
-)  # fmt: skip
-VNNI_512 = replace(
-    _VNNI_512, narrower=_of_many_registers(VNNI_256),
-    folded=replace(_VNNI_512, name="vpdpbusd, 512 bits, two sums a channel", lanes=8, group=8, partial=2,
-                   narrow=_PACKS_256),
-)  # fmt: skip
+VNNI_256, VNNI_512 = _wider(
+    VNNI_128, "vpdpbusd", _bytes("llvm.x86.avx512.vpdpbusd.256", 8), _bytes("llvm.x86.avx512.vpdpbusd.512", 16)
+)
 PAIRS_128 = VectorUnit(
     "pmaddwd, 128 bits", lanes=4, group=2, prepared="int16", offset=0, chunk=1, accumulators=12, high=32,
     multiply_add=_pairs("llvm.x86.sse2.pmadd.wd", 4), rescale=_by_high_half, narrow=_PACKS_128,
 )  # fmt: skip
-PAIRS_256 = replace(
-    PAIRS_128, name="vpmaddwd, 256 bits", lanes=8, narrower=PAIRS_128,
-    multiply_add=_pairs("llvm.x86.avx2.pmadd.wd", 8), narrow=_PACKS_256,
-)  # fmt: skip
-_PAIRS_512 = replace(
-    PAIRS_128, name="vpmaddwd, 512 bits", lanes=16, accumulators=24,
-    multiply_add=_pairs("llvm.x86.avx512.pmaddw.d.512", 16), narrow=_PACKS_512,
-)  # fmt: skip
-PAIRS_512 = replace(
-    _PAIRS_512, narrower=_of_many_registers(PAIRS_256),
-    folded=replace(_PAIRS_512, name="vpmaddwd, 512 bits, two sums a channel", lanes=8, group=4, partial=2,
-                   narrow=_PACKS_256),
-)  # fmt: skip
+PAIRS_256, PAIRS_512 = _wider(
+    PAIRS_128, "vpmaddwd", _pairs("llvm.x86.avx2.pmadd.wd", 8), _pairs("llvm.x86.avx512.pmaddw.d.512", 16)
+)
 SDOT = VectorUnit(
     "sdot", lanes=4, group=4, prepared="int8", offset=0, chunk=4, accumulators=20, high=31,
     multiply_add=_sdot, rescale=_by_doubling_high_half, narrow=_saturating_narrow,
