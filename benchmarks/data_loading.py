@@ -27,7 +27,8 @@ def main() -> None:
     images = generator.integers(0, 256, (128 * (steps + 5), 3, 32, 32), np.uint8)
     split = Split("random images", images, generator.integers(0, 10, len(images)))
     batches = Batches(task, split, 128, 0, Shard(), torch.device("cpu"))
-    network = NETWORKS.resolve("resnet20")(task.input_shape, 10).to(memory_format=torch.channels_last).train()
+    network = NETWORKS.resolve("resnet20")(task.input_shape, 10).train()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     print("| precision | data ms a step | whole step ms | share |\n|---|---:|---:|---:|")
     for precision, autocast in (("fp32", False), ("bf16", True)):

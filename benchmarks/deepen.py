@@ -47,14 +47,14 @@ def deepened(shallow: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
     there = 1 + max(int(name.split(".")[1]) for name in shallow if name.startswith("layer1."))
     apart = blocks // there
     for name, values in shallow.items():
-        stage, _, rest = name.partition(".")
+        stage, _, inside = name.partition(".")
         if stage.startswith("layer"):
-            index, _, rest = rest.partition(".")
-            name = f"{stage}.{int(index) * apart}.{rest}"
+            index, _, inside = inside.partition(".")
+            name = f"{stage}.{int(index) * apart}.{inside}"
         deep[name] = values.to(deep[name].dtype)
-    for stage in range(1, len(STAGES) + 1):
-        for index in set(range(blocks)) - {apart * each for each in range(there)}:
-            deep[f"layer{stage}.{index}.bn2.weight"].zero_()
+    for number in range(1, len(STAGES) + 1):
+        for added in set(range(blocks)) - {apart * each for each in range(there)}:
+            deep[f"layer{number}.{added}.bn2.weight"].zero_()
     return deep
 
 

@@ -50,14 +50,16 @@ def rows(name: str, scratch: Path) -> list[str]:
     for numbers, subject in (("float32", network), ("int8", quantized)):
         onnx = export_onnx(subject.eval(), IMAGE)
         for target in ("aarch64", "aarch64-cortex-a76"):
-            counts = executed(onnx, TARGETS.resolve(target), task, scratch / f"{name}.{numbers}.{target}")
+            counts = executed(onnx, target, task, scratch / f"{name}.{numbers}.{target}")
             most = ", ".join(f"{kind} {count / 1e6:.2f} M" for kind, count in counts.most_common(SHOWN))
             found.append(f"| {name} | {numbers} | {target} | {sum(counts.values()) / 1e6:.2f} M | {most} |")
     return found
 
 
-def executed(onnx: bytes, target: AArch64, task: Task, folder: Path) -> Counter[str]:
+def executed(onnx: bytes, name: str, task: Task, folder: Path) -> Counter[str]:
     """By name, for one image."""
+    target = TARGETS.resolve(name)
+    assert isinstance(target, AArch64)
     metadata = DeliveryMetadata(
         task="benchmark", network="network", target=target.name, input_shape=IMAGE, preprocessing=Preprocessing(),
         labels=task.labels,

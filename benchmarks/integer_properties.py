@@ -46,7 +46,7 @@ class Case:
     graph: IntegerGraph
 
     def inputs(self) -> np.ndarray:
-        return some_inputs(self.graph, seed=self.number)
+        return np.asarray(some_inputs(self.graph, seed=self.number))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _processor_seconds() -> float:
 def _alone(graph: IntegerGraph, inputs: np.ndarray) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         (run,) = natively([graph], Path(folder))
-        return run(inputs)
+        return np.asarray(run(inputs))
 
 
 def _target(text: str) -> tuple[str, int | None]:

@@ -31,6 +31,7 @@ from pocketpipe.plan import CompressionPlan
 from pocketpipe.storage import load_network
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import Splits, Task, TaskChoice
+from pocketpipe.training.distilling import Distillation
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of, predict
 from pocketpipe.training.recipe import Recipe, TrainerSettings
@@ -96,7 +97,7 @@ def trained(
     """After QAT, seed 0."""
     recipe = Recipe(
         epochs=epochs, batch_size=128, learning_rate=learning_rate, schedule="cosine", warmup_epochs=0,
-        distillation={"weight": 0.9, "temperature": 4.0},
+        distillation=Distillation(weight=0.9, temperature=4.0),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as workspace:
         return fit(

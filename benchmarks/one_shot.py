@@ -125,8 +125,8 @@ class Bench:
         if self.profile.runs:
             blocks = BlocksStep()
             for point in blocks.informed(self.network, self.task, self.splits.train, self.profile, limits):
-                step = blocks.proposed(point, self.profile)
-                yield "whole blocks, by loss", step.pin(self.network, self.task, self.splits.train)
+                fewer = blocks.proposed(point, self.profile)
+                yield "whole blocks, by loss", fewer.pin(self.network, self.task, self.splits.train)
 
     def carried_out(self, step: Step) -> Iterator[nn.Module]:
         """The network after the step, each way that the step knows."""

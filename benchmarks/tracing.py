@@ -21,7 +21,9 @@ from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import NETWORKS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-PHOTOGRAPH, SMALL = (3, 224, 224), (3, 32, 32)
+Shape = tuple[int, ...]
+PHOTOGRAPH: Shape = (3, 224, 224)
+SMALL: Shape = (3, 32, 32)
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ def run(
     step = step.project(profile, Budget(speedup=chosen.speedup).limits(profile.cost()))
     if recipe.stages is None:
         slim = carried_out(start, step, task, bench.splits)
-        return each_seed(chosen.seeds, lambda seed: bench.fit(slim, recipe.whole, seed, name, teacher=teacher))
+        return each_seed(chosen.seeds, lambda seed: bench.fit(slim, recipe.plain, seed, name, teacher=teacher))
     stages, plan = recipe.stages, CompressionPlan((step,))
 
     def staged(seed: int) -> Fitted:
