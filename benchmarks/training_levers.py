@@ -42,8 +42,12 @@ LEVERS: dict[str, dict[str, Any]] = {
     "logits, 3 portions": {"distillation": LOGITS, "stages": {"by": "portions", "count": 3, "epochs": 4}},
     "logits, every 3 layers": {"distillation": LOGITS, "stages": {"by": "layers", "every": 3, "epochs": 2}},
     "logits, after group sparsity": {"distillation": LOGITS},
+    "logits, small images first": {"distillation": LOGITS, "progressive_resizing": {"scale": 0.75, "until": 0.6}},
+    "logits, rate 0.1": {"distillation": LOGITS, "learning_rate": 0.1},
 }
 """What each adds to the plain recipe."""
+SEVERAL = "logits of two teachers"
+"""The lever that `--further` adds."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def main() -> None:
     parser.add_argument("--task", default="digits")
     parser.add_argument("--network", default="resnet8")
     parser.add_argument("--teacher", type=Path, help="its weights, as network.weights")
+    parser.add_argument("--further", nargs=2, metavar=("NETWORK", "WEIGHTS"), help=f"adds '{SEVERAL}': this one too")
     parser.add_argument("--speedup", type=float, default=2.5)
     parser.add_argument("--criterion", default="l1")
     parser.add_argument("--epochs", type=int, default=25)
@@ -101,7 +106,14 @@ def measure(chosen: argparse.Namespace, workspace: Path) -> None:
         "learning_rate": chosen.learning_rate,
         "warmup_epochs": min(2, chosen.epochs / 4),
     }
-    found = {name: run(bench, teacher, chosen, plain, name) for name in chosen.levers}
+    levers = {name: LEVERS[name] for name in chosen.levers}
+    if chosen.further is not None:
+        network, weights = chosen.further
+        levers[SEVERAL] = {"distillation": LOGITS | {"teachers": [{"name": network, "weights": weights}]}}
+    found = {
+        name: run(bench, teacher, chosen, FinetuneRecipe.model_validate(plain | lever), plain, name)
+        for name, lever in levers.items()
+    }
     reference = found.get("none")
     print(f"| {chosen.network}, {chosen.speedup:g}x, {chosen.epochs} epochs | val {task.metric_name} | to none | s |")
     print("|---|---:|---:|---:|")
@@ -113,10 +125,14 @@ def measure(chosen: argparse.Namespace, workspace: Path) -> None:
 
 
 def run(
-    bench: Bench, teacher: StoredNetwork, chosen: argparse.Namespace, plain: dict[str, Any], name: str
+    bench: Bench,
+    teacher: StoredNetwork,
+    chosen: argparse.Namespace,
+    recipe: FinetuneRecipe,
+    plain: dict[str, Any],
+    name: str,
 ) -> list[Fitted]:
     """Fine-tune with this lever, once a seed."""
-    recipe = FinetuneRecipe.model_validate(plain | LEVERS[name])
     task = bench.choice.build(machine.data_root())
     start = teacher
     if name.endswith("group sparsity"):
