@@ -42,6 +42,13 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, ...], Build]] = {
     "depthwise, stride 2": ((16, 9, 9), lambda g: g.conv("input", 16, 16, group=16, strides=[2, 2])),
     "depthwise, two outputs a channel": ((5, 8, 8), lambda g: g.conv("input", 5, 10, group=5)),
     "grouped": ((12, 8, 8), lambda g: g.conv("input", 12, 21, group=3)),
+    "narrow": ((21, 4, 4), lambda g: g.conv("input", 21, 77)),
+    "narrow, stride 2, dilation": ((5, 9, 7), lambda g: g.conv("input", 5, 40, strides=[2, 2], dilations=[2, 2])),
+    "narrow, no padding": ((7, 6, 5), lambda g: g.conv("input", 7, 19, pads=[0] * 4)),
+    "narrow and long": ((3, 40, 2), lambda g: g.conv("input", 3, 9)),
+    "narrow and long, 1x1": ((5, 70, 1), lambda g: g.conv("input", 5, 9, kernel=1)),
+    "narrow, 1x1, stride 2": ((9, 7, 7), lambda g: g.conv("input", 9, 33, kernel=1, strides=[2, 2])),
+    "narrow, grouped": ((6, 3, 3), lambda g: g.conv("input", 6, 34, group=2)),
     "grouped, 1x1": ((32, 4, 4), lambda g: g.conv("input", 32, 64, kernel=1, group=2)),
 }
 

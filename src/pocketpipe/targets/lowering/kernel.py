@@ -46,7 +46,8 @@ def cut_for(nest: Nest, cpu: Cpu, schedule: Schedule, threads: int) -> Cut | Non
     if work(products, moved) < SMALLEST_SHARED:
         return None
     tiles = sum(tile.repeats for tile in channel_tiles(nest, cpu.lanes, schedule.vectors))
-    return evenly({Axis.ROWS: nest.rows.out, Axis.TILES: tiles, Axis.GROUPS: nest.outer}, threads)
+    rows, _ = nest.lines
+    return evenly({Axis.ROWS: rows.out, Axis.TILES: tiles, Axis.GROUPS: nest.outer}, threads)
 
 
 def kernel(nest: Nest, cpu: Cpu, cut: Cut | None = None, schedule: Schedule | None = None) -> PrimFunc:
@@ -93,7 +94,8 @@ class _Emitter:
     def __init__(self, nest: Nest, cpu: Cpu, buffers: Sequence[Buffer], part: Part, schedule: Schedule) -> None:
         self.nest, self.part, self.schedule = nest, part, schedule
         self.channel_tiles = channel_tiles(nest, cpu.lanes, schedule.vectors)
-        self.pixel_tiles = pixel_tiles(nest.columns, schedule.pixels)
+        self.rows, self.columns = nest.lines
+        self.pixel_tiles = pixel_tiles(self.columns, schedule.pixels)
         self.data, self.weight, *self.operands, self.out = buffers
         self.together = cpu.inputs_together
 
@@ -105,7 +107,7 @@ class _Emitter:
         numbered = list(zip(numbers_of_first(self.channel_tiles), self.channel_tiles, strict=True))
 
         def rows(row: Callable[[Index], Stmt]) -> Stmt:
-            return self.part.loop(Axis.ROWS, "y", 0, self.nest.rows.out, row)
+            return self.part.loop(Axis.ROWS, "y", 0, self.rows.out, row)
 
         def tiles(number: int, channels: ChannelTile, of_tile: Callable[[Index], Stmt]) -> Stmt:
             return self.part.loop(Axis.TILES, "co", number, channels.repeats, of_tile)
@@ -149,17 +151,17 @@ class _Emitter:
 
     def sum(self, tile: _Tile, sums: list[list[Buffer]]) -> Stmt:
         """The sum over the kernel's rows, its columns, and input channels."""
-        nest, columns = self.nest, self.nest.columns
-        first, last = _rows_inside(nest.rows, tile.y)
-        everywhere = all(len(taps) == columns.taps for taps in tile.pixels.taps)
+        nest, columns = self.nest, self.columns
+        first, last = _rows_inside(self.rows, tile.y)
+        inside_all = all(len(taps) == columns.taps for taps in tile.pixels.taps)
 
         def tap(ky: Index, kx: Index, pixels: Iterable[int]) -> Stmt:
-            row = nest.rows.position(tile.y, ky) * columns.size
+            row = self.rows.position(tile.y, ky) * columns.size
             places = {p: (row + columns.position(tile.x + p, kx)) * nest.data_pixel for p in pixels}
             return self.along_channels(tile, sums, places, (ky * columns.taps + kx) * nest.summed)
 
         def row_of_taps(ky: Index) -> Stmt:
-            if everywhere:
+            if inside_all and isinstance(columns, Window):
                 return loop("kx", columns.taps, lambda kx: tap(ky, kx, range(tile.pixels.width)))
             inside = {kx: tile.pixels.inside(kx) for kx in range(columns.taps)}
             return sequence(tap(ky, kx, pixels) for kx, pixels in inside.items() if pixels)
@@ -221,7 +223,7 @@ class _Emitter:
         """Finish the sums and write them out."""
         nest = self.nest
         for p, row in enumerate(sums):
-            pixel = (tile.y * nest.columns.out + tile.x + p) * nest.out_pixel
+            pixel = (tile.y * self.columns.out + tile.x + p) * nest.out_pixel
             for total, (channel, _, used) in zip(row, tile.vectors(), strict=True):
                 place = tile.outer * nest.out_outer + pixel + channel
                 value = BufferLoad(total, [vector(0, used)])

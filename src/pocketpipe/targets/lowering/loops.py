@@ -18,6 +18,11 @@ def loop(name: str, extent: Index, body: Callable[[Index], Stmt]) -> Stmt:
     return For(variable, 0, extent, ForKind.SERIAL, body(variable))
 
 
+def one_by_one(name: str, extent: int, body: Callable[[int], Stmt]) -> Stmt:
+    """`body` at each index, each with code of its own; `name` as of `loop`."""
+    return sequence(body(index) for index in range(extent))
+
+
 def unrolled(name: str, extent: int, times: int, body: Callable[[Index], Stmt]) -> Stmt:
     """The same, `times` bodies at a time."""
     whole, left = divmod(extent, times)

@@ -65,9 +65,65 @@ class Window:
         return tuple(tap for tap in range(self.taps) if 0 <= self.position(out, tap) < self.size)
 
     @property
+    def copies(self) -> bool:
+        """Whether each output is made of the input at its own place alone."""
+        return self.size == self.out and self.taps == self.stride == 1 and not self.before
+
+    @property
     def always_inside(self) -> bool:
         """Whether no output position touches padding."""
         return all(len(self.valid_taps(out)) == self.taps for out in {0, self.out - 1})
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Rows and columns of a small image as one line of pixels, so that a tile takes pixels of several rows.
+
+    Looks like a Window, but what it says is known only for numbers, not for expressions.
+
+    >>> Raster(Window(4, 4, taps=3, before=1), Window(4, 4, taps=3, before=1)).valid_taps(0)
+    (4, 5, 7, 8)
+    """
+
+    rows: Window
+    columns: Window
+
+    @property
+    def size(self) -> int:
+        """Pixels of the input."""
+        return self.rows.size * self.columns.size
+
+    @property
+    def out(self) -> int:
+        """Pixels of the output."""
+        return self.rows.out * self.columns.out
+
+    @property
+    def taps(self) -> int:
+        """Of the kernel, row after row."""
+        return self.rows.taps * self.columns.taps
+
+    def position(self, out: int, tap: int) -> int:
+        """Input pixel under `tap` for output pixel `out`; only of a valid tap."""
+        row, column = self._pairs(out, tap)
+        return int(self.rows.position(*row) * self.columns.size + self.columns.position(*column))
+
+    def valid_taps(self, out: int) -> tuple[int, ...]:
+        """The taps that lie inside the input at output pixel `out`."""
+        row, column = divmod(out, self.columns.out)
+        across = self.columns.valid_taps(column)
+        return tuple(down * self.columns.taps + tap for down in self.rows.valid_taps(row) for tap in across)
+
+    def _pairs(self, out: int, tap: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(output row, tap row), (output column, tap column)."""
+        (y, x), (ky, kx) = divmod(out, self.columns.out), divmod(tap, self.columns.taps)
+        return (y, ky), (x, kx)
+
+
+NARROW = 4
+"""Columns up to which several rows share a tile."""
+MOST_IN_RASTER = 64
+"""Pixels up to which that is done where each tile is code of its own."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +151,21 @@ class Nest:
     packed: bool = False
     """Whether the weight is a constant, brought to the order in which tiles read it (`packing`)."""
     epilogue: tuple[EpilogueStep, ...] = ()
+
+    @property
+    def lines(self) -> tuple[Window, Window | Raster]:
+        """Rows and columns as tiles walk over them: of narrow images all rows are one.
+
+        Else each row would read all weights again, which are what takes long there.
+        """
+        rows, columns = self.rows, self.columns
+        if self.depthwise or rows.out == 1 or columns.out > NARROW:
+            return rows, columns
+        if rows.copies and columns.copies:
+            return Window(1, 1), Window(rows.size * columns.size, rows.out * columns.out)
+        if rows.out * columns.out > MOST_IN_RASTER:
+            return rows, columns
+        return Window(1, 1), Raster(rows, columns)
 
     @property
     def steps(self) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.nest import Nest, Window
+from pocketpipe.targets.lowering.nest import Nest, Raster, Window
 
 MOST_VECTORS = 8
 """Vectors of channels in a tile at most: enough independent sums to hide the latency of any of our CPUs."""
@@ -59,7 +59,8 @@ class PixelTile:
 
 def tile_shape(nest: Nest, cpu: Cpu) -> tuple[int, int]:
     """(pixels, vectors) of a tile: the more channels the shorter the rows, so that enough sums run at once."""
-    pixels = min(nest.columns.out, MOST_PIXELS)
+    _, columns = nest.lines
+    pixels = min(columns.out, MOST_PIXELS)
     vectors = min(-(-nest.channels // cpu.lanes), MOST_VECTORS, max(1, cpu.accumulators // pixels))
     return min(pixels, max(1, cpu.accumulators // vectors)), vectors
 
@@ -81,8 +82,9 @@ def channel_tiles(nest: Nest, lanes: int, vectors: int) -> list[ChannelTile]:
     return tiles
 
 
-def pixel_tiles(columns: Window, pixels: int) -> list[PixelTile]:
-    """Cover a row with tiles of nearly equal width, at most `pixels`; neighbours with the same taps are one loop.
+def pixel_tiles(columns: Window | Raster, pixels: int) -> list[PixelTile]:
+    """Cover a row with tiles of nearly equal width, at most `pixels`; neighbours with the same taps are one loop,
+    but in a raster, where what is next depends on the place.
 
     >>> pixel_tiles(Window(size=6, out=6, taps=3, before=1), 2)
     [PixelTile(start=0, repeats=1, taps=((1, 2), (0, 1, 2))),
@@ -93,7 +95,7 @@ def pixel_tiles(columns: Window, pixels: int) -> list[PixelTile]:
     tiles: list[PixelTile] = []
     for start in range(0, columns.out, width):
         taps = tuple(columns.valid_taps(x) for x in range(start, min(start + width, columns.out)))
-        if tiles and tiles[-1].taps == taps:
+        if tiles and tiles[-1].taps == taps and isinstance(columns, Window):
             last = tiles.pop()
             tiles.append(PixelTile(last.start, last.repeats + 1, taps))
         else:

@@ -83,9 +83,10 @@ class FloatWorkload(Workload):
         return nest.outer * nest.rows.out * nest.columns.out * nest.channels * nest.steps
 
     def most(self) -> tuple[int, range, int]:
-        columns = min(self.nest.columns.out, 2 * tiling.MOST_PIXELS)
+        _, columns = self.nest.lines
+        pixels = min(columns.out, 2 * tiling.MOST_PIXELS)
         vectors = min(-(-self.nest.channels // self.cpu.lanes), tiling.MOST_VECTORS)
-        return columns, range(1, vectors + 1), self.cpu.accumulators + 4
+        return pixels, range(1, vectors + 1), self.cpu.accumulators + 4
 
     def kernel(self, schedule: Schedule) -> PrimFunc:
         return floats.kernel(self.nest, self.cpu, schedule=schedule)
@@ -148,7 +149,7 @@ class IntegerWorkload(Workload):
         vectors = range(1, min(self.main.registers, 2 * integers.MOST_VECTORS) + 1)
         if self.shape.depthwise:  # whose tiles are a block of channels
             vectors = range(self.rule.vectors, self.rule.vectors + 1)
-        return min(self.shape.out_width, integers.MOST_PIXELS), vectors, self.main.unit.accumulators + 4
+        return min(self.shape.lines[1], integers.MOST_PIXELS), vectors, self.main.unit.accumulators + 4
 
     def kernel(self, schedule: Schedule) -> PrimFunc:
         return integers.kernel(self.shape, self.unit, chosen=schedule)

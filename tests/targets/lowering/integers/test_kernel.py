@@ -39,6 +39,12 @@ SHAPES = {
     "depthwise, a block and a quarter": ((9, 9), 80, 80, 3, 1, 80, 1, 1),
     "dilated": ((10, 10), 8, 33, 3, 1, 1, 2, 2),
     "in bands": ((70, 40), 24, 67, 3, 1, 1, 1, 1),
+    "narrow": ((4, 4), 21, 77, 3, 1, 1, 1, 1),
+    "narrow, strided, dilated": ((9, 7), 5, 40, 3, 2, 1, 2, 2),
+    "narrow, grouped": ((3, 3), 6, 34, 3, 1, 2, 1, 1),
+    "narrow, pointwise": ((5, 3), 10, 37, 1, 1, 1, 1, 0),
+    "narrow, pointwise, strided": ((7, 7), 9, 33, 1, 2, 1, 1, 0),
+    "narrow and long": ((40, 2), 3, 9, 3, 1, 1, 1, 1),
     "row of vectors": ((1, 5), 64, 10, 1, 1, 1, 1, 0),
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import Add, Convolution, IntegerTensor, Linear, Operator
 from pocketpipe.targets.lowering.integers.units import VectorUnit
+from pocketpipe.targets.lowering.nest import MOST_IN_RASTER, NARROW
 
 SMALLEST_SHIFT, LARGEST_SHIFT = 33, 54
 """Where the high half of a product is enough (`VectorUnit.rescale`); else 64 bits are kept to the end.
@@ -72,6 +73,25 @@ class SumOfProducts:
     def outputs(self) -> int:
         """Channels of the output."""
         return self.groups * self.made
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """Rows and columns of the output as tiles walk over them: of narrow images all rows are one (`Nest.lines`)."""
+        rows, columns = self.out_height, self.out_width
+        if self.depthwise or columns > NARROW or (rows * columns > MOST_IN_RASTER and not self.copies):
+            return rows, columns
+        return 1, rows * columns
+
+    @property
+    def copies(self) -> bool:
+        """Whether each pixel is made of the input at its own place alone."""
+        same = (self.height, self.width) == (self.out_height, self.out_width)
+        return same and self.taps == self.strides == (1, 1) and self.before == (0, 0)
+
+    @property
+    def rows_of_line(self) -> int:
+        """Rows of the output that are one line."""
+        return self.out_height // self.lines[0]
 
     def registers(self, unit: VectorUnit) -> int:
         """Registers that hold the sums of one pixel in one group."""

@@ -21,7 +21,7 @@ from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, rounded
 from pocketpipe.targets.lowering.integers.preparing import Layout, Preparing
 from pocketpipe.targets.lowering.integers.sections import Section, sections
 from pocketpipe.targets.lowering.integers.units import VectorUnit
-from pocketpipe.targets.lowering.loops import Index, loop, sequence, unrolled, vector
+from pocketpipe.targets.lowering.loops import Index, loop, one_by_one, sequence, unrolled, vector
 from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, numbers_of_first, work
 from pocketpipe.targets.lowering.schedule import Order, Schedule
 
@@ -46,7 +46,8 @@ def cut_for(layer: SumOfProducts, unit: VectorUnit, chosen: Schedule | None, thr
     if work(made * layer.read * layer.taps[0] * layer.taps[1], moved) < SMALLEST_SHARED:
         return None
     tiles = sum(run.repeats for _, run in runs_of_tiles(scheduled(layer, unit, chosen)))
-    return evenly({Axis.ROWS: layer.out_height, Axis.TILES: tiles, Axis.GROUPS: layer.groups}, threads)
+    lines, _ = layer.lines
+    return evenly({Axis.ROWS: lines, Axis.TILES: tiles, Axis.GROUPS: layer.groups}, threads)
 
 
 def kernel(layer: SumOfProducts, unit: VectorUnit, cut: Cut | None = None, chosen: Schedule | None = None) -> PrimFunc:
@@ -104,12 +105,13 @@ def runs(count: int, most: int) -> list[Run]:
 
 def tile_sizes(shape: SumOfProducts, unit: VectorUnit) -> tuple[int, int]:
     """(pixels, registers of channels) of a tile at most."""
+    _, columns = shape.lines
     if shape.depthwise:
-        return min(shape.out_width, MOST_PIXELS, max(1, unit.accumulators // unit.group)), unit.group
+        return min(columns, MOST_PIXELS, max(1, unit.accumulators // unit.group)), unit.group
     registers = shape.registers(unit)
-    vectors = min(registers, MOST_VECTORS, max(1, unit.accumulators // min(shape.out_width, 8)))
+    vectors = min(registers, MOST_VECTORS, max(1, unit.accumulators // min(columns, 8)))
     vectors = runs(registers, vectors)[0].width
-    return min(shape.out_width, MOST_PIXELS, max(1, unit.accumulators // vectors)), vectors
+    return min(columns, MOST_PIXELS, max(1, unit.accumulators // vectors)), vectors
 
 
 def runs_of_tiles(parts: Scheduled) -> list[tuple[int, Run]]:
@@ -123,14 +125,14 @@ def runs_of_tiles(parts: Scheduled) -> list[tuple[int, Run]]:
 
 
 def _body(parts: Scheduled, buffers: dict[str, Buffer], part: Part) -> Stmt:
-    """Bands of rows: inputs prepared, then the tiles of every section."""
+    """Bands of lines: inputs prepared, then the tiles of every section."""
     (main, schedule), *_ = parts
     layer, layout = main.layer, Layout(main.layer, main.unit)
     scratch = tirx.decl_buffer((layout.elements,), main.unit.prepared, "scratch")
     emitters = [_Emitter(section, rule, layout, buffers, scratch) for section, rule in parts]
     numbered = runs_of_tiles(parts)
     firsts = numbers_of_first([run for _, run in numbered])
-    start, rows = part.range(Axis.ROWS, layer.out_height)
+    start, lines = part.range(Axis.ROWS, layer.lines[0])
     preparing = Preparing(layout, buffers["x"], buffers["parameters"], scratch)
 
     def tiles(of_tile: Callable[[_Emitter, Run, Index], Stmt]) -> Stmt:
@@ -139,41 +141,41 @@ def _body(parts: Scheduled, buffers: dict[str, Buffer], part: Part) -> Stmt:
             for number, (section, run) in zip(firsts, numbered, strict=True)
         )
 
-    def of_rows(first: Index, made: Index) -> Stmt:
-        """`made` rows of output from `first` on, in the order of the schedule."""
+    def of_lines(first: Index, made: Index) -> Stmt:
+        """`made` lines of output from `first` on, in the order of the schedule."""
 
         def of_group(group: Index) -> Stmt:
             if schedule.order is Order.ROWS:
-                return loop("y", made, lambda row: tiles(
-                    lambda emitter, run, index: emitter.row(group, run, first, row, index)
+                return loop("y", made, lambda line: tiles(
+                    lambda emitter, run, index: emitter.line(group, run, first, line, index)
                 ))  # fmt: skip
             return tiles(lambda emitter, run, index: loop(
-                "y", made, lambda row: emitter.row(group, run, first, row, index)
+                "y", made, lambda line: emitter.line(group, run, first, line, index)
             ))  # fmt: skip
 
         return part.loop(Axis.GROUPS, "group", 0, layer.groups, of_group)
 
     def at(index: Index) -> Stmt:
-        whole = isinstance(rows, int) and rows % layout.band == 0
-        made = layout.band if whole else tirx.min(layout.band, rows - index * layout.band)
+        whole = isinstance(lines, int) and lines % layout.band == 0
+        made = layout.band if whole else tirx.min(layout.band, lines - index * layout.band)
         first = start + index * layout.band
-        return sequence([preparing.rows(first, made), of_rows(first, made)])
+        return sequence([preparing.rows(first, made), of_lines(first, made)])
 
-    bands = loop("band", (rows + layout.band - 1) // layout.band, at)
+    bands = loop("band", (lines + layout.band - 1) // layout.band, at)
     return SeqStmt([tirx.AllocBuffer(scratch), bands])
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """Pixels of a row times registers of channels: the first of each, and how many."""
+    """Pixels of a line times registers of channels: the first of each, and how many."""
 
     group: Index
     register: Index
     registers: int
     y: Index
-    """Row of the output."""
-    row: Index
-    """First row that it reads, in the band."""
+    """Line of the output."""
+    line: Index
+    """The same, counted from the band's first."""
     x: Index
     pixels: int
     used: int
@@ -192,19 +194,21 @@ class _Emitter:
         self.whole = [vector(0, self.unit.sums)]
         self.finishing = Finishing(section, buffers)
 
-    def row(self, group: Index, registers: Run, first: Index, row: Index, index: Index) -> Stmt:
-        """All tiles of a row, of tile number `index` of these registers of channels."""
+    def line(self, group: Index, registers: Run, first: Index, line: Index, index: Index) -> Stmt:
+        """All tiles of a line, of tile number `index` of these registers of channels."""
         start, whole = registers.start * self.unit.lanes, registers.width * self.unit.lanes
         used = whole if registers.repeats > 1 else min(whole, self.section.made - start)
 
         def tile(run: Run, x: Index) -> Stmt:
             return self.tile(_Tile(
                 group=group, register=registers.start + index * registers.width, registers=registers.width, used=used,
-                y=first + row, row=row * self.layer.strides[0], x=run.start + x * run.width, pixels=run.width,
+                y=first + line, line=line, x=run.start + x * run.width, pixels=run.width,
             ))  # fmt: skip
 
-        columns = runs(self.layer.out_width, self.schedule.pixels)
-        return sequence(loop("x", run.repeats, partial(tile, run)) for run in columns)
+        each = loop if self.layout.evenly_apart else one_by_one
+        return sequence(
+            each("x", run.repeats, partial(tile, run)) for run in runs(self.layer.lines[1], self.schedule.pixels)
+        )
 
     def tile(self, tile: _Tile) -> Stmt:
         layer, section = self.layer, self.section
@@ -214,7 +218,7 @@ class _Emitter:
         ]
         register = tile.group * section.registers + tile.register
         channel = tile.group * layer.made + section.first + tile.register * self.unit.lanes
-        place = (tile.y * layer.out_width + tile.x) * layer.outputs + channel
+        place = (tile.y * layer.lines[1] + tile.x) * layer.outputs + channel
         starts = [self.unit.begun(self.finishing.bias(register + v)) for v in range(tile.registers)]
         return SeqStmt(
             [
@@ -233,14 +237,15 @@ class _Emitter:
         """Over tap rows, then over tap columns and inputs: in one loop where they lie side by side."""
         layer, layout, section, group = self.layer, self.layout, self.section, self.unit.group
         if layer.depthwise:
+            row = tile.line * layer.strides[0]
             depthwise = DepthwiseSums(section, layout, self.scratch, self.buffers["weight"])
-            return sequence(depthwise.statements(sums, tirx.floordiv(tile.register, group), tile.row, tile.x))
+            return sequence(depthwise.statements(sums, tirx.floordiv(tile.register, group), row, tile.x))
         inner = layout.read // group
 
         def tap(ky: Index, kx: Index, steps: int) -> Stmt:
-            row = (tile.row + ky * layer.dilations[0]) * layout.row
-            start = row + kx * layer.dilations[1] * layout.pixel + tile.group * layout.read
-            places = [start + (tile.x + p) * layer.strides[1] * layout.pixel for p in range(tile.pixels)]
+            further = ky * layer.dilations[0] * layout.row + kx * layer.dilations[1] * layout.pixel
+            start = further + tile.group * layout.read
+            places = [start + layout.read_first(tile.line, tile.x + p) for p in range(tile.pixels)]
             return self.along(tile, sums, places, ky * section.steps_of_row + kx * inner, steps)
 
         if layer.in_one_run:

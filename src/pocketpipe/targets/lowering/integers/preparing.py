@@ -56,17 +56,31 @@ class Layout:
         """Elements of a row."""
         return self.columns * self.pixel
 
-    def rows(self, made: int) -> int:
-        """Rows that are read for `made` rows of output."""
+    def rows(self, made: Index) -> Index:
+        """Rows that are read for `made` lines of output."""
         shape = self.shape
-        return (made - 1) * shape.strides[0] + (shape.taps[0] - 1) * shape.dilations[0] + 1
+        return (made * shape.rows_of_line - 1) * shape.strides[0] + (shape.taps[0] - 1) * shape.dilations[0] + 1
 
     @property
     def band(self) -> int:
-        """Rows of output for which inputs are prepared at once."""
+        """Lines of output for which inputs are prepared at once."""
         size = 2 if self.unit.prepared == "int16" else 1
-        fitting = [n for n in range(1, self.shape.out_height + 1) if self.rows(n) * self.row * size <= BAND_BYTES]
+        fitting = [n for n in range(1, self.shape.lines[0] + 1) if self.rows(n) * self.row * size <= BAND_BYTES]
         return max(fitting, default=1)
+
+    @property
+    def evenly_apart(self) -> bool:
+        """Whether what neighbours in a line read first is always as far apart."""
+        shape = self.shape
+        next_row = shape.strides[0] * self.row
+        return shape.rows_of_line == 1 or next_row == shape.out_width * shape.strides[1] * self.pixel
+
+    def read_first(self, line: Index, x: Index) -> Index:
+        """Where pixel `x` of a line of the band begins to read; `x` is a number if they are not `evenly_apart`."""
+        shape = self.shape
+        start = line * shape.rows_of_line * shape.strides[0] * self.row
+        row, column = (0, x) if self.evenly_apart else divmod(x, shape.out_width)
+        return start + row * shape.strides[0] * self.row + column * shape.strides[1] * self.pixel
 
     @property
     def elements(self) -> int:
@@ -81,10 +95,9 @@ class Preparing:
         self.layout, self.x, self.parameters, self.to = layout, x, parameters, to
 
     def rows(self, first: Index, made: Index) -> Stmt:
-        """Prepare what `made` rows of output from row `first` read."""
+        """Prepare what `made` lines of output from line `first` read."""
         layout, shape = self.layout, self.layout.shape
-        above = first * shape.strides[0] - shape.before[0]
-        count = (made - 1) * shape.strides[0] + (shape.taps[0] - 1) * shape.dilations[0] + 1
+        above = first * shape.rows_of_line * shape.strides[0] - shape.before[0]
 
         def row(index: Index) -> Stmt:
             source, start = above + index, index * layout.row
@@ -94,12 +107,12 @@ class Preparing:
                 whole = tirx.IfThenElse(inside, whole, self.fill(start, layout.columns))
             return whole
 
-        return loop("row", count, row)
+        return loop("row", layout.rows(made), row)
 
     @property
     def reads_below(self) -> bool:
         """Whether rows below the image are read."""
-        return self.layout.rows(self.layout.shape.out_height) - self.layout.shape.before[0] > self.layout.shape.height
+        return self.layout.rows(self.layout.shape.lines[0]) - self.layout.shape.before[0] > self.layout.shape.height
 
     def whole_row(self, source: Index, start: Index) -> Stmt:
         """Row `source` of the input into the line from `start`, with what is padded to its left and right."""
