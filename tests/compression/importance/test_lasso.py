@@ -69,7 +69,7 @@ def test_the_subset_is_among_the_best(seed: int, count: int) -> None:
 
     errors = sorted(error(subset) for subset in combinations(range(6), count))
     chosen = most_important(by_lasso(network, [_inner(network)], examples)["0"], count)
-    assert error(chosen) <= errors[len(errors) // 5]
+    assert error(chosen) <= errors[len(errors) // 5] + 1e-9  # it may be that very one, solved again
     assert error(chosen) <= errors[0] + 0.1
 
 
