@@ -1,6 +1,10 @@
 """Networks and splits on disk: what goes in comes out, equal bytes, and clear errors for broken files."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import torch
 
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
-from pocketpipe.storage import load_network, load_split, replacing, save_network, save_split
+from pocketpipe.storage import appearing_whole, load_network, load_split, replacing, save_network, save_split
 from pocketpipe.task import Split
 
 NETWORK = StoredNetwork("resnet8", {"b": 2, "a": 1}, state={"w": torch.ones(2, 3), "n": torch.tensor(7)})
@@ -93,3 +97,48 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail_halfway()
     assert contents(tmp_path) == {"figures.json": b"old"}
+
+
+def test_folder_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
+    with appearing_whole(tmp_path / "a" / "out") as partial:
+        (partial / "file").write_text("new")
+        assert not (tmp_path / "a" / "out").exists()
+    assert (tmp_path / "a" / "out" / "file").read_text() == "new"
+    assert os.listdir(tmp_path / "a") == ["out"]
+
+
+def test_error_leaves_what_was_there(tmp_path: Path) -> None:
+    with appearing_whole(tmp_path / "out") as partial:
+        (partial / "file").write_text("old")
+
+    def fail_halfway() -> None:
+        with appearing_whole(tmp_path / "out") as partial:
+            (partial / "file").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
+    assert (tmp_path / "out" / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_first_of_two_can_win(tmp_path: Path) -> None:
+    with appearing_whole(tmp_path / "out", first_wins=True) as slower:
+        (slower / "file").write_text("slower")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "file").write_text("first")
+    assert (tmp_path / "out" / "file").read_text() == "first"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_left_overs_of_the_dead_are_removed_and_the_living_left_alone(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = platform.node().replace(".", "-")
+    alive = tmp_path / f".out.{host}.{os.getppid()}.partial"
+    for folder in (tmp_path / f".other.{host}.{dead.pid}.partial", alive):
+        folder.mkdir()
+    (tmp_path / f".file.{host}.{dead.pid}.partial").touch()
+    with appearing_whole(tmp_path / "out"):
+        pass
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [alive.name, "out"]

@@ -1,4 +1,4 @@
-"""What belongs to a machine and never to a configuration: read from environment variables.
+"""What belongs to a machine and never to a configuration: its processes, and what environment variables say.
 
 | variable | meaning | default |
 |---|---|---|
@@ -29,3 +29,14 @@ def tracking_uri() -> str:
 def artifact_root() -> Path:
     """Where MLflow keeps artefacts when the store is a local file."""
     return output_root() / "mlflow-artifacts"
+
+
+def runs_here(process: int) -> bool:
+    """Whether a process of this host has that id."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

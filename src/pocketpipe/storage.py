@@ -1,10 +1,15 @@
-"""Networks and splits as files: JSON, safetensors and npz. No pickle; equal values give equal bytes."""
+"""Networks and splits as files: JSON, safetensors and npz. No pickle; equal values give equal bytes.
+
+Files and folders appear whole or not at all.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import platform
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketpipe import machine
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
@@ -23,14 +29,47 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path to write to that becomes `file` at once when the block ends well, and vanishes when it does not."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    """A path to write to that becomes `file` at once when the block ends well, and vanishes when it does not.
+
+    What killed processes left behind is removed first; another process at the same work is not disturbed.
+    """
+    partial = _partial(file)
     try:
         yield partial
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing_whole(folder: Path, *, first_wins: bool = False) -> Iterator[Path]:
+    """The same for a folder, which is made empty. `first_wins`: a folder that is there by then stays as it is."""
+    partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if not first_wins:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not (first_wins and folder.is_dir()):
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(final: Path) -> Path:
+    """A hidden sibling that names its writer, once those whose writers are dead are gone."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    host = platform.node().replace(".", "-")  # where hosts share a file system, each knows only its own processes
+    for abandoned in final.parent.glob(f".*.{host}.*.partial"):
+        writer = abandoned.name.split(".")[-2]
+        if writer.isdigit() and not machine.runs_here(int(writer)):
+            shutil.rmtree(abandoned, ignore_errors=True)
+            abandoned.unlink(missing_ok=True)
+    return final.with_name(f".{final.name}.{host}.{os.getpid()}.partial")
 
 
 def save_network(network: StoredNetwork, folder: Path) -> None:

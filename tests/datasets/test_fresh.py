@@ -1,5 +1,7 @@
 """Fresh datasets: there and fresh, whole or not at all, no pickle."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,20 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
         dataset.save(tmp_path / "no such folder")
     assert not dataset.exists()
     assert list((tmp_path / "deliveries").iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    killed = (
+        "import os, sys; from pocketpipe.datasets.fresh import TextDataset; d = TextDataset(sys.argv[1], 'x.txt'); "
+        "d.fingerprint = 'aaaa'; d._write = lambda data, folder: os.kill(os.getpid(), 9); d.save('')"
+    )
+    folder = tmp_path / "report"
+    subprocess.run([sys.executable, "-c", killed, str(folder)], check=False)
+    assert [path.name.startswith(".aaaa") for path in folder.iterdir()] == [True]
+    dataset = TextDataset(str(folder), file="report.html")
+    dataset.fingerprint = "bbbb"
+    dataset.save("whole")
+    assert {path.name for path in folder.iterdir()} == {"bbbb", "latest"}
 
 
 def test_without_a_fingerprint_nothing_exists(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@
 import json
 import os
 import shutil
-import tempfile
 from abc import abstractmethod
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import load_obj
 
 from pocketpipe.lineage.provenance import Provenance, write_provenance
+from pocketpipe.storage import appearing_whole
 
 T = TypeVar("T")
 
@@ -49,25 +49,17 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
         return self._read(self.path)
 
     def save(self, data: T) -> None:
-        """Write into a scratch folder beside the final place, then rename: readers never see half of it."""
+        """Write it; readers never see half of it."""
         if self._exists():
             return  # the same fingerprint means the same content: another run was quicker
-        self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder))
         try:
-            self._write(data, scratch)
-            if self.provenance is not None:
-                made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})
-                write_provenance(scratch, made_now)
-            scratch.chmod(0o755)
-            scratch.rename(self.path)
+            with appearing_whole(self.path, first_wins=True) as scratch:
+                self._write(data, scratch)
+                if self.provenance is not None:
+                    made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})
+                    write_provenance(scratch, made_now)
         except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            if not self._exists():
-                raise DatasetError(f"cannot write {self.folder.name} under {self.folder}: {error}") from error
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+            raise DatasetError(f"cannot write {self.folder.name} under {self.folder}: {error}") from error
         self.point_latest()
 
     def point_latest(self) -> None:

@@ -1,10 +1,6 @@
-"""A delivery folder: what lies in it, and how it comes to be whole or not at all."""
+"""What lies in a delivery folder."""
 
 import hashlib
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,28 +13,6 @@ GOLDEN = "golden"
 """A folder: `inputs.bin` as the runner takes them, and the `outputs.bin` that it must give."""
 MEASURED = "measured.json"
 """Figures of the machine that compiled: no other would have the same, so no hash covers them."""
-
-
-@contextmanager
-def appearing_whole(folder: Path) -> Iterator[Path]:
-    """A hidden sibling to write into, which becomes `folder` when the block ends without an error.
-
-    What killed processes left behind is removed first; another process at the same work is not disturbed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
-        if not _is_running(abandoned.name.split(".")[-2]):
-            shutil.rmtree(abandoned, ignore_errors=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
 
 RUN, RUN_BYTES, CLOSE = "pocketpipe_run", "pocketpipe_run_bytes", "pocketpipe_close"
 _BYTES = f"""
@@ -104,13 +78,3 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file by its name within the folder."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, ValueError):
-        return False
-    return True

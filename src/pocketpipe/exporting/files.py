@@ -7,6 +7,7 @@ from pocketpipe.exporting.bits import Damaged
 from pocketpipe.exporting.packing import SUFFIX, Packed, packed, unpack
 from pocketpipe.exporting.protobuf import tensor_spans
 from pocketpipe.exporting.transport import packed_name
+from pocketpipe.storage import replacing
 
 
 def pack_file(file: Path, output: Path | None, *, overwrite: bool) -> tuple[Packed, Path]:
@@ -48,10 +49,8 @@ def _refuse_existing(output: Path, source: Path, overwrite: bool) -> None:
 
 
 def _write(output: Path, content: bytes) -> None:
-    scratch = output.with_name(f".{output.name}.writing")
     try:
-        scratch.write_bytes(content)
-        scratch.rename(output)
+        with replacing(output) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise UserError(f"{output}: cannot be written ({error.strerror})") from error

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketpipe.delivery.folder import GOLDEN, RUNNER_SOURCE, appearing_whole, digests, write_readme, write_sources
+from pocketpipe.delivery.folder import GOLDEN, RUNNER_SOURCE, digests, write_readme, write_sources
 from pocketpipe.delivery.integers import BYTES
 from pocketpipe.delivery.loader import LIBRARY_FILE, load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
+from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.base import Target
 from pocketpipe.targets.entering import byte_tables
 from pocketpipe.targets.settings import TuneSettings

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pocketpipe import machine
 from pocketpipe.tracking import entries
 from pocketpipe.tracking.store import Store
 
@@ -44,19 +45,9 @@ def _start_of(pid: int) -> str:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return "" if Path("/proc/self/stat").exists() else _alive_by_signal(pid)
+        gone = Path("/proc/self/stat").exists() or not machine.runs_here(pid)
+        return "" if gone else "alive"
     return "" if fields[0] in "ZX" else f"{boot[:8]} {fields[19]}"
-
-
-def _alive_by_signal(pid: int) -> str:
-    """Where there is no /proc: whether any process has that id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "alive"
 
 
 def _last_sign_of_life(store: Store, run: "Run") -> int:

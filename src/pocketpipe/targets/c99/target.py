@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketpipe.delivery.folder import README, RUN, appearing_whole, digests, write_runner
+from pocketpipe.delivery.folder import README, RUN, digests, write_runner
 from pocketpipe.delivery.integers import BYTES, Integers
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.delivery.readme import page
@@ -19,6 +19,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.integer.proof import prove
+from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.base import Target
 from pocketpipe.targets.c99.describing import about, ends, usage
 from pocketpipe.targets.c99.golden import made_up, write_golden

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pocketpipe.delivery.folder import appearing_whole
 from pocketpipe.delivery.loader import Delivered, load_library
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
+from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.fusing import nests
 from pocketpipe.targets.lowering.integers.program import shapes
