@@ -99,9 +99,11 @@ def test_the_static_library_and_one_header_are_all_that_a_program_in_c_needs(onn
 
 
 @pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("cc")), reason="needs CMake and a C compiler")
-def test_golden_vectors_are_held_by_whoever_builds_the_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", ["integers", "float"])
+def test_golden_vectors_are_held_by_whoever_builds_the_folder(numbers: str, tmp_path: Path) -> None:
     stored = digits.data()[1].inputs[:8]
-    TARGETS.resolve("x86_64").compile(digits.quantized_file(), digits.metadata("x86_64"), tmp_path / "out", stored)
+    onnx = digits.quantized_file() if numbers == "integers" else digits.float_file()
+    TARGETS.resolve("x86_64").compile(onnx, digits.metadata("x86_64"), tmp_path / "out", stored)
 
     def tested() -> int:
         for command in (["cmake", "-S", "out", "-B", "build"], ["cmake", "--build", "build"]):
@@ -110,8 +112,10 @@ def test_golden_vectors_are_held_by_whoever_builds_the_folder(tmp_path: Path) ->
 
     assert tested() == 0
     golden = tmp_path / "out" / "golden" / "outputs.bin"
-    golden.write_bytes(golden.read_bytes()[:-1] + b"\x7f")
-    assert tested() != 0
+    right = golden.read_bytes()
+    for wrong in (right[:-1] + b"\x7f", right[:-4], right[:-4] + np.float32("nan").tobytes()):
+        golden.write_bytes(wrong)
+        assert tested() != 0
 
 
 FLOAT_ARITHMETIC = {

@@ -11,6 +11,8 @@ HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 CMAKE = "CMakeLists.txt"
 GOLDEN = "golden"
 """A folder: `inputs.bin` as the runner takes them, and the `outputs.bin` that it must give."""
+TOLERANCE = 1e-4
+"""How far outputs in float32 may be from the golden ones, as a share of the largest of an example."""
 MEASURED = "measured.json"
 """Figures of the machine that compiled: no other would have the same, so no hash covers them."""
 
@@ -42,11 +44,13 @@ target_link_libraries(pocketpipe_model INTERFACE Threads::Threads)
 """
 
 
-def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int, takes_bytes: bool, threads: int) -> None:
+def write_sources(
+    folder: Path, *, inputs: int, outputs: int, arena: int, takes_bytes: bool, threads: int, exact: bool
+) -> None:
     """The header with the model's sizes (float32 numbers, float32 numbers, bytes), the runner, and CMake's file for it.
 
     `takes_bytes`: whether the model has a way in for stored bytes; the runner takes it then. `threads`: that share a
-    call.
+    call. `exact`: whether golden outputs hold to the bit.
     """
     header = (files("pocketpipe.delivery") / HEADER).read_text()
     for name, size in (("@INPUTS@", inputs), ("@OUTPUTS@", outputs), ("@ARENA@", arena)):
@@ -57,13 +61,27 @@ def write_sources(folder: Path, *, inputs: int, outputs: int, arena: int, takes_
     cmake = (files("pocketpipe.delivery") / CMAKE).read_text()
     (folder / CMAKE).write_text(cmake.replace("@THREADS@", _CMAKE_THREADS if threads > 1 else ""))
     entry, run = ("unsigned char", RUN_BYTES) if takes_bytes else ("float", RUN)
-    write_runner(folder, header=HEADER, run=run, inputs=(entry, inputs), outputs=("float", outputs))
+    tolerance = "0" if exact else f"{TOLERANCE:g}f"
+    write_runner(
+        folder, header=HEADER, run=run, inputs=(entry, inputs), outputs=("float", outputs), tolerance=tolerance
+    )
 
 
-def write_runner(folder: Path, *, header: str, run: str, inputs: tuple[str, int], outputs: tuple[str, int]) -> None:
-    """The runner for a model whose function `run` a header declares: C type and number of what it takes and gives."""
+def write_runner(
+    folder: Path,
+    *,
+    header: str,
+    run: str,
+    inputs: tuple[str, int],
+    outputs: tuple[str, int],
+    tolerance: str = "0",
+) -> None:
+    """The runner for a model whose function `run` a header declares: C type and number of what it takes and gives.
+
+    `tolerance`: C of how far outputs may be from golden ones, as a share of the largest.
+    """
     runner = (files("pocketpipe.delivery") / RUNNER_SOURCE).read_text()
-    runner = runner.replace("@HEADER@", header).replace("@RUN@", run)
+    runner = runner.replace("@HEADER@", header).replace("@RUN@", run).replace("@TOLERANCE@", tolerance)
     for side, (kind, count) in (("INPUT", inputs), ("OUTPUT", outputs)):
         runner = runner.replace(f"@{side}@", kind).replace(f"@{side}S@", str(count))
     (folder / RUNNER_SOURCE).write_text(runner)

@@ -119,7 +119,7 @@ def compile_native(
 
     `programs`: RUNNER to deliver the runner as a static program too. `run`: command line of the runner, for the README.
     `chosen`: schedules and kernels that are not by rule (`tuning`). `examples` (N, *input_shape), as stored: golden
-    vectors are made of them where the outputs are defined to the bit, in integers.
+    vectors are made of them.
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch, appearing_whole(folder) as delivery:
         build = Path(scratch)
@@ -141,7 +141,7 @@ def compile_native(
         for name in (LIBRARY_FILE, ARCHIVE, *programs):
             shutil.copy(build / name, delivery / name)
         _write_header_and_runner(compiled, delivery)
-        if isinstance(network, IntegerGraph) and examples is not None:
+        if examples is not None:
             _write_golden(delivery, network, metadata, examples)
         filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
         compiler = "cc" if toolchain.machine == "x86_64" else f"{toolchain.machine}-linux-gnu-gcc"
@@ -161,6 +161,8 @@ class _Compiled:
     weights: int
     takes_bytes: bool
     threads: int
+    exact: bool
+    """Whether its outputs are defined to the bit."""
     options: tuple[str, ...] = ()
     """For the C compiler."""
 
@@ -175,7 +177,7 @@ def _floats(
     sources = model_sources(program, tables, threads)
     _write(sources, build)
     shapes = (program.input_shape, program.output_shape)
-    return _Compiled(*shapes, sources.arena, len(sources.weights), tables is not None, threads)
+    return _Compiled(*shapes, sources.arena, len(sources.weights), tables is not None, threads, exact=False)
 
 
 def _integers(
@@ -198,7 +200,7 @@ def _integers(
     weights = len(sources.weights) + program.plain.constants.size
     shapes = ((1, *graph.tensors[graph.input].shape), (1, *graph.tensors[graph.output].shape))
     options = toolchain.for_cpu(cpu.model)
-    return _Compiled(*shapes, sources.arena, weights, tables is not None, threads, options)
+    return _Compiled(*shapes, sources.arena, weights, tables is not None, threads, True, options)
 
 
 def _write(sources: Sources, build: Path) -> None:
@@ -215,13 +217,21 @@ def _write_header_and_runner(compiled: _Compiled, folder: Path) -> None:
         arena=compiled.arena,
         takes_bytes=compiled.takes_bytes,
         threads=compiled.threads,
+        exact=compiled.exact,
     )
 
 
-def _write_golden(delivery: Path, graph: IntegerGraph, metadata: DeliveryMetadata, examples: np.ndarray) -> None:
-    """What the runner takes, and the reference's outputs: every build must give them, to the bit."""
+def _write_golden(
+    delivery: Path, network: bytes | IntegerGraph, metadata: DeliveryMetadata, examples: np.ndarray
+) -> None:
+    """What the runner takes, and what it must give: in integers the reference's outputs, else ONNX Runtime's."""
+    from pocketpipe.exporting.onnx import run_onnx
+
     prepared = metadata.preprocessing(examples)
-    outputs = graph.real(reference.run(graph, graph.quantized(prepared)))
+    if isinstance(network, IntegerGraph):
+        outputs = network.real(reference.run(network, network.quantized(prepared)))
+    else:
+        outputs = run_onnx(network, prepared)
     (delivery / GOLDEN).mkdir()
     (delivery / GOLDEN / "inputs.bin").write_bytes((examples if metadata.input_dtype == BYTES else prepared).tobytes())
     (delivery / GOLDEN / "outputs.bin").write_bytes(outputs.tobytes())

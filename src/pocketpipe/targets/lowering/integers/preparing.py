@@ -85,7 +85,7 @@ class Layout:
     @property
     def elements(self) -> int:
         """Of the scratch memory."""
-        return self.rows(self.band) * self.row + OVERHANG
+        return int(self.rows(self.band)) * self.row + OVERHANG
 
 
 class Preparing:
@@ -112,7 +112,8 @@ class Preparing:
     @property
     def reads_below(self) -> bool:
         """Whether rows below the image are read."""
-        return self.layout.rows(self.layout.shape.lines[0]) - self.layout.shape.before[0] > self.layout.shape.height
+        shape = self.layout.shape
+        return int(self.layout.rows(shape.lines[0])) - shape.before[0] > shape.height
 
     def whole_row(self, source: Index, start: Index) -> Stmt:
         """Row `source` of the input into the line from `start`, with what is padded to its left and right."""
