@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
 from pocketpipe.targets.lowering.cpu import Cpu
+from pocketpipe.targets.lowering.fetching import fetched_ahead
 from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, unrolled, vector
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
 from pocketpipe.targets.lowering.packing import packed_before, packed_size
@@ -24,6 +25,8 @@ from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, n
 from pocketpipe.targets.lowering.schedule import Order, Schedule
 from pocketpipe.targets.lowering.tiling import ChannelTile, PixelTile, channel_tiles, pixel_tiles, tile_shape
 
+FLOAT = 4
+"""Bytes of a number."""
 SMALLEST_SHARED = 200_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
 
@@ -98,6 +101,7 @@ class _Emitter:
         self.pixel_tiles = pixel_tiles(self.columns, schedule.pixels)
         self.data, self.weight, *self.operands, self.out = buffers
         self.together = cpu.inputs_together
+        self.weight_bytes = FLOAT * nest.outer * packed_size(nest, self.channel_tiles)
 
     def body(self) -> Stmt:
         return self.part.loop(Axis.GROUPS, "outer", 0, self.nest.outer, self.of_outer)
@@ -202,6 +206,9 @@ class _Emitter:
                 factor = tirx.Var(f"w{v}", of("float32", lanes))
                 place = self.weight_place(tile, step + index, v)
                 yield tirx.Bind(factor, BufferLoad(self.weight, [vector(place, lanes)]))
+                if nest.packed:
+                    offset = FLOAT * sum(tile.channels.lanes[:v])
+                    yield from fetched_ahead(self.weight, place, offset, FLOAT, self.weight_bytes)
                 for p, pixel in data.items():
                     if nest.depthwise:
                         place = tile.outer * nest.data_outer + pixel + channel

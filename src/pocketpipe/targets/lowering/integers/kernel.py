@@ -15,6 +15,7 @@ from functools import partial
 from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
+from pocketpipe.targets.lowering.fetching import LINE, fetched_ahead
 from pocketpipe.targets.lowering.integers.depthwise import DepthwiseSums
 from pocketpipe.targets.lowering.integers.finishing import Finishing
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, rounded_up
@@ -193,6 +194,7 @@ class _Emitter:
         self.layer, self.unit = section.layer, section.unit
         self.whole = [vector(0, self.unit.sums)]
         self.finishing = Finishing(section, buffers)
+        self.weight_bytes = section.room * section.steps * self.unit.group
 
     def line(self, group: Index, registers: Run, first: Index, line: Index, index: Index) -> Stmt:
         """All tiles of a line, of tile number `index` of these registers of channels."""
@@ -280,6 +282,8 @@ class _Emitter:
             place = self.section.weights + ((first + v) * self.section.steps + step) * register
             loaded = BufferLoad(self.buffers["weight"], [vector(place, size * register)])
             yield tirx.Bind(weight, unit.weights(loaded))
+            for behind in range(0, size * register, LINE):
+                yield from fetched_ahead(self.buffers["weight"], place + behind, behind, 1, self.weight_bytes)
         for p, place in enumerate(places):
             words = unit.words(BufferLoad(self.scratch, [vector(place, size * unit.group)]))
             inputs = tirx.Var(f"x{p}", words.ty.dtype)
