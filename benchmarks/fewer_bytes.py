@@ -24,7 +24,8 @@ from pocketpipe import machine
 from pocketpipe.compression.codebook import CodebookStep
 from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.sparsity import SparsityStep
-from pocketpipe.exporting.onnx import export_onnx, run_onnx
+from pocketpipe.exporting.executing import run_onnx
+from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.network import StoredNetwork
 from pocketpipe.networks.weights import read_weights
@@ -46,14 +47,14 @@ class Row:
 
 ROWS = {
     "W8 A8": Row(QuantizationStep()),
-    "W4 A8": Row(QuantizationStep(weight_bits=4, rounding="adaround"), epochs=3),
-    "W4 A4": Row(QuantizationStep(weight_bits=4, activation_bits=4, rounding="adaround"), epochs=6),
-    "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2), epochs=8, learning_rate=0.02),
+    "W4 A8": Row(QuantizationStep(weight_bits=4, rounding="adaround"), epochs=2),
+    "W4 A4": Row(QuantizationStep(weight_bits=4, activation_bits=4, rounding="adaround"), epochs=4),
+    "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2), epochs=6, learning_rate=0.02),
     "codebook, 4 bits": Row(CodebookStep(bits=4), epochs=2),
-    "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=8, learning_rate=0.05),
+    "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
     "50 % sparse": Row(SparsityStep(density=0.5, protocol="lamp", schedule="gradual"), epochs=2, learning_rate=0.05),
-    "75 % sparse": Row(SparsityStep(density=0.25, protocol="lamp", schedule="gradual"), epochs=4, learning_rate=0.05),
-    "95 % sparse": Row(SparsityStep(density=0.05, protocol="lamp", schedule="gradual"), epochs=8, learning_rate=0.05),
+    "75 % sparse": Row(SparsityStep(density=0.25, protocol="lamp", schedule="gradual"), epochs=3, learning_rate=0.05),
+    "95 % sparse": Row(SparsityStep(density=0.05, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
 }
 """Activations of 4 and 2 bits are what layers read; sums, the input and the outputs have 8, as have both ends."""
 

@@ -22,7 +22,8 @@ import numpy as np
 from pocketpipe import machine
 from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.exporting.onnx import export_onnx, run_onnx
+from pocketpipe.exporting.executing import run_onnx
+from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.integer.lowering import lower
 from pocketpipe.network import StoredNetwork

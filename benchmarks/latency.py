@@ -29,7 +29,8 @@ from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.delivery.loader import load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.exporting.onnx import INPUT_NAME, export_onnx, run_onnx, session
+from pocketpipe.exporting.executing import run_onnx, session
+from pocketpipe.exporting.onnx import INPUT_NAME, export_onnx
 from pocketpipe.integer import reference
 from pocketpipe.integer.lowering import lower
 from pocketpipe.network import NETWORKS

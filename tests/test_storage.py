@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pocketpipe import machine
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.storage import appearing_whole, load_network, load_split, replacing, save_network, save_split
@@ -134,11 +134,14 @@ def test_the_first_of_two_can_win(tmp_path: Path) -> None:
 def test_left_overs_of_the_dead_are_removed_and_the_living_left_alone(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = platform.node().replace(".", "-")
-    alive = tmp_path / f".out.{host}.{os.getppid()}.partial"
-    for folder in (tmp_path / f".other.{host}.{dead.pid}.partial", alive):
+    here = machine.processes_known_as()
+    alive = tmp_path / f".out.{here}.{os.getppid()}.partial"
+    elsewhere = tmp_path / f".file.{here}.elsewhere.{dead.pid}.partial"  # its process cannot be seen from here
+    for folder in (tmp_path / f".other.{here}.{dead.pid}.partial", alive):
         folder.mkdir()
-    (tmp_path / f".file.{host}.{dead.pid}.partial").touch()
+    for file in (tmp_path / f".file.{here}.{dead.pid}.partial", tmp_path / ".file.old.elsewhere.1.partial", elsewhere):
+        file.touch()
+    os.utime(tmp_path / ".file.old.elsewhere.1.partial", (0, 0))
     with appearing_whole(tmp_path / "out"):
         pass
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [alive.name, "out"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {alive.name, elsewhere.name, "out"}

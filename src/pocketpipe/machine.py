@@ -7,7 +7,10 @@
 | MLFLOW_TRACKING_URI | MLflow store or server | SQLite file under the output folder |
 """
 
+import contextlib
+import hashlib
 import os
+import platform
 from pathlib import Path
 
 
@@ -29,6 +32,15 @@ def tracking_uri() -> str:
 def artifact_root() -> Path:
     """Where MLflow keeps artefacts when the store is a local file."""
     return output_root() / "mlflow-artifacts"
+
+
+def processes_known_as() -> str:
+    """A short name of what process ids mean here: this boot of this host, and the container. Letters and digits."""
+    spaces = [platform.node()]
+    for place in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
+        with contextlib.suppress(OSError):
+            spaces.append(str(place.stat().st_ino) if place.parent.name == "ns" else place.read_text().strip())
+    return hashlib.sha256(" ".join(spaces).encode()).hexdigest()[:12]
 
 
 def runs_here(process: int) -> bool:

@@ -5,11 +5,12 @@ Files and folders appear whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def appearing_whole(folder: Path, *, first_wins: bool = False) -> Iterator[Path]:
-    """The same for a folder, which is made empty. `first_wins`: a folder that is there by then stays as it is."""
+    """The same with a folder to write into, empty at first. `first_wins`: if there is one by then, that one stays."""
     partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -60,16 +61,34 @@ def appearing_whole(folder: Path, *, first_wins: bool = False) -> Iterator[Path]
         shutil.rmtree(partial, ignore_errors=True)
 
 
+ABANDONED_AFTER = 24 * 60 * 60
+"""Seconds after which a partial of another host, container or boot, whose processes are not known here, is one of the
+dead."""
+
+
 def _partial(final: Path) -> Path:
     """A hidden sibling that names its writer, once those whose writers are dead are gone."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    host = platform.node().replace(".", "-")  # where hosts share a file system, each knows only its own processes
-    for abandoned in final.parent.glob(f".*.{host}.*.partial"):
-        writer = abandoned.name.split(".")[-2]
-        if writer.isdigit() and not machine.runs_here(int(writer)):
-            shutil.rmtree(abandoned, ignore_errors=True)
-            abandoned.unlink(missing_ok=True)
-    return final.with_name(f".{final.name}.{host}.{os.getpid()}.partial")
+    here = machine.processes_known_as()
+    for partial in final.parent.glob(".*.*.*.partial"):
+        *_, known_as, writer, _ = partial.name.split(".")
+        with contextlib.suppress(OSError, ValueError):
+            alive = machine.runs_here(int(writer)) if known_as == here else _age(partial) < ABANDONED_AFTER
+            if not alive:
+                _remove(partial)
+    return final.with_name(f".{final.name}.{here}.{os.getpid()}.partial")
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was changed."""
+    return time.time() - path.lstat().st_mtime
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def save_network(network: StoredNetwork, folder: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from pocketpipe.errors import UserError
-from pocketpipe.exporting.onnx import INPUT_NAME, check_export, export_onnx, run_onnx, session
+from pocketpipe.exporting.executing import run_onnx, session
+from pocketpipe.exporting.onnx import INPUT_NAME, check_export, export_onnx
 
 
 class Residual(nn.Module):

@@ -111,11 +111,14 @@ def test_golden_vectors_are_held_by_whoever_builds_the_folder(numbers: str, tmp_
         return subprocess.run(["ctest"], cwd=tmp_path / "build", check=False, capture_output=True).returncode
 
     assert tested() == 0
-    golden = tmp_path / "out" / "golden" / "outputs.bin"
+    golden, inputs = (tmp_path / "out" / "golden" / name for name in ("outputs.bin", "inputs.bin"))
     right = golden.read_bytes()
     for wrong in (right[:-1] + b"\x7f", right[:-4], right[:-4] + np.float32("nan").tobytes()):
         golden.write_bytes(wrong)
         assert tested() != 0
+    golden.write_bytes(right)
+    inputs.write_bytes(b"")
+    assert tested() != 0
 
 
 FLOAT_ARITHMETIC = {

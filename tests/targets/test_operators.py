@@ -45,6 +45,8 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, ...], Build]] = {
     "narrow": ((21, 4, 4), lambda g: g.conv("input", 21, 77)),
     "narrow, stride 2, dilation": ((5, 9, 7), lambda g: g.conv("input", 5, 40, strides=[2, 2], dilations=[2, 2])),
     "narrow, no padding": ((7, 6, 5), lambda g: g.conv("input", 7, 19, pads=[0] * 4)),
+    "narrow, padded on one side": ((3, 6, 3), lambda g: g.conv("input", 3, 21, strides=[2, 1], pads=[0, 1, 1, 0])),
+    "narrow, many taps": ((3, 32, 32), lambda g: g.conv("input", 3, 20, kernel=8, strides=[8, 8], pads=[0] * 4)),
     "narrow and long": ((3, 40, 2), lambda g: g.conv("input", 3, 9)),
     "narrow and long, 1x1": ((5, 70, 1), lambda g: g.conv("input", 5, 9, kernel=1)),
     "narrow, 1x1, stride 2": ((9, 7, 7), lambda g: g.conv("input", 9, 33, kernel=1, strides=[2, 2])),

@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 import shutil
 from abc import abstractmethod
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import load_obj
 
 from pocketpipe.lineage.provenance import Provenance, write_provenance
-from pocketpipe.storage import appearing_whole
+from pocketpipe.storage import appearing_whole, replacing
 
 T = TypeVar("T")
 
@@ -64,10 +63,9 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
 
     def point_latest(self) -> None:
         """Let the readable name `latest` point at the present fingerprint."""
-        link = self.folder / f".latest-{os.getpid()}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.path.name)
-        link.rename(self.latest)
+        with replacing(self.latest) as link:
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.path.name)
 
     def _exists(self) -> bool:
         return self.fingerprint is not None and self.path.is_dir()
@@ -134,7 +132,7 @@ class FolderDataset(FreshDataset[Path]):
     """A folder of files: saved by copying the folder that a node returns, loaded as its path."""
 
     def _write(self, data: Path, folder: Path) -> None:
-        shutil.copytree(data, folder / "content")
+        shutil.copytree(data, folder / "content", ignore=shutil.ignore_patterns(".*.partial"))
 
     def _read(self, folder: Path) -> Path:
         return folder / "content"

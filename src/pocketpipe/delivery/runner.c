@@ -12,7 +12,7 @@
 static @INPUT@ input[@INPUTS@];
 static @OUTPUT@ output[@OUTPUTS@], golden[@OUTPUTS@];
 
-/* How far outputs may be from the golden ones, as a share of the largest of an example; 0: equal to the bit. */
+/* How far outputs may be from the golden ones, as a share of the largest of an example; 0: equal. */
 #define TOLERANCE @TOLERANCE@
 
 static int fail(const char *what, const char *name) {
@@ -73,6 +73,8 @@ int main(int argc, char **argv) {
             return fail("has not as many outputs as there are examples:", argv[3]);
         if (!as_golden()) return fail("the outputs are not those of", argv[3]);
     }
+    if (argc == 4 && read_whole(known, (char *)golden, 1) != 0)
+        return fail("has more outputs than there are examples:", argv[3]);
     if (got < 0) return fail("cannot read", argv[1]);
     if (got > 0) return fail("the last example is cut short in", argv[1]);
     return 0;

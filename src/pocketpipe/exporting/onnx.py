@@ -8,19 +8,18 @@ ONNX Runtime on the file is the reference that everything delivered is compared 
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pocketpipe.compression.codebook.parametrization import shared_weights
 from pocketpipe.compression.weights import bare
 from pocketpipe.errors import UserError
+from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.factors import factor_out
 from pocketpipe.exporting.qdq import OPSET, exportable, is_quantized
 from pocketpipe.exporting.qdq_file import finish
@@ -69,36 +68,6 @@ def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     factor_out(model, shared_weights(network))
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-def session(onnx: bytes, threads: int = 1) -> Any:
-    """An `onnxruntime.InferenceSession` on CPU: `session(onnx).run(None, {"input": example})[0]`, example (1, ...)."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-
-
-def run_onnx(onnx: bytes, prepared_inputs: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """Outputs (N, ...) of the file for network inputs (N, ...), one example at a time, `threads` of them at once.
-
-    The file's batch is 1: examples, not operators, are spread over threads, so that what is measured is
-    the delivered file itself. `threads` defaults to all CPUs.
-    """
-    if not len(prepared_inputs):
-        raise ValueError("run_onnx needs at least one example")
-    threads = min(threads or os.cpu_count() or 1, len(prepared_inputs))
-    runner = session(onnx)
-
-    def run_slice(examples: np.ndarray) -> np.ndarray:
-        return np.concatenate([runner.run(None, {INPUT_NAME: examples[i : i + 1]})[0] for i in range(len(examples))])
-
-    slices = np.array_split(np.ascontiguousarray(prepared_inputs, np.float32), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        return np.concatenate(list(pool.map(run_slice, slices)))
 
 
 @dataclass(frozen=True)

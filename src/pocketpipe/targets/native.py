@@ -17,6 +17,7 @@ from pocketpipe.delivery.folder import GOLDEN, RUNNER_SOURCE, digests, write_rea
 from pocketpipe.delivery.integers import BYTES
 from pocketpipe.delivery.loader import LIBRARY_FILE, load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
+from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
@@ -141,8 +142,6 @@ def compile_native(
         for name in (LIBRARY_FILE, ARCHIVE, *programs):
             shutil.copy(build / name, delivery / name)
         _write_header_and_runner(compiled, delivery)
-        if examples is not None:
-            _write_golden(delivery, network, metadata, examples)
         filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
         compiler = "cc" if toolchain.machine == "x86_64" else f"{toolchain.machine}-linux-gnu-gcc"
         build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
@@ -225,8 +224,6 @@ def _write_golden(
     delivery: Path, network: bytes | IntegerGraph, metadata: DeliveryMetadata, examples: np.ndarray
 ) -> None:
     """What the runner takes, and what it must give: in integers the reference's outputs, else ONNX Runtime's."""
-    from pocketpipe.exporting.onnx import run_onnx
-
     prepared = metadata.preprocessing(examples)
     if isinstance(network, IntegerGraph):
         outputs = network.real(reference.run(network, network.quantized(prepared)))

@@ -26,7 +26,8 @@ from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import bare, laid_on, lay_on, original_of, set_weight, weight_of
 from pocketpipe.errors import Mistakes, UserError
-from pocketpipe.exporting.onnx import export_onnx, run_onnx
+from pocketpipe.exporting.executing import run_onnx
+from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.exporting.packing import pack, packed, unpack
 from pocketpipe.plan import STEPS, CompressionPlan
 from pocketpipe.profile import NetworkProfile

@@ -9,7 +9,8 @@ from time import perf_counter, sleep
 import numpy as np
 
 from pocketpipe.delivery.loader import load_library
-from pocketpipe.exporting.onnx import INPUT_NAME, session
+from pocketpipe.exporting.executing import session
+from pocketpipe.exporting.onnx import INPUT_NAME
 from pocketpipe.task import Task
 
 WARM_UP = 20

@@ -11,7 +11,7 @@ from pocketpipe.champion import Champion
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
-from pocketpipe.exporting.onnx import run_onnx
+from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.exporting.transport import delivered_cost
 from pocketpipe.network import StoredNetwork

@@ -1,11 +1,11 @@
 """Nest -> TIR: register tiles of output pixels by output channels, vectors along channels, no padding in memory.
 
-A tile holds P neighbouring pixels of a row times T vectors of channels in registers over the whole sum. Per summed
-channel it loads T weight vectors, broadcasts P inputs and does P*T multiply-adds; where the processor multiplies by one
-element of a register, inputs of several channels are loaded together. What lies outside the input is
-left out when the code is made (columns) or by the bounds of the loop over kernel rows: nothing is copied to be padded.
-Channel counts that are no multiple of the vector end in a shorter vector. Constant weights lie in the order in which
-they are read (`packing`).
+A tile holds P neighbouring pixels of a line (a row, or several of a narrow image: `Nest.lines`) times T vectors of
+channels in registers over the whole sum. Per summed channel it loads T weight vectors, broadcasts P inputs and does P*T
+multiply-adds; where the processor multiplies by one element of a register, inputs of several channels are loaded
+together. What lies outside the input is left out when the code is made (columns, rasters) or by the bounds of the loop
+over kernel rows: nothing is copied to be padded. Channel counts that are no multiple of the vector end in a shorter
+vector. Constant weights lie in the order in which they are read (`packing`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

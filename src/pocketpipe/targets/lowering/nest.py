@@ -65,7 +65,7 @@ class Window:
         return tuple(tap for tap in range(self.taps) if 0 <= self.position(out, tap) < self.size)
 
     @property
-    def copies(self) -> bool:
+    def pointwise(self) -> bool:
         """Whether each output is made of the input at its own place alone."""
         return self.size == self.out and self.taps == self.stride == 1 and not self.before
 
@@ -120,10 +120,23 @@ class Raster:
         return (y, ky), (x, kx)
 
 
-NARROW = 4
-"""Columns up to which several rows share a tile."""
-MOST_IN_RASTER = 64
-"""Pixels up to which that is done where each tile is code of its own."""
+NARROW, LONGEST = 4, 32
+"""Columns up to which several rows are one line, and pixels that such a line has at most."""
+MOST_STEPS = 600
+"""Pixels times taps of a raster at most: each tap of each of its tiles is code of its own."""
+
+
+def joined(rows: int, columns: int) -> int:
+    """How many rows of a narrow image are one line, so that a tile can take pixels of several.
+
+    Else each row would read all weights again, which is what takes long there.
+
+    >>> joined(4, 4), joined(40, 2), joined(8, 8)
+    (4, 10, 1)
+    """
+    if columns > NARROW:
+        return 1
+    return max(count for count in range(1, rows + 1) if rows % count == 0 and count * columns <= LONGEST)
 
 
 @dataclass(frozen=True)
@@ -154,18 +167,16 @@ class Nest:
 
     @property
     def lines(self) -> tuple[Window, Window | Raster]:
-        """Rows and columns as tiles walk over them: of narrow images all rows are one.
-
-        Else each row would read all weights again, which are what takes long there.
-        """
+        """Rows and columns as tiles walk over them, with rows `joined` where that is done."""
         rows, columns = self.rows, self.columns
-        if self.depthwise or rows.out == 1 or columns.out > NARROW:
-            return rows, columns
-        if rows.copies and columns.copies:
-            return Window(1, 1), Window(rows.size * columns.size, rows.out * columns.out)
-        if rows.out * columns.out > MOST_IN_RASTER:
-            return rows, columns
-        return Window(1, 1), Raster(rows, columns)
+        together = 1 if self.depthwise else joined(rows.out, columns.out)
+        if rows.pointwise and columns.pointwise:
+            count, length = rows.out // together, together * columns.out
+            return Window(count, count), Window(length, length)
+        steps = rows.out * columns.out * rows.taps * columns.taps
+        if 1 < together == rows.out and steps <= MOST_STEPS:
+            return Window(1, 1), Raster(rows, columns)
+        return rows, columns
 
     @property
     def steps(self) -> int:

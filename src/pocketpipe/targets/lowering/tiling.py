@@ -1,4 +1,4 @@
-"""How a nest is cut into register tiles: pixels of a row times vectors of channels."""
+"""How a nest is cut into register tiles: pixels of a line times vectors of channels."""
 
 from dataclasses import dataclass
 
@@ -38,9 +38,9 @@ class ChannelTile:
 
 @dataclass(frozen=True)
 class PixelTile:
-    """`repeats` tiles in a row from column `start`, each of as many pixels as `taps` has entries.
+    """`repeats` tiles in a row from pixel `start` of a line, each of as many pixels as `taps` has entries.
 
-    `taps[p]`: the kernel columns that lie inside the input for pixel p.
+    `taps[p]`: the taps of the kernel (of one of its rows, where lines are rows) that lie inside the input for pixel p.
     """
 
     start: int

@@ -45,6 +45,8 @@ SHAPES = {
     "narrow, pointwise": ((5, 3), 10, 37, 1, 1, 1, 1, 0),
     "narrow, pointwise, strided": ((7, 7), 9, 33, 1, 2, 1, 1, 0),
     "narrow and long": ((40, 2), 3, 9, 3, 1, 1, 1, 1),
+    "narrow and long, pointwise": ((68, 4), 5, 9, 1, 1, 1, 1, 0),
+    "narrow, padded one way": ((5, 4), 11, 18, (3, 2), 1, 1, 1, (1, 0)),
     "row of vectors": ((1, 5), 64, 10, 1, 1, 1, 1, 0),
 }
 

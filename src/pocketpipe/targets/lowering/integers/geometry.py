@@ -13,7 +13,7 @@ import numpy as np
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import Add, Convolution, IntegerTensor, Linear, Operator
 from pocketpipe.targets.lowering.integers.units import VectorUnit
-from pocketpipe.targets.lowering.nest import MOST_IN_RASTER, NARROW
+from pocketpipe.targets.lowering.nest import joined
 
 SMALLEST_SHIFT, LARGEST_SHIFT = 33, 54
 """Where the high half of a product is enough (`VectorUnit.rescale`); else 64 bits are kept to the end.
@@ -75,23 +75,14 @@ class SumOfProducts:
         return self.groups * self.made
 
     @property
-    def lines(self) -> tuple[int, int]:
-        """Rows and columns of the output as tiles walk over them: of narrow images all rows are one (`Nest.lines`)."""
-        rows, columns = self.out_height, self.out_width
-        if self.depthwise or columns > NARROW or (rows * columns > MOST_IN_RASTER and not self.copies):
-            return rows, columns
-        return 1, rows * columns
-
-    @property
-    def copies(self) -> bool:
-        """Whether each pixel is made of the input at its own place alone."""
-        same = (self.height, self.width) == (self.out_height, self.out_width)
-        return same and self.taps == self.strides == (1, 1) and self.before == (0, 0)
-
-    @property
     def rows_of_line(self) -> int:
-        """Rows of the output that are one line."""
-        return self.out_height // self.lines[0]
+        """Rows of the output that tiles walk over as one line."""
+        return 1 if self.depthwise else joined(self.out_height, self.out_width)
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """How many lines the output has, and pixels of each."""
+        return self.out_height // self.rows_of_line, self.rows_of_line * self.out_width
 
     def registers(self, unit: VectorUnit) -> int:
         """Registers that hold the sums of one pixel in one group."""

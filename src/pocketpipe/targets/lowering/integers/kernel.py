@@ -1,9 +1,10 @@
 """SumOfProducts -> TIR: register tiles of pixels by channels over prepared inputs, requantized as they are stored.
 
-A tile holds P neighbouring pixels times T registers of channels in int32 over the whole sum. Per group of summed
-inputs it loads T registers of weights, spreads P groups of inputs over a register each, and multiplies and adds P * T
-times (`depthwise` does otherwise). Bias, factor, zero point, activation and, if there is one, the addition of another
-tensor are applied in registers (`finishing`): what leaves a tile is int8.
+A tile holds P neighbouring pixels of a line (a row, or several of a narrow image: `nest.joined`) times T registers of
+channels in int32 over the whole sum. Per group of summed inputs it loads T registers of weights, spreads P groups of
+inputs over a register each, and multiplies and adds P * T times (`depthwise` does otherwise). Bias, factor, zero point,
+activation and, if there is one, the addition of another tensor are applied in registers (`finishing`): what leaves a
+tile is int8.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import partial
 from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
-from pocketpipe.targets.lowering.fetching import LINE, fetched_ahead
+from pocketpipe.targets.lowering.fetching import CACHE_LINE, fetched_ahead
 from pocketpipe.targets.lowering.integers.depthwise import DepthwiseSums
 from pocketpipe.targets.lowering.integers.finishing import Finishing
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, rounded_up
@@ -282,7 +283,7 @@ class _Emitter:
             place = self.section.weights + ((first + v) * self.section.steps + step) * register
             loaded = BufferLoad(self.buffers["weight"], [vector(place, size * register)])
             yield tirx.Bind(weight, unit.weights(loaded))
-            for behind in range(0, size * register, LINE):
+            for behind in range(0, size * register, CACHE_LINE) if 2 * register * size >= CACHE_LINE else ():
                 yield from fetched_ahead(self.buffers["weight"], place + behind, behind, 1, self.weight_bytes)
         for p, place in enumerate(places):
             words = unit.words(BufferLoad(self.scratch, [vector(place, size * unit.group)]))
