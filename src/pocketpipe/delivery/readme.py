@@ -68,7 +68,8 @@ outputs = pocketpipe.load("this folder")(examples)  # examples as stored; prepro
 ```
 
 `CMakeLists.txt` builds it with CMake, from `libmodel.a`. `golden/`, if it is there, holds inputs for the runner and
-the outputs that it must give; `ctest` compares, to the bit where the network is integers, else to `TOLERANCE` in `{runner}`.""",
+the outputs that it must give; `ctest` compares, to the bit where the network is integers, else to `TOLERANCE` in
+`{runner}`.""",
     )
 
 
