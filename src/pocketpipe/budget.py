@@ -59,6 +59,10 @@ class Limits(Value):
         return [(name, used[name], limit) for name, limit in self.given().items() if used[name] is not None]
 
 
+ROUNDING = 1e-9
+"""How far a difference of two metrics may be off for being computed: 0.91 - 0.90 is a little more than 0.01."""
+
+
 class Budget(Value):
     """Relative terms are against the teacher; absolute ones stand alone. At least one must bound the cost.
 
@@ -90,6 +94,14 @@ class Budget(Value):
     latency_ms: ByTarget = {}
     """For each target the median time of one example, batch 1, on `compile.threads` threads; measured where the target
     is this host."""
+
+    def allows_drop(self, drop: float) -> bool:
+        """Whether a loss of the task's metric, the worse the larger, is within `accuracy_drop`; NaN is not.
+
+        >>> Budget(speedup=2, accuracy_drop=0.01).allows_drop(0.91 - 0.90)
+        True
+        """
+        return self.accuracy_drop is None or drop <= self.accuracy_drop + ROUNDING
 
     @model_validator(mode="after")
     def _bounds_the_cost(self) -> "Budget":

@@ -34,6 +34,7 @@ def verdicts(budget: Budget, *subjects: Subject, teacher: float = 0.96) -> dict[
         (Budget(file_bytes=2099), "file_bytes", "failed"),
         (Budget(speedup=1, accuracy_drop=0.011), "accuracy_drop", "passed"),
         (Budget(speedup=1, accuracy_drop=0.009), "accuracy_drop", "failed"),
+        (Budget(speedup=1, accuracy_drop=0.01), "accuracy_drop", "passed"),  # though 0.96 - 0.95 is a little more
         (Budget(speedup=1, minimum_metric=0.95), "minimum_metric", "passed"),
         (Budget(speedup=1, minimum_metric=0.951), "minimum_metric", "failed"),
     ],

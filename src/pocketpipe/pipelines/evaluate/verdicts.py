@@ -75,7 +75,7 @@ def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: floa
         drop = better * (teacher - metric)
         asked = f"{task.metric_name} drop <= {budget.accuracy_drop:.4f}"
         got = f"{drop:+.4f} ({teacher:.4f} -> {metric:.4f}, {subject.examples:,} examples)"
-        verdicts.append(_on(subject, "accuracy_drop", asked, got, drop <= budget.accuracy_drop))
+        verdicts.append(_on(subject, "accuracy_drop", asked, got, budget.allows_drop(drop)))
     if budget.minimum_metric is not None:
         sign = ">=" if task.higher_is_better else "<="
         asked = f"{task.metric_name} {sign} {budget.minimum_metric:.4f}"

@@ -70,7 +70,7 @@ def find_plan(
     same_methods = champion is not None and [step.kind for step in champion.plan.steps] == [step.kind for step in steps]
     if champion is not None and same_methods and limits.keeps(champion.plan.predict(profile).cost()):
         tuned = tune(champion.student, "champion's plan")
-        if _drop(task, dense_score, tuned) <= _allowed_drop(budget):
+        if budget.allows_drop(_drop(task, dense_score, tuned)):
             record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
             return champion.plan, champion.student, [], record
 
@@ -138,10 +138,6 @@ def _informed(
 
 def _drop(task: Task, dense: float, score: float) -> float:
     return dense - score if task.higher_is_better else score - dense
-
-
-def _allowed_drop(budget: Budget) -> float:
-    return float("inf") if budget.accuracy_drop is None else budget.accuracy_drop
 
 
 def _record(
