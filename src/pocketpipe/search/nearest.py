@@ -45,4 +45,5 @@ def _score(trial: Trial) -> float:
 def _keeps_accuracy(trial: Trial, dense_score: float, budget: Budget, higher_is_better: bool) -> bool:
     sign = 1.0 if higher_is_better else -1.0
     gain = sign * _score(trial)
-    return budget.allows_drop(sign * dense_score - gain) and (budget.minimum_metric is None or gain >= sign * budget.minimum_metric)
+    reached = budget.minimum_metric is None or gain >= sign * budget.minimum_metric
+    return reached and budget.allows_drop(sign * dense_score - gain)
