@@ -1,4 +1,5 @@
-"""Everything that can be known to go wrong is said before any work, all of it together."""
+"""Everything that can be known to go wrong is said before any work, all of it together; but whether the network has a
+form that can be compiled, which takes seconds to tell, once the rest is right."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -54,8 +55,8 @@ def checked_config(parameters: dict[str, Any]) -> Config:
 
 def check_feasible(config: Config, stages: set[str]) -> None:
     """Data, weights, budget, compilers, room on disk: what `stages` will need. Raises Mistakes."""
-    lines = list(_infeasible(Request.of(config.model_dump()), stages))
-    if lines:
+    request = Request.of(config.model_dump())
+    if lines := list(_infeasible(request, stages)) or list(_not_to_be_compiled(request, stages)):
         raise Mistakes(lines)
 
 
@@ -198,13 +199,19 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
         yield from no_data
         if not no_data and request.network is not None and not _network_mistakes(request):
             yield from _said("", partial(_check_network, request.task, request.network, request))
-            if "compile" in stages and not list(_other_mistakes(request)):
-                yield from _check_integers(request.task, request.network, request)
-                yield from _check_export(request.task, request.network, request)
     if stages & STAGES_WITH_TEACHERS and request.task is not None and not _task_mistakes(request):
         for section, teacher in request.teachers:
             if not _teacher_mistakes(section, teacher) and not list(_said("", partial(_check_data, request.task))):
                 yield from _said(f"{section}.distillation.teachers", partial(_check_teacher, request.task, teacher))
+
+
+def _not_to_be_compiled(request: Request, stages: set[str]) -> Iterator[str]:
+    """Whether the network has a form that targets take: it is exported for that, so only once nothing else is wrong."""
+    if not ("compile" in stages and stages & STAGES_WITH_THE_NETWORK):
+        return
+    if request.task is not None and request.network is not None:
+        yield from _check_integers(request.task, request.network, request)
+        yield from _check_export(request.task, request.network, request)
 
 
 def _check_data(choice: TaskChoice) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional
 
 from pocketpipe.doors import Value
 from pocketpipe.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class ProgressiveResizing(Value):
@@ -32,6 +32,8 @@ class ProgressiveResizing(Value):
 
     def shown(self, images: Tensor, progress: float) -> Tensor:
         """Prepared `images` (n, channels, height, width) as the network sees them after the share `progress`."""
+        from torch.nn import functional
+
         if progress >= self.until:
             return images
         small = (self.side(images.shape[-2]), self.side(images.shape[-1]))
@@ -39,6 +41,8 @@ class ProgressiveResizing(Value):
 
     def check(self, network: nn.Module, input_shape: tuple[int, ...]) -> None:
         """Raises UserError if the network cannot take smaller inputs, or answers them with outputs of another shape."""
+        import torch
+
         if len(input_shape) != 3:
             raise UserError(f"progressive_resizing: inputs of shape {input_shape} are no images; set it to null")
         was_training = network.training
