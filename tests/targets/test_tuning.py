@@ -155,7 +155,7 @@ def test_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tuner, "Bench", Slow)
     workloads: Counter[Workload] = Counter({IntegerWorkload(INTEGERS, CPU): 2})
-    settings = TuneSettings(trials=1000, minutes=0.1 / 60)
+    settings = TuneSettings(trials=1000, minutes=0.5 / 60)
     started = perf_counter()
     made = Tuner(settings, Records(tmp_path), find_toolchain("x86_64"), "this CPU", 1)
     made.choose(workloads)

@@ -142,6 +142,8 @@ def compile_native(
         for name in (LIBRARY_FILE, ARCHIVE, *programs):
             shutil.copy(build / name, delivery / name)
         _write_header_and_runner(compiled, delivery)
+        if examples is not None:
+            _write_golden(delivery, network, metadata, examples)
         filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
         compiler = "cc" if toolchain.machine == "x86_64" else f"{toolchain.machine}-linux-gnu-gcc"
         build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
