@@ -28,7 +28,7 @@ def main() -> None:
     split = Split("random images", images, generator.integers(0, 10, len(images)))
     batches = Batches(task, split, 128, 0, Shard(), torch.device("cpu"))
     network = NETWORKS.resolve("resnet20")(task.input_shape, 10).train()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     print("| precision | data ms a step | whole step ms | share |\n|---|---:|---:|---:|")
     for precision, autocast in (("fp32", False), ("bf16", True)):

@@ -136,12 +136,14 @@ def test_left_overs_of_the_dead_are_removed_and_the_living_left_alone(tmp_path: 
     dead.wait()
     here = machine.processes_known_as()
     alive = tmp_path / f".out.{here}.{os.getppid()}.partial"
-    elsewhere = tmp_path / f".file.{here}.elsewhere.{dead.pid}.partial"  # its process cannot be seen from here
+    elsewhere = tmp_path / f".file.{here}.0123456789ab.{dead.pid}.partial"  # its process cannot be seen from here
+    old, others = tmp_path / ".file.0123456789ab.1.partial", tmp_path / ".a.download.of.partial"
     for folder in (tmp_path / f".other.{here}.{dead.pid}.partial", alive):
         folder.mkdir()
-    for file in (tmp_path / f".file.{here}.{dead.pid}.partial", tmp_path / ".file.old.elsewhere.1.partial", elsewhere):
+    for file in (tmp_path / f".file.{here}.{dead.pid}.partial", elsewhere, old, others):
         file.touch()
-    os.utime(tmp_path / ".file.old.elsewhere.1.partial", (0, 0))
+    for file in (old, others):
+        os.utime(file, (0, 0))
     with appearing_whole(tmp_path / "out"):
         pass
-    assert {entry.name for entry in tmp_path.iterdir()} == {alive.name, elsewhere.name, "out"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {alive.name, elsewhere.name, others.name, "out"}

@@ -35,7 +35,7 @@ def artifact_root() -> Path:
 
 
 def processes_known_as() -> str:
-    """A short name of what process ids mean here: this boot of this host, and the container. Letters and digits."""
+    """A short name of what process ids mean here: this boot of this host, and the container. 12 hexadecimal digits."""
     spaces = [platform.node()]
     for place in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
         with contextlib.suppress(OSError):

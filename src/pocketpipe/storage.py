@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -66,14 +67,21 @@ ABANDONED_AFTER = 24 * 60 * 60
 dead."""
 
 
+PARTIAL = re.compile(r"\..+\.(?P<space>[0-9a-f]{12})\.(?P<writer>[0-9]+)\.partial")
+"""What partials are called; files of that kind alone are ever removed, for they lie in users' folders too."""
+
+
 def _partial(final: Path) -> Path:
     """A hidden sibling that names its writer, once those whose writers are dead are gone."""
     final.parent.mkdir(parents=True, exist_ok=True)
     here = machine.processes_known_as()
-    for partial in final.parent.glob(".*.*.*.partial"):
-        *_, known_as, writer, _ = partial.name.split(".")
-        with contextlib.suppress(OSError, ValueError):
-            alive = machine.runs_here(int(writer)) if known_as == here else _age(partial) < ABANDONED_AFTER
+    for partial in final.parent.glob(".*.partial"):
+        named = PARTIAL.fullmatch(partial.name)
+        if named is None:
+            continue
+        with contextlib.suppress(OSError):
+            known = named["space"] == here
+            alive = machine.runs_here(int(named["writer"])) if known else _age(partial) < ABANDONED_AFTER
             if not alive:
                 _remove(partial)
     return final.with_name(f".{final.name}.{here}.{os.getpid()}.partial")
