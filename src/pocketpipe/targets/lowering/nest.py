@@ -105,19 +105,14 @@ class Raster:
 
     def position(self, out: int, tap: int) -> int:
         """Input pixel under `tap` for output pixel `out`; only of a valid tap."""
-        row, column = self._pairs(out, tap)
-        return int(self.rows.position(*row) * self.columns.size + self.columns.position(*column))
+        (y, x), (ky, kx) = divmod(out, self.columns.out), divmod(tap, self.columns.taps)
+        return int(self.rows.position(y, ky) * self.columns.size + self.columns.position(x, kx))
 
     def valid_taps(self, out: int) -> tuple[int, ...]:
         """The taps that lie inside the input at output pixel `out`."""
         row, column = divmod(out, self.columns.out)
         across = self.columns.valid_taps(column)
         return tuple(down * self.columns.taps + tap for down in self.rows.valid_taps(row) for tap in across)
-
-    def _pairs(self, out: int, tap: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(output row, tap row), (output column, tap column)."""
-        (y, x), (ky, kx) = divmod(out, self.columns.out), divmod(tap, self.columns.taps)
-        return (y, ky), (x, kx)
 
 
 NARROW, LONGEST = 4, 32

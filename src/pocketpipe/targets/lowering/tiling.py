@@ -83,7 +83,7 @@ def channel_tiles(nest: Nest, lanes: int, vectors: int) -> list[ChannelTile]:
 
 
 def pixel_tiles(columns: Window | Raster, pixels: int) -> list[PixelTile]:
-    """Cover a row with tiles of nearly equal width, at most `pixels`; neighbours with the same taps are one loop,
+    """Cover a line with tiles of nearly equal width, at most `pixels`; neighbours with the same taps are one loop,
     but in a raster, where what is next depends on the place.
 
     >>> pixel_tiles(Window(size=6, out=6, taps=3, before=1), 2)
