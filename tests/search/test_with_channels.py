@@ -1,8 +1,9 @@
 """The search with the real channels step on networks of the zoo; only the score is made up."""
 
+import numpy as np
 import pytest
 
-from pocketpipe.budget import Budget
+from pocketpipe.budget import Budget, Limits
 from pocketpipe.errors import UserError
 from pocketpipe.network import NETWORKS
 from pocketpipe.plan import STEPS, CompressionPlan
@@ -11,6 +12,7 @@ from pocketpipe.search.feasibility import reach, refuse_impossible
 from pocketpipe.search.proposal import on_budget, uniform_parameters
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.space import joint_space
 from pocketpipe.search.store import TrialStore, Tried
 
 
@@ -56,6 +58,24 @@ def test_plans_fit_the_memory_of_a_device(profile):
     wide = {group.name: group.channels for group in kept.groups}
     assert wide["conv1"] < 16
     assert not limits.keeps(kept.cost({**wide, "conv1": wide["conv1"] + 2}))
+
+
+@pytest.mark.parametrize("before", [[], [STEPS.resolve("channels")()]], ids=["codebook", "channels, codebook"])
+def test_plans_fit_the_flash_of_a_device(profile, before):
+    """Tables of integers save flash only together with the quantization behind them."""
+    methods = [*before, STEPS.resolve("codebook")(grid="int8"), STEPS.resolve("quantization")(weight_bits=8)]
+    whole = methods[-1].predict(profile).cost().flash_bytes
+    limits = Limits(flash_bytes=int(whole * 0.6))
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        point = {key: _drawn(entry, random) for key, entry in joint_space(methods, profile).items()}
+        cost = on_budget(methods, point, profile, limits).predict(profile).cost()
+        assert limits.keeps(cost)
+        assert limits.usage(cost) > 0.8  # indices have 1, 2, 4 or 8 bits on a device
+
+
+def _drawn(entry, random):
+    return random.choice(entry["_value"]).item() if entry["_type"] == "choice" else random.uniform(*entry["_value"][:2])
 
 
 def test_the_tightest_of_both_requirements_together_can_be_projected(profile):

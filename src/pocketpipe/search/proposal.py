@@ -1,6 +1,6 @@
 """From a point of the search space to a plan on the budget. Pure functions of profile, limits and parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pocketpipe.budget import Limits
@@ -8,13 +8,15 @@ from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.search.space import joint_space, point_at, proposed
+from pocketpipe.search.space import between, joint_space, point_at, proposed
 
 Methods = Sequence[Step]
 """Steps with what the user has set; the rest is open, and search fills it in."""
 CLOSE_ENOUGH = 0.98
 """Share of the binding limit at which sharing a budget between methods stops."""
 SHARING_ROUNDS = 8
+SHOWS = 0.5
+"""Share of what a step saves in the end that its own prediction has to show, for it to project itself."""
 BISECTIONS = 40
 
 
@@ -38,24 +40,66 @@ def on_budget(
     steps: list[Step] = []
     before = profile
     for position, method in enumerate(methods):
-        step = proposed(method, parameters, before)
-        rest = methods[position + 1 :]
-        steps.append(_with_share(step, rest, parameters, before, limits) if rest else step.project(before, limits))
+        steps.append(_projected(method, methods[position + 1 :], parameters, before, limits))
         before = steps[-1].predict(before)
     plan = CompressionPlan(tuple(steps))
     refuse_over_budget(plan, profile, limits)
     return plan
 
 
-def _with_share(
-    step: Step, rest: Methods, parameters: Mapping[str, Any], profile: NetworkProfile, limits: Limits
+def _projected(
+    method: Step, rest: Methods, parameters: Mapping[str, Any], profile: NetworkProfile, limits: Limits
 ) -> Step:
-    """`step` projected so that after `rest`, as proposed, the limits are just kept."""
+    """The step of one method so that after `rest`, as proposed, the limits are just kept."""
+
+    def at(parameters: Mapping[str, Any]) -> Step:
+        return proposed(method, parameters, profile)
 
     def ends_at(step: Step) -> Cost:
         after = step.predict(profile)
         return as_proposed(rest, parameters, after).predict(after).cost()
 
+    if not rest:
+        return at(parameters).project(profile, limits)
+    ends = [at(shrunk([method], profile, fraction)) for fraction in (0.0, 1.0)]
+    saved_here = _saved(*(step.predict(profile).cost() for step in ends), limits)
+    saved_at_the_end = _saved(*map(ends_at, ends), limits)
+    if all(saved_here[name] >= SHOWS * saved for name, saved in saved_at_the_end.items()):
+        return _with_share(at(parameters), ends_at, profile, limits)
+    return _along_its_range(method, parameters, profile, lambda point: limits.keeps(ends_at(at(point))))
+
+
+def _saved(large: Cost, small: Cost, limits: Limits) -> dict[str, int]:
+    """By each cost that is limited."""
+    return {name: getattr(large, name) - getattr(small, name) for name in limits.given()}
+
+
+def _along_its_range(
+    method: Step, parameters: Mapping[str, Any], profile: NetworkProfile, kept: Callable[[Mapping[str, Any]], bool]
+) -> Step:
+    """The step at the largest parameters that are `kept`, on the way from the smallest through those proposed.
+
+    For a step whose saving shows only behind later ones, so that it cannot project itself: a table of integers saves
+    flash where quantization makes all else integers.
+    """
+    space = joint_space([method], profile)
+    largest, smallest = (shrunk([method], profile, fraction) for fraction in (0.0, 1.0))
+
+    def point(way: float) -> dict[str, Any]:
+        """0: the smallest, 1: as proposed, 2: the largest."""
+        return between(space, smallest, parameters, way) if way < 1 else between(space, parameters, largest, way - 1)
+
+    under, over = 0.0, 2.0
+    if kept(point(over)):
+        return proposed(method, point(over), profile)
+    for _ in range(BISECTIONS):
+        middle = (under + over) / 2
+        under, over = (middle, over) if kept(point(middle)) else (under, middle)
+    return proposed(method, point(under), profile)
+
+
+def _with_share(step: Step, ends_at: Callable[[Step], Cost], profile: NetworkProfile, limits: Limits) -> Step:
+    """`step` projected so that what it ends at just keeps the limits."""
     end = ends_at(step)
     share = _rescaled(limits, step.predict(profile).cost(), end)
     for _ in range(SHARING_ROUNDS):

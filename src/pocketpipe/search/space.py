@@ -50,6 +50,33 @@ def point_at(space: SearchSpace, fraction: float) -> dict[str, Any]:
     return {key: _at(key, entry["_type"], entry["_value"], fraction) for key, entry in space.items()}
 
 
+def between(space: SearchSpace, start: Mapping[str, Any], end: Mapping[str, Any], way: float) -> dict[str, Any]:
+    """Every parameter of `space` the share `way` (0..1) of its way from one point to another.
+
+    >>> space = {"a": {"_type": "uniform", "_value": [0.0, 2.0]}, "b": {"_type": "choice", "_value": [8, 4, 2]}}
+    >>> between(space, {"a": 0.0, "b": 8}, {"a": 1.0, "b": 2}, 0.5)
+    {'a': 0.5, 'b': 4}
+    """
+
+    def fraction(key: str, point: Mapping[str, Any]) -> float:
+        return _fraction(space[key]["_type"], space[key]["_value"], point[key])
+
+    return {
+        key: _at(key, entry["_type"], entry["_value"], (1 - way) * fraction(key, start) + way * fraction(key, end))
+        for key, entry in space.items()
+    }
+
+
+def _fraction(kind: str, bounds: list[Any], value: Any) -> float:
+    """Where in its range a value lies: what `_at` undoes."""
+    if kind == "choice":
+        return bounds.index(value) / max(1, len(bounds) - 1)
+    low, high = float(bounds[0]), float(bounds[1]) - (kind == "randint")
+    if kind == "loguniform":
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / (high - low) if high > low else 0.0
+
+
 def _at(key: str, kind: str, bounds: list[Any], fraction: float) -> Any:
     if kind == "choice":
         return bounds[round(fraction * (len(bounds) - 1))]
