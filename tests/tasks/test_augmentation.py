@@ -1,9 +1,10 @@
-"""Shifts and flips against a plain loop, and their randomness against what is promised."""
+"""Shifts, flips and holes against a plain loop, and their randomness against what is promised."""
 
 import numpy as np
 import torch
 
-from pocketpipe.tasks.augmentation import random_flip, random_shift
+from pocketpipe.task import Preprocessing
+from pocketpipe.tasks.augmentation import cutout, random_flip, random_shift
 
 
 def _images(count: int) -> torch.Tensor:
@@ -40,3 +41,18 @@ def test_the_generator_alone_decides() -> None:
     torch.manual_seed(2)
     second = random_flip(random_shift(images, 2, torch.Generator().manual_seed(5)), torch.Generator().manual_seed(6))
     assert torch.equal(first, second)
+
+
+def test_each_hole_is_a_square_of_the_mean_colour_and_all_places_occur() -> None:
+    colours = Preprocessing(scale=1 / 255, mean=(0.4, 0.2), std=(1.0, 1.0))
+    images = torch.full((2000, 2, 5, 6), 255, dtype=torch.uint8)
+    views = cutout(images, 3, colours, torch.Generator().manual_seed(0))
+    assert views.dtype == torch.uint8
+    holes = set()
+    for view in views.numpy():
+        hidden = view[0] != 255
+        assert [set(channel[hidden]) for channel in view] == [{102}, {51}]
+        assert (view[1][~hidden] == 255).all()
+        holes.add(hidden.tobytes())
+    rows, columns = np.mgrid[:5, :6]
+    assert holes == {((abs(rows - y) <= 1) & (abs(columns - x) <= 1)).tobytes() for y in range(5) for x in range(6)}

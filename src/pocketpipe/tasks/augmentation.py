@@ -1,4 +1,4 @@
-"""Random views of whole batches of images at once; each example draws its own shift or flip."""
+"""Random views of whole batches of images at once; each example draws its own shift, flip or hole."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+    from pocketpipe.task import Preprocessing
 
 
 def random_shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
@@ -26,3 +28,22 @@ def random_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 
     mirrored = torch.randint(0, 2, (len(images), 1, 1, 1), generator=generator, device=generator.device).bool()
     return torch.where(mirrored.to(images.device), images.flip(-1), images)
+
+
+def cutout(images: torch.Tensor, side: int, preprocessing: Preprocessing, generator: torch.Generator) -> torch.Tensor:
+    """Images (N, C, H, W), each with a square of `side` pixels in the mean colour (DeVries and Taylor 2017).
+
+    Its centre may be any pixel, so that at the edges a part of it falls outside.
+    """
+    import torch
+
+    count, _, height, width = images.shape
+    middle_y, middle_x = (
+        torch.randint(0, extent, (count, 1, 1), generator=generator, device=generator.device).to(images.device)
+        for extent in (height, width)
+    )
+    y = torch.arange(height, device=images.device)[:, None] - middle_y + side // 2
+    x = torch.arange(width, device=images.device)[None, :] - middle_x + side // 2
+    hidden = (y >= 0) & (y < side) & (x >= 0) & (x < side)
+    mean = torch.tensor(preprocessing.mean, device=images.device) / preprocessing.scale
+    return torch.where(hidden[:, None], mean.round().to(images.dtype)[:, None, None], images)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pocketpipe.task import TASKS, Preprocessing, Split
 from pocketpipe.tasks import cifar_files
-from pocketpipe.tasks.augmentation import random_flip, random_shift
+from pocketpipe.tasks.augmentation import cutout, random_flip, random_shift
 from pocketpipe.tasks.classification import ClassificationTask
 from pocketpipe.tasks.splitting import stratified
 
@@ -26,9 +26,17 @@ class Cifar10(ClassificationTask):
     # The statistics that published CIFAR ResNet weights were trained with (they are ImageNet's).
     preprocessing = Preprocessing(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-    def __init__(self, data_root: Path, *, limit: int | None = None, archive_md5: str = cifar_files.ARCHIVE_MD5):
+    def __init__(
+        self,
+        data_root: Path,
+        *,
+        limit: int | None = None,
+        archive_md5: str = cifar_files.ARCHIVE_MD5,
+        cutout: int = 0,
+    ):
         self.data_root = data_root
         self.limit = limit
+        self.cutout = cutout
         self.archive_md5 = archive_md5
 
     def source_digest(self) -> str:
@@ -44,8 +52,9 @@ class Cifar10(ClassificationTask):
         )
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Moved by up to four pixels and mirrored (He 2016)."""
-        return random_flip(random_shift(inputs, 4, generator), generator)
+        """Moved by up to four pixels and mirrored (He 2016); then a part is hidden, if that is asked for."""
+        views = random_flip(random_shift(inputs, 4, generator), generator)
+        return cutout(views, self.cutout, self.preprocessing, generator) if self.cutout else views
 
     def _limited(self, split: Split) -> Split:
         if self.limit is None or self.limit >= len(split):
@@ -60,10 +69,12 @@ def build(
     *,
     limit: Annotated[int, Field(ge=100)] | None = None,
     archive_md5: str = cifar_files.ARCHIVE_MD5,
+    cutout: Annotated[int, Field(ge=0, le=32)] = 0,
 ) -> Cifar10:
     """CIFAR-10 from `cifar-10-batches-py/` or `cifar-10-python.tar.gz` in `data_root`.
 
     limit: at most this many training and this many test images, for quick runs.
     archive_md5: of the archive, where yours is a repacked one.
+    cutout: side in pixels of a square that each training view hides; for long trainings. 0: none.
     """
-    return Cifar10(data_root, limit=limit, archive_md5=archive_md5)
+    return Cifar10(data_root, limit=limit, archive_md5=archive_md5, cutout=cutout)

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.task import TASKS, Preprocessing, Split
-from pocketpipe.tasks.augmentation import random_flip, random_shift
+from pocketpipe.tasks.augmentation import cutout, random_flip, random_shift
 from pocketpipe.tasks.classification import ClassificationTask
 from pocketpipe.tasks.splitting import by_content
 
@@ -37,9 +37,10 @@ class ImageFolder(ClassificationTask):
 
     pick = staticmethod(by_content)
 
-    def __init__(self, folder: Path, *, size: int = 32, colour: Colour = "rgb") -> None:
+    def __init__(self, folder: Path, *, size: int = 32, colour: Colour = "rgb", cutout: int = 0) -> None:
         self.folder = folder
         self.size = size
+        self.cutout = cutout
         self.colour = colour
         channels = 3 if colour == "rgb" else 1
         self.input_shape = (channels, size, size)
@@ -81,8 +82,9 @@ class ImageFolder(ClassificationTask):
         return Split(f"images of {self.folder.name}", np.stack([image for _, image in good]), targets), None
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Moved by up to an eighth of the size, and mirrored."""
-        return random_flip(random_shift(inputs, self.size // 8, generator), generator)
+        """Moved by up to an eighth of the size, and mirrored; then a part is hidden, if that is asked for."""
+        views = random_flip(random_shift(inputs, self.size // 8, generator), generator)
+        return cutout(views, self.cutout, self.preprocessing, generator) if self.cutout else views
 
     def _files(self) -> list[Path]:
         """Files of all classes, class by class, by name; hidden ones are left out."""
@@ -97,9 +99,13 @@ def build(
     path: str,
     size: Annotated[int, Field(ge=8, le=512)] = 32,
     colour: Colour = "rgb",
+    cutout: Annotated[int, Field(ge=0)] = 0,
 ) -> ImageFolder:
-    """The images under `path` (absolute, or within `data_root`). Raises UserError if there are no classes."""
-    return ImageFolder(data_root / path, size=size, colour=colour)
+    """The images under `path` (absolute, or within `data_root`). Raises UserError if there are no classes.
+
+    cutout: side in pixels of a square that each training view hides; for long trainings. 0: none.
+    """
+    return ImageFolder(data_root / path, size=size, colour=colour, cutout=cutout)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
