@@ -37,6 +37,8 @@ has 1,506 bytes of them for LeNet (8 tensors between operators), 1,937 for ResNe
 8,049 for a GRU (135), and 2,292 with tables of weights for MLPerf Tiny's ResNet-8 (15)."""
 UNKNOWN_CODE_BYTES = 4 * 1024
 """The same where operators are not known."""
+PRODUCTS = ("conv", "linear", "lstm", "gru", "rnn")
+"""How the names of operators begin that multiply by a weight."""
 STACK_BYTES = 2 * 1024
 """Of RAM, in a prediction."""
 
@@ -82,6 +84,12 @@ class Layer(Value):
     """Bytes that belong to the weight beside its elements: scales, centroids, their nodes in the graph."""
     file_side_bytes: int = 0
     """Of these, what only a file has and no device: names and nodes, factors that a device's scales contain."""
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it is a product with a matrix or kernel of its own, whose elements can be zero or share values."""
+        product = self.operator.startswith(PRODUCTS) or self.operator.endswith("_cell")
+        return product and len(self.weight) > 1
 
     def parameters(self, widths: Widths) -> int:
         """Elements of weight and bias as exported."""

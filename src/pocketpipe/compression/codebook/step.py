@@ -204,9 +204,7 @@ def _shapes(profile: NetworkProfile) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights that can share values, in graph order: of convolutions and matrix products."""
     widths = profile.widths()
     return {
-        layer.name: tuple(axis.size(widths) for axis in layer.weight)
-        for layer in profile.layers
-        if len(layer.weight) > 1 and (layer.operator == "linear" or layer.operator.startswith("conv"))
+        layer.name: tuple(axis.size(widths) for axis in layer.weight) for layer in profile.layers if layer.multiplies
     }
 
 

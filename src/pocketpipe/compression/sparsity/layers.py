@@ -13,11 +13,11 @@ def why_dense(layer: Layer) -> str | None:
     """Why no mask can be laid on the layer; None if it can."""
     if len(layer.weight) < 2:
         return "a vector (bias, scale or statistic), or no weight at all"
-    if layer.operator == "linear" or layer.operator.startswith("conv") or layer.operator.endswith("_cell"):
+    if layer.multiplies:
         return None
     return (
         f"its operator is {layer.operator!r}: masks lie on weights of convolutions and matrix products, "
-        "not on embeddings, bare parameters and torch's own recurrent modules"
+        "not on embeddings and bare parameters"
     )
 
 
