@@ -1,4 +1,4 @@
-"""Torch's own recurrent modules under the methods that change weights: what ONNX Runtime makes of the file; its size."""
+"""Torch's own recurrent modules under the methods that change weights: what the file computes, and its size."""
 
 from collections.abc import Callable
 from functools import partial
