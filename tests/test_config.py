@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pocketpipe.config import read_config
+from pocketpipe.config import read_config, with_multiples
 from pocketpipe.errors import Mistakes
 
 BASE = Path(__file__).parents[1] / "conf" / "base"
@@ -25,6 +25,35 @@ def mistakes(**changes: Any) -> tuple[str, ...]:
 
 def test_the_default_reads() -> None:
     assert read_config(parameters()).registered_name == "digits-resnet8"
+
+
+@pytest.mark.parametrize(
+    ("methods", "targets", "multiple"),
+    [
+        (["quantization"], ["aarch64", "x86_64-v4"], 8),
+        ([], ["aarch64", "x86_64-v4"], 16),
+        ([], ["aarch64", "x86_64-v3"], 8),
+        ([{"quantization": {"weight_bits": 4}}], ["fpga", "aarch64-cortex-a76"], 4),
+        ([{"quantization": {"weight_bits": 4}}], ["fpga", "aarch64-cortex-a53"], 8),
+        (["quantization"], ["cortex_m"], 1),
+    ],
+)
+def test_multiples_by_the_targets_are_a_number(methods: list[Any], targets: list[str], multiple: int) -> None:
+    asked = parameters() | {
+        "methods": [{"channels": {"multiple": "targets", "minimum": 2}}, *methods],
+        "targets": targets,
+    }
+    read = read_config(with_multiples(asked))
+    assert read.methods[0].options == {"multiple": multiple, "minimum": 2}
+    assert read.methods[1:] == read_config(asked).methods[1:]
+    assert asked["methods"][0] == {"channels": {"multiple": "targets", "minimum": 2}}, "what was passed in is unchanged"
+
+
+@pytest.mark.parametrize("change", [{"targets": ["x68_64"]}, {"targets": None}, {"methods": [["channels"]]}, {}])
+def test_parameters_without_such_multiples_or_with_mistakes_stay(change: dict[str, Any]) -> None:
+    asked = parameters() | {"methods": [{"channels": {"multiple": "targets"}}]} | change
+    asked = asked if change else parameters()
+    assert with_multiples(asked) is asked
 
 
 def test_an_unknown_key_is_answered_with_its_sections_keys() -> None:

@@ -103,6 +103,12 @@ class Budget(Value):
         """
         return self.accuracy_drop is None or drop <= self.accuracy_drop + ROUNDING
 
+    def allows_metric(self, metric: float, dense: float, *, higher_is_better: bool) -> bool:
+        """Whether `metric` is good enough where the teacher's is `dense`, on the same data."""
+        sign = 1.0 if higher_is_better else -1.0
+        reached = self.minimum_metric is None or sign * metric >= sign * self.minimum_metric
+        return reached and self.allows_drop(sign * (dense - metric))
+
     @model_validator(mode="after")
     def _bounds_the_cost(self) -> "Budget":
         if not any((self.speedup, self.compression, self.macs, self.file_bytes, self.flash_kb, self.ram_kb)):

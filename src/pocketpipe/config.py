@@ -7,18 +7,21 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pocketpipe.budget import Budget
 from pocketpipe.doors import Value, describe_validation
-from pocketpipe.errors import Mistakes
+from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.evaluation import EvaluateSettings
 from pocketpipe.lineage.fingerprint import fingerprint
 from pocketpipe.network import NetworkChoice
-from pocketpipe.plan import MethodChoice
+from pocketpipe.plan import STEPS, MethodChoice
 from pocketpipe.search.settings import SearchSettings
+from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import TaskChoice
 from pocketpipe.tracking.gates import GateSettings
 from pocketpipe.training.distilling import FurtherTeacher
 from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, TeacherRecipe, TrainerSettings
 
+BY_TARGETS = "targets"
+"""Of a method's `multiple`: as the targets' kernels want it."""
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -70,6 +73,32 @@ def read_config(parameters: dict[str, Any]) -> Config:
         return Config.model_validate(parameters)
     except ValidationError as error:
         raise Mistakes(_with_allowed_keys(error)) from error
+
+
+def with_multiples(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with a method's `multiple: targets` as the number that it stands for.
+
+    That is the most channels that one of the targets computes at once. As a number, so that the search depends on it
+    alone and another target does not search again. Where something is wrong all stays as it is: `read_config` tells it.
+    """
+    try:
+        methods = MethodChoice.all_of(parameters["methods"])
+        if not any(method.options.get("multiple") == BY_TARGETS for method in methods):
+            return parameters
+        integers = any(STEPS.resolve(method.name).brings_integers for method in methods)
+        most = max(TARGETS.resolve(target).channels_at_once(integers=integers) for target in parameters["targets"])
+    except (KeyError, TypeError, ValidationError, UserError):
+        return parameters
+    chosen = [
+        {
+            method.name: {
+                key: most if (key, value) == ("multiple", BY_TARGETS) else value
+                for key, value in method.options.items()
+            }
+        }
+        for method in methods
+    ]
+    return parameters | {"methods": chosen}
 
 
 def _with_allowed_keys(error: ValidationError) -> list[str]:

@@ -15,7 +15,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from pocketpipe import machine
-from pocketpipe.config import Config
+from pocketpipe.config import Config, with_multiples
 from pocketpipe.datasets.champion import ChampionDataset, RegistryDataset, RegistryOfRun, open_registry
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.errors import UserError
@@ -63,6 +63,7 @@ class RunHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Type the parameters before Kedro touches them: all mistakes at once, in our words."""
+        context.config_loader["parameters"] = with_multiples(context.config_loader["parameters"])
         self.config = checked_config(context.config_loader["parameters"])
 
     @hook_impl

@@ -33,6 +33,10 @@ class Step(Value):
     """The tag in a plan's JSON: the name it is registered under, or `package.module:Class`."""
     refused_after: ClassVar[Mapping[str, str]] = {}
     """Kinds of steps that must not come earlier in a plan, each with the reason."""
+    left_to_search: ClassVar[frozenset[str]] = frozenset()
+    """Fields that search fills in whatever they say: among the options of a method they are refused."""
+    settled_late: ClassVar[frozenset[str]] = frozenset()
+    """Fields that projection or pinning may change: of two steps they say nothing about what was asked for."""
     brings_integers: ClassVar[bool] = False
     """Whether the tensors between layers are integers after it: what targets without floating point need."""
 
@@ -84,6 +88,11 @@ class Step(Value):
         Not called where weights are loaded, so it must leave the structure as it is. Default: nothing to set.
         """
 
+    def asks_for(self, other: Step) -> bool:
+        """Whether `other`, a step of a finished plan, has what is said here; what is open may be anything there."""
+        said = self.model_fields_set - self.left_to_search - self.settled_late
+        return other.kind == self.kind and all(getattr(other, name) == getattr(self, name) for name in said)
+
     def in_portions(self, profile: NetworkProfile, count: int) -> tuple[Step, ...]:
         """Steps that lead to this one in `count` portions, to be trained in between. Default: all at once."""
         return (self,)
@@ -131,6 +140,8 @@ class MethodChoice(Value):
         step_class = STEPS.resolve(self.name)
         if missing := getattr(step_class, "__abstractmethods__", None):
             raise UserError(f"methods.{self.name}: the step lacks {', '.join(sorted(missing))}; see docs/your-own.md")
+        if filled := sorted(step_class.left_to_search & self.options.keys()):
+            raise Mistakes([f"methods.{self.name}.{name}: the search fills it in; leave it out" for name in filled])
         try:
             return step_class.model_validate(self.options)
         except ValidationError as error:

@@ -78,6 +78,8 @@ class Layer(Value):
     """Bits of the same unpacked, as it lies in memory."""
     index_bits: int = 8
     """Bits of an index into a table of values, where these are few; with integer weights a device stores indices."""
+    on_a_grid: bool = False
+    """Whether its values lie on a grid of 8-bit integers already, which quantization keeps."""
     density: float = 1.0
     """Largest share of the weight's elements that are not zero."""
     side_bytes: int = 0

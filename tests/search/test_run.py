@@ -1,5 +1,7 @@
 """What a search ends in: budget kept, controls, cache, ladder; better than uniform, and TPE better than random."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -169,6 +171,36 @@ def test_a_step_that_overshoots_is_named(tmp_path):
 
     with pytest.raises(UserError, match=r"search\.synthetic:Widths.*over the limit"):
         run(tmp_path, methods=(Careless(),))
+
+
+class Late(Widths):
+    """A step that costs a twentieth more once it is pinned, as what looks at weights may."""
+
+    kind: ClassVar[str] = "search.test_run:Late"
+    pinned: bool = False
+
+    def pin(self, network, task, data):
+        return self.model_copy(update={"pinned": True})
+
+    def predict(self, profile):
+        wider = {name: min(64, round(width * 1.05)) for name, width in self.widths.items()}
+        return profile.narrowed(wider if self.pinned else self.widths)
+
+
+def test_proposals_that_pinning_takes_over_the_limit_are_aimed_lower(tmp_path):
+    asked = []
+
+    def try_plan(plan):
+        (step,) = plan.steps
+        asked.append(plan)
+        first = len(asked) == 1  # the uniform plan must be right at once
+        return Tried(plan=plan if first else CompressionPlan((step.pin(None, None, None),)), score=0.5)
+
+    trials = run(tmp_path, methods=(Late(),), try_plan=try_plan, trials=4, controls=1, ladder=())
+    assert [trial.origin for trial in trials] == ["uniform", *["tuner"] * 4, "random"]
+    assert all(LIMITS.keeps(trial.cost) for trial in trials)
+    assert min(LIMITS.usage(trial.cost) for trial in trials) > 0.75
+    assert len(asked) > len(trials), "some were over the limit at first"
 
 
 def test_a_score_that_is_no_number_is_refused(tmp_path):

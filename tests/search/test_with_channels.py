@@ -74,8 +74,51 @@ def test_plans_fit_the_flash_of_a_device(profile, before):
         assert limits.usage(cost) > 0.8  # indices have 1, 2, 4 or 8 bits on a device
 
 
+def _step(name, **options):
+    return STEPS.resolve(name)(**options)
+
+
+TOGETHER = [
+    # What is left out of ResNet-20 comes in whole blocks: above and below the limit in turn.
+    ("resnet20", ["blocks", "quantization"], {"speedup": 2.0}, 0.8),
+    # MACs are not sparsity's to save, and it comes first.
+    ("resnet8", ["sparsity", "channels"], {"speedup": 5.0, "compression": 8.0}, 0.97),
+    # Codebooks have bits by layer once blocks have left few of them.
+    ("resnet20", ["blocks", "codebook", "quantization"], {"flash_kb": {"cortex_m": 64}}, 0.6),
+    ("resnet20", ["blocks", "codebook", "quantization"], {"speedup": 2.0, "flash_kb": {"cortex_m": 64}}, 0.8),
+]
+
+
+@pytest.mark.parametrize(("name", "methods", "budget", "used"), TOGETHER)
+def test_methods_meet_a_budget_together(name, methods, budget, used):
+    from pocketpipe.compression.tracing import profile_of
+
+    shape = (1, 8, 8)
+    profile = profile_of(NETWORKS.resolve(name)(shape, 10).eval(), shape)
+    options = {"codebook": {"grid": "int8"}, "quantization": {"weight_bits": 8}}
+    steps = [_step(method, **options.get(method, {})) for method in methods]
+    limits = Budget(**budget).limits(profile.cost())
+    points = [uniform_parameters(steps, profile, limits)]
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        points.append({key: _drawn(entry, random) for key, entry in joint_space(steps, profile).items()})
+    costs = [on_budget(steps, point, profile, limits).predict(profile).cost() for point in points]
+    assert all(limits.keeps(cost) for cost in costs)
+    assert np.mean([limits.usage(cost) for cost in costs]) > used
+
+
+def test_the_uniform_plan_takes_the_first_of_what_has_only_names(profile):
+    limits = Budget(compression=4.0).limits(profile.cost())
+    assert uniform_parameters([_step("sparsity")], profile, limits)["sparsity/protocol"] == "uniform"
+
+
 def _drawn(entry, random):
-    return random.choice(entry["_value"]).item() if entry["_type"] == "choice" else random.uniform(*entry["_value"][:2])
+    match entry["_type"]:
+        case "choice":
+            return entry["_value"][random.integers(len(entry["_value"]))]
+        case "randint":
+            return int(random.integers(*entry["_value"]))
+    return random.uniform(*entry["_value"])
 
 
 def test_the_tightest_of_both_requirements_together_can_be_projected(profile):

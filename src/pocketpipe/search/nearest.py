@@ -16,7 +16,9 @@ def nearest_passing(
     `dense_score` is the teacher's on the same split. A budget without compression or file size is compared by speed-up,
     one without speed-up or MACs by compression. None if no trial passes.
     """
-    passing = [trial for trial in trials if _keeps_accuracy(trial, dense_score, budget, higher_is_better)]
+    passing = [
+        trial for trial in trials if budget.allows_metric(_score(trial), dense_score, higher_is_better=higher_is_better)
+    ]
     by_bytes_alone = budget.speedup is None and budget.macs is None
 
     def nearness(trial: Trial) -> tuple[float, float, int]:
@@ -40,10 +42,3 @@ def in_words(trial: Trial | None, dense_score: float) -> str:
 
 def _score(trial: Trial) -> float:
     return trial.score if trial.tuned_score is None else trial.tuned_score
-
-
-def _keeps_accuracy(trial: Trial, dense_score: float, budget: Budget, higher_is_better: bool) -> bool:
-    sign = 1.0 if higher_is_better else -1.0
-    gain = sign * _score(trial)
-    reached = budget.minimum_metric is None or gain >= sign * budget.minimum_metric
-    return reached and budget.allows_drop(sign * dense_score - gain)

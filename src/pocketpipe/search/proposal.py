@@ -35,7 +35,7 @@ def on_budget(
     """The plan nearest to `parameters` that keeps `limits`, as close under them as its steps can.
 
     A step that is followed by others gets the limits that leave those their proposed share; the last step closes
-    the gap. Raises UserError if the proposal cannot be brought under the limits.
+    the gap. Raises UserError if the proposal cannot be brought under the limits (OverBudget if a step says that it is).
     """
     steps: list[Step] = []
     before = profile
@@ -65,7 +65,8 @@ def _projected(
     saved_here = _saved(*(step.predict(profile).cost() for step in ends), limits)
     saved_at_the_end = _saved(*map(ends_at, ends), limits)
     if all(saved_here[name] >= SHOWS * saved for name, saved in saved_at_the_end.items()):
-        return _with_share(at(parameters), ends_at, profile, limits)
+        answers = [name for name, saved in saved_here.items() if saved > 0]  # later steps see to the others
+        return _with_share(at(parameters), ends_at, profile, limits, answers)
     return _along_its_range(method, parameters, profile, lambda point: limits.keeps(ends_at(at(point))))
 
 
@@ -84,31 +85,64 @@ def _along_its_range(
     """
     space = joint_space([method], profile)
     largest, smallest = (shrunk([method], profile, fraction) for fraction in (0.0, 1.0))
+    middle = parameters if space.keys() <= parameters.keys() else between(space, smallest, largest, 0.5)
 
     def point(way: float) -> dict[str, Any]:
-        """0: the smallest, 1: as proposed, 2: the largest."""
-        return between(space, smallest, parameters, way) if way < 1 else between(space, parameters, largest, way - 1)
+        """0: the smallest, 1: as proposed (halfway, if blocks that went left other parameters), 2: the largest."""
+        return between(space, middle, smallest, 1 - way) if way < 1 else between(space, middle, largest, way - 1)
 
     under, over = 0.0, 2.0
     if kept(point(over)):
         return proposed(method, point(over), profile)
     for _ in range(BISECTIONS):
-        middle = (under + over) / 2
-        under, over = (middle, over) if kept(point(middle)) else (under, middle)
+        way = (under + over) / 2
+        under, over = (way, over) if kept(point(way)) else (under, way)
     return proposed(method, point(under), profile)
 
 
-def _with_share(step: Step, ends_at: Callable[[Step], Cost], profile: NetworkProfile, limits: Limits) -> Step:
-    """`step` projected so that what it ends at just keeps the limits."""
-    end = ends_at(step)
-    share = _rescaled(limits, step.predict(profile).cost(), end)
+def _with_share(
+    step: Step, ends_at: Callable[[Step], Cost], profile: NetworkProfile, limits: Limits, answers: Sequence[str]
+) -> Step:
+    """`step` projected so that what it ends at just keeps the limits, by its share of those that it `answers` to.
+
+    The best of all rounds: a step of coarse parts (whole blocks) may come to lie above and below in turn. A share that
+    it cannot save at all is left to later steps, which may save more than they were to.
+    """
+
+    def projected_onto(share: Limits) -> Step:
+        try:
+            return step.project(profile, share)
+        except UserError:
+            possible = [name for name in share.given() if _can_be_projected(step, profile, share.only(name))]
+            if len(possible) == len(share.given()):
+                raise
+            return step.project(profile, share.only(*possible))
+
+    def share_of(here: Cost, end: Cost) -> Limits:
+        return _rescaled(limits, here, end).only(*answers)
+
+    def merit(found: tuple[Step, Cost]) -> tuple[bool, float]:
+        usage = limits.usage(found[1])
+        return (True, usage) if limits.keeps(found[1]) else (False, -usage)
+
+    rounds: list[tuple[Step, Cost]] = []
+    share = share_of(step.predict(profile).cost(), ends_at(step))
     for _ in range(SHARING_ROUNDS):
-        projected = step.project(profile, share)
+        projected = projected_onto(share)
         end = ends_at(projected)
-        if limits.keeps(end) and limits.usage(end) >= CLOSE_ENOUGH:
+        rounds.append((projected, end))
+        if CLOSE_ENOUGH <= limits.usage(end) <= 1:
             break
-        share = _rescaled(limits, _as_cost(share, end), end)
-    return projected
+        share = share_of(_as_cost(share, end), end)
+    return max(rounds, key=merit)[0]
+
+
+def _can_be_projected(step: Step, profile: NetworkProfile, limits: Limits) -> bool:
+    try:
+        step.project(profile, limits)
+    except UserError:
+        return False
+    return True
 
 
 def _rescaled(limits: Limits, here: Cost, end: Cost) -> Limits:
@@ -124,12 +158,35 @@ def _as_cost(limits: Limits, filler: Cost) -> Cost:
     return filler.model_copy(update=limits.given())
 
 
+class OverBudget(UserError):
+    """A plan costs more than its limits allow, though its steps were projected onto them."""
+
+    def __init__(self, message: str, cost: Cost) -> None:
+        super().__init__(message)
+        self.cost = cost
+
+
 def refuse_over_budget(plan: CompressionPlan, profile: NetworkProfile, limits: Limits) -> None:
-    """Raise UserError if `plan` exceeds `limits`: a step of the user's own may project wrongly."""
+    """Raise OverBudget if `plan` exceeds `limits`: a step may project wrongly, or cost more once it is pinned."""
     cost = plan.predict(profile).cost()
     if not limits.keeps(cost):
         kinds = ", ".join(step.kind for step in plan.steps)
-        raise UserError(f"plan ({kinds}): {limits.over(cost)} after projection; a step's project or pin is wrong")
+        line = f"plan ({kinds}): {limits.over(cost)} after projection; a step's project or pin is wrong"
+        raise OverBudget(line, cost)
+
+
+def tightened(aim: Limits, limits: Limits, cost: Cost) -> Limits:
+    """What to aim at where `aim` ended at a `cost` above `limits`: lower by twice what it exceeds.
+
+    >>> cost = Cost(macs=110, parameters=1, file_bytes=1)
+    >>> tightened(Limits(macs=100), Limits(macs=100), cost).macs
+    80
+    """
+
+    def lowered(name: str, aimed: int) -> int:
+        return aimed - 2 * max(0, getattr(cost, name) - getattr(limits, name))
+
+    return Limits.model_validate({name: lowered(name, aimed) for name, aimed in aim.given().items()})
 
 
 def shrunk(methods: Methods, profile: NetworkProfile, fraction: float) -> dict[str, Any]:

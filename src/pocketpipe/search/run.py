@@ -13,7 +13,14 @@ from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.progress import BestSoFar
-from pocketpipe.search.proposal import on_budget, refuse_over_budget, relaxed, uniform_parameters
+from pocketpipe.search.proposal import (
+    OverBudget,
+    on_budget,
+    refuse_over_budget,
+    relaxed,
+    tightened,
+    uniform_parameters,
+)
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.search.space import joint_space
 from pocketpipe.search.store import Outcome, TrialStore, Tried
@@ -23,6 +30,9 @@ from pocketpipe.search.tuners.base import SearchSpace, Tuner, build_tuner, next_
 TryPlan = Callable[[CompressionPlan], Tried]
 """Carries a plan out on the teacher and scores it on the selection split: (pinned plan, metric)."""
 
+
+AIMS = 3
+"""How often a proposal is projected, each time further under the limits, if pinning takes it over them."""
 
 Informed = Callable[[CompressionPlan], Sequence[Mapping[str, Any]]]
 """What weights and data suggest, given the uniform plan on the budget: parts of points of the joint space."""
@@ -117,12 +127,18 @@ class _Attempts:
 
     def try_to_make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial | None:
         """As `make`; None if the proposal cannot be brought under the limits."""
-        try:
-            plan = on_budget(self.methods, parameters, self.profile, limits)
-        except UserError:
-            self._advance()
-            return None
-        return self._score(origin, plan, limits)
+        aim = limits
+        for _ in range(AIMS):
+            try:
+                plan = on_budget(self.methods, parameters, self.profile, aim)
+            except UserError:
+                break
+            try:
+                return self._score(origin, plan, limits)
+            except OverBudget as over:  # the weights, once looked at, take more than shapes alone promised
+                aim = tightened(aim, limits, over.cost)
+        self._advance()
+        return None
 
     def make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial:
         """Project, pin and score one proposal, or take over what is known of the same plan."""

@@ -41,7 +41,7 @@ def own_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def point_at(space: SearchSpace, fraction: float) -> dict[str, Any]:
-    """Every parameter at the same fraction (0..1) of its range.
+    """Every parameter at the same fraction (0..1) of its range; names to choose from have none, the first is taken.
 
     >>> space = {"a": {"_type": "uniform", "_value": [0.0, 2.0]}, "b": {"_type": "choice", "_value": [8, 4, 2]}}
     >>> point_at(space, 0.5)
@@ -51,7 +51,7 @@ def point_at(space: SearchSpace, fraction: float) -> dict[str, Any]:
 
 
 def between(space: SearchSpace, start: Mapping[str, Any], end: Mapping[str, Any], way: float) -> dict[str, Any]:
-    """Every parameter of `space` the share `way` (0..1) of its way from one point to another.
+    """Every parameter of `space` the share `way` (0..1) of its way from one point to another; a name stays the first's.
 
     >>> space = {"a": {"_type": "uniform", "_value": [0.0, 2.0]}, "b": {"_type": "choice", "_value": [8, 4, 2]}}
     >>> between(space, {"a": 0.0, "b": 8}, {"a": 1.0, "b": 2}, 0.5)
@@ -63,8 +63,14 @@ def between(space: SearchSpace, start: Mapping[str, Any], end: Mapping[str, Any]
 
     return {
         key: _at(key, entry["_type"], entry["_value"], (1 - way) * fraction(key, start) + way * fraction(key, end))
+        if _has_an_order(entry["_value"])
+        else start[key]
         for key, entry in space.items()
     }
+
+
+def _has_an_order(choices: list[Any]) -> bool:
+    return not any(isinstance(choice, str) for choice in choices)
 
 
 def _fraction(kind: str, bounds: list[Any], value: Any) -> float:
@@ -79,7 +85,7 @@ def _fraction(kind: str, bounds: list[Any], value: Any) -> float:
 
 def _at(key: str, kind: str, bounds: list[Any], fraction: float) -> Any:
     if kind == "choice":
-        return bounds[round(fraction * (len(bounds) - 1))]
+        return bounds[round(fraction * (len(bounds) - 1))] if _has_an_order(bounds) else bounds[0]
     low, high = float(bounds[0]), float(bounds[1])
     match kind:
         case "uniform":

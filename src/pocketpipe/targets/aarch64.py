@@ -53,6 +53,10 @@ class AArch64(NativeTarget):
     def __repr__(self) -> str:
         return f"AArch64({self.model!r})"
 
+    def channels_at_once(self, *, integers: bool) -> int:
+        """A register of sums; `smlal` fills two."""
+        return 8 if integers and MODELS[self.model] == "SMLAL" else 4
+
     def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
         """Outputs of the delivered runner, with a slice of the inputs for each CPU that this process may use."""
         command = self.command(folder)

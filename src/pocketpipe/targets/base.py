@@ -48,6 +48,10 @@ class Target(ABC):
         vectors are made of where a target delivers them. Raises UserError for an operator that cannot be compiled.
         """
 
+    def channels_at_once(self, *, integers: bool) -> int:
+        """How many output channels its kernels compute together: in multiples of it no register is half full."""
+        return 1
+
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         """What `compile` does with a QDQ file, once that is lowered: to find the operator that goes wrong on a target,
         graphs that end earlier are compiled. Default: NotMeasured.

@@ -99,6 +99,10 @@ class X8664(NativeTarget):
         """Without a level of its own: that of this CPU."""
         return "" if self.level else next(name for name, level in LEVELS.items() if level == self._level())
 
+    def channels_at_once(self, *, integers: bool) -> int:
+        """Of floats a register; of integers, two sums of eight channels each."""
+        return 8 if integers else self._level().lanes
+
     def cpu(self) -> "Cpu":
         """For code generation."""
         return self._level().cpu()

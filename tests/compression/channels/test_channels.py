@@ -269,6 +269,8 @@ def test_a_configured_method_makes_steps_with_its_options() -> None:
 
 
 def test_options_of_a_configured_method_are_checked_together() -> None:
+    with pytest.raises(Mistakes, match=r"methods\.channels\.widths: the search fills it in; leave it out"):
+        MethodChoice.model_validate({"channels": {"widths": {"conv1": 8}}}).step()
     choice = MethodChoice.model_validate({"channels": {"criterion": "l3", "multiple": 0, "width": 3}})
     with pytest.raises(Mistakes) as refused:
         choice.step()

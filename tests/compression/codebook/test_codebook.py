@@ -342,15 +342,10 @@ def test_pinned_layers_keep_their_weights() -> None:
     assert laid_on(made, "linear")
 
 
-def test_layer_by_layer_is_the_same_as_at_once() -> None:
-    network = zoo("resnet8", DIGIT)
-    parts = CodebookStep(bits=3).by_layers(_profile(0), 4)
-    assert len(parts) > 1
-    made: nn.Module = network
-    for part in parts:
-        made = part.apply(made, TASK)
-    once = CodebookStep(bits=3).pin(network, TASK, NO_DATA).apply(network, TASK)
-    assert torch.equal(made(torch.ones(1, *DIGIT)), once(torch.ones(1, *DIGIT)))
+def test_it_has_no_parts() -> None:
+    """A plan has one codebook step at most."""
+    step = CodebookStep(bits=3)
+    assert step.by_layers(_profile(0), 4) == step.in_portions(_profile(0), 4) == (step,)
 
 
 def test_codebooks_of_a_shared_weight_stay_shared() -> None:

@@ -16,6 +16,7 @@ from compression.odd_networks import ODD
 from compression.zoo import DIGIT, zoo
 from pocketpipe.budget import Limits
 from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.codebook import CodebookStep
 from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.quantization.insertion import quantizers_of
 from pocketpipe.compression.quantization.step import CHOICES, MOST_CHOICES
@@ -104,6 +105,42 @@ def test_projection_leaves_first_and_last_layers_alone_and_says_what_is_out_of_r
     lowest = QuantizationStep().proposed(dict.fromkeys(QuantizationStep().space(profile), 2), profile)
     smallest = lowest.predict(profile).cost().file_bytes
     assert QuantizationStep().project(profile, Limits(file_bytes=smallest)).bits == lowest.bits
+
+
+def test_bits_are_as_many_as_the_budget_leaves_room_for() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    step = QuantizationStep()
+    few = step.proposed(dict.fromkeys(step.space(profile), 2), profile)
+    assert set(few.project(profile, Limits(macs=10**9)).bits.values()) == {8}, "bytes are not limited"
+    limits = Limits(file_bytes=40_000)
+    cost = few.project(profile, limits).predict(profile).cost()
+    assert 39_000 < cost.file_bytes <= 40_000
+    on_a_device = few.project(profile, Limits(flash_bytes=52_000))
+    assert on_a_device.predict(profile).cost().flash_bytes <= 52_000  # type: ignore[operator]
+    assert not {3, 6} & set(on_a_device.bits.values()), "they take what 4 and 8 bits take"
+    by_hand = QuantizationStep(bits={"layer1.0.conv1": 2})
+    assert by_hand.project(profile, Limits(file_bytes=10**6)).bits == {"layer1.0.conv1": 2}
+
+
+def test_values_on_a_grid_keep_it() -> None:
+    """A codebook's tables of integers are what the file and a device have, whatever bits a weight is given here."""
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    shared = CodebookStep(bits=5, grid="int8").predict(profile)
+    assert QuantizationStep(weight_bits=4).predict(shared).cost() == QuantizationStep().predict(shared).cost()
+    assert QuantizationStep().space(shared) == {}
+    assert QuantizationStep().space(CodebookStep(bits=5).predict(profile))
+
+
+def test_bits_of_runs_hold_where_blocks_took_layers_out() -> None:
+    shape = (3, 32, 32)
+    profile = profile_of(zoo("resnet56", shape), shape)
+    step = QuantizationStep()
+    proposal = {key: CHOICES[place % len(CHOICES)] for place, key in enumerate(step.space(profile))}
+    shorter = profile.without(["layer1.1", "layer1.2", "layer2.4", "layer3.3"])
+    assert not proposal.keys() <= step.space(shorter).keys()
+    bits = list(step.proposed(proposal, shorter).bits.values())
+    assert len(bits) == len([layer for layer in shorter.layers if layer.weight]) - 2
+    assert {bits.count(choice) > len(bits) // 8 for choice in CHOICES} == {True}
 
 
 def test_macs_cannot_be_removed_by_it() -> None:

@@ -44,6 +44,7 @@ class BlocksStep(Step):
     """
 
     kind: ClassVar[str] = "blocks"
+    left_to_search: ClassVar[frozenset[str]] = frozenset({"keep", "removed"})
     refused_after: ClassVar[Mapping[str, str]] = {
         "quantization": "its scales belong to the activations that there were; put blocks first",
         "codebook": "its tables would be learned for weights that go; put blocks first",

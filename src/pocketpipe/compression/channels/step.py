@@ -44,6 +44,7 @@ class ChannelsStep(Step):
     """
 
     kind: ClassVar[str] = "channels"
+    left_to_search: ClassVar[frozenset[str]] = frozenset({"widths", "channels"})
     refused_after: ClassVar[Mapping[str, str]] = {
         "quantization": "its scales belong to the channels that there were; put channels first",
         "codebook": "its tables belong to the channels that there were; put channels first",

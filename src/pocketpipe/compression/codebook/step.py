@@ -45,6 +45,7 @@ class CodebookStep(Step):
     """
 
     kind: ClassVar[str] = "codebook"
+    settled_late: ClassVar[frozenset[str]] = frozenset({"bits", "layers"})
     refused_after: ClassVar[Mapping[str, str]] = {
         "codebook": "the weights share values already; give one step",
         "quantization": "its scales fit the weights that there were; put codebook first (with grid int8)",
@@ -112,6 +113,7 @@ class CodebookStep(Step):
                     "stored_bits": bits,
                     **self._side_bytes(profile.layer(name), shapes[name], bits),
                     "index_bits": bits_of_index(bits) if self.grid == "int8" else 8,
+                    "on_a_grid": self.grid == "int8",
                 }
                 for name, bits in self._bits(profile).items()
             }
@@ -145,13 +147,6 @@ class CodebookStep(Step):
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Re-estimate BatchNorm: what it normalizes has changed."""
         reestimate_on(network, task, data)
-
-    def by_layers(self, profile: NetworkProfile, every: int) -> tuple[Step, ...]:
-        """A step for each `every` layers."""
-        bits = self._bits(profile)
-        names = list(bits)
-        parts = [names[start : start + every] for start in range(0, len(names), every)]
-        return tuple(self.model_copy(update={"layers": {name: bits[name] for name in part}}) for part in parts)
 
     def _bits(self, profile: NetworkProfile) -> dict[str, int]:
         """Bits of each layer that gets a codebook, in graph order."""

@@ -77,6 +77,7 @@ class QuantizationStep(Step):
     """
 
     kind: ClassVar[str] = "quantization"
+    settled_late: ClassVar[frozenset[str]] = frozenset({"bits"})
     refused_after: ClassVar[Mapping[str, str]] = {"quantization": "the network is quantized already; give one step"}
     brings_integers: ClassVar[bool] = True
 
@@ -122,13 +123,22 @@ class QuantizationStep(Step):
         return {key: {"_type": "choice", "_value": list(CHOICES)} for key in _runs(profile)}
 
     def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
-        """The bits as proposed."""
-        runs = _runs(profile)
-        bits = {layer: int(value) for key, value in parameters.items() for layer in runs.get(key, ())}
-        return self.model_copy(update={"bits": {**self.bits, **bits}})
+        """The bits as proposed; where an earlier step took layers out of the runs, by position among those left."""
+        runs, values = _runs(profile), [int(value) for value in parameters.values()]
+        if parameters.keys() <= runs.keys():
+            bits = {layer: int(value) for key, value in parameters.items() for layer in runs[key]}
+        else:
+            left = [layer for run in runs.values() for layer in run]
+            bits = {layer: values[place * len(values) // len(left)] for place, layer in enumerate(left)}
+        step = self.model_copy(update={"bits": {**self.bits, **bits}})
+        step.model_fields_set.discard("bits")  # not the user's: projection may change them
+        return step
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
-        """With fewer bits for the largest layers until the file is small enough."""
+        """With fewer bits for the largest layers until the limits are kept; then with as many as they leave room for.
+
+        Bits that the user has set are not raised.
+        """
         self._refuse_misfits(profile)
         stays, cost = limits.only("macs", "peak_ram_bytes"), self.predict(profile).cost()
         if not stays.keeps(cost):
@@ -139,7 +149,7 @@ class QuantizationStep(Step):
         step = self
         while not limits.keeps(step.predict(profile).cost()):
             step = step._smaller(profile, limits)
-        return step
+        return step._filled(profile, limits) if self.space(profile) else step
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with fewer bits for each element, and more graph."""
@@ -221,6 +231,22 @@ class QuantizationStep(Step):
             )
         return self.model_copy(update={"bits": {**self.bits, largest.name: fewer[largest.name]}})
 
+    def _filled(self, profile: NetworkProfile, limits: Limits) -> Self:
+        """With more bits as long as `limits` are kept, layers with the fewest first, of these the smallest."""
+        elements = {layer.name: layer.parameters(profile.widths()) for layer in profile.layers}
+        step = self
+        waiting = [layer for run in _runs(profile).values() for layer in run]
+        while waiting:
+            bits = step._bits_by_layer(profile)
+            layer = min(waiting, key=lambda name: (bits[name], elements[name]))
+            more = min((choice for choice in CHOICES if choice > bits[layer]), default=None)
+            wider = None if more is None else step.model_copy(update={"bits": {**step.bits, layer: more}})
+            if wider is not None and limits.keeps(wider.predict(profile).cost()):
+                step = wider
+            else:
+                waiting.remove(layer)
+        return step
+
     def _refuse_misfits(self, profile: NetworkProfile) -> None:
         """Raise Mistakes for layers that the network does not have, a line each."""
         known = _quantizable(profile)
@@ -235,15 +261,17 @@ def _quantizable(profile: NetworkProfile) -> tuple[str, ...]:
 
 
 def _runs(profile: NetworkProfile) -> dict[str, tuple[str, ...]]:
-    """Layers that get their bits together, by the key of the search space; without the first and the last layer."""
-    inner = _quantizable(profile)[1:-1]
+    """Layers that get their bits together, by the key of the search space; without the first and the last layer, and
+    those whose values lie on a grid already."""
+    inner = tuple(name for name in _quantizable(profile)[1:-1] if not profile.layer(name).on_a_grid)
     length = max(1, ceil(len(inner) / MOST_CHOICES))
     runs = [inner[start : start + length] for start in range(0, len(inner), length)]
     return {run[0] if len(run) == 1 else f"{run[0]}..{run[-1]}": run for run in runs}
 
 
 def _stored(layer: Layer, bits: int, profile: NetworkProfile) -> dict[str, object]:
-    """What changes of a layer; one with a codebook keeps the bits of its indices."""
+    """What changes of a layer; one with a codebook keeps the bits of its indices, and its grid if it has one."""
+    bits = 8 if layer.on_a_grid else bits
     widths = profile.widths()
     channels = layer.bias.size(widths) if layer.bias else max(axis.size(widths) for axis in layer.weight[:2])
     return {

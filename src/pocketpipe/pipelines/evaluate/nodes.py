@@ -27,6 +27,9 @@ from pocketpipe.training.inference import predict
 
 ONNX_FILE = "student.onnx"
 
+OF_THE_METRIC = ("accuracy_drop", "minimum_metric")
+"""Requirements that a plan of another size may keep."""
+
 
 @dataclass(frozen=True)
 class References:
@@ -87,7 +90,7 @@ def evaluate(
         [subject for subject in subjects if subject.name not in ("teacher", "student")],
         lambda count: task.metric(teacher_outputs[:count], test.targets[:count]),
     )
-    failed = any(verdict.status == "failed" for verdict in verdicts)
+    lost = any(verdict.status == "failed" and verdict.requirement in OF_THE_METRIC for verdict in verdicts)
     evaluation = Evaluation(
         metric_name=task.metric_name,
         higher_is_better=task.higher_is_better,
@@ -97,7 +100,7 @@ def evaluate(
         student_cost=student_cost,
         subjects=tuple(subjects),
         verdicts=verdicts,
-        nearest_plan=_nearest(trials, search_record, budget, task) if failed else None,
+        nearest_plan=_nearest(trials, search_record, budget, task) if lost and trials else None,
         scores=tuple(task.scores(_of_all_examples(delivered, reference), test.targets).tolist()),
         champion_scores=_champion_scores(champion, task, test, settings.reference_macs),
     )

@@ -1,7 +1,7 @@
 """Find the plan: try proposals on the teacher, give the best a short fine-tuning, take the winner of that."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -51,8 +51,8 @@ def find_plan(
     """(plan, the network it starts fine-tuning from, all trials, record).
 
     Plans are carried out on `start`; `teacher` is the yardstick, and taught by in the short fine-tunings.
-    With a champion of the same methods its plan is tried first, on its own weights; the search runs only if that fails
-    the budget.
+    With a champion of the same methods and options its plan is tried first, on its own weights; the search runs only if
+    that fails the budget.
     """
     task = task_choice.build(data_root)
     dense = profile.cost()
@@ -67,10 +67,9 @@ def find_plan(
 
     dense_score = metric_of(teacher.build(task), task, splits.selection)
     steps = [method.step() for method in MethodChoice.all_of(methods)]
-    same_methods = champion is not None and [step.kind for step in champion.plan.steps] == [step.kind for step in steps]
-    if champion is not None and same_methods and limits.keeps(champion.plan.predict(profile).cost()):
+    if champion is not None and _asks_for(steps, champion.plan) and limits.keeps(champion.plan.predict(profile).cost()):
         tuned = tune(champion.student, "champion's plan")
-        if budget.allows_drop(_drop(task, dense_score, tuned)):
+        if budget.allows_metric(tuned, dense_score, higher_is_better=task.higher_is_better):
             record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
             return champion.plan, champion.student, [], record
 
@@ -136,8 +135,9 @@ def _informed(
         return []
 
 
-def _drop(task: Task, dense: float, score: float) -> float:
-    return dense - score if task.higher_is_better else score - dense
+def _asks_for(methods: Sequence[Step], plan: CompressionPlan) -> bool:
+    """Whether the plan is one that these methods, with what the user says of them, could have led to."""
+    return len(methods) == len(plan.steps) and all(map(lambda method, step: method.asks_for(step), methods, plan.steps))
 
 
 def _record(
