@@ -68,6 +68,17 @@ def test_no_batches_is_refused() -> None:
         reestimate(nn.Sequential(nn.BatchNorm1d(2)), [])
 
 
+def test_no_batch_is_much_smaller_than_the_others() -> None:
+    """Each counts the same, and a single example has no spread."""
+    seen = []
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))
+    network[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    task = Shapes(400)
+    splits, _ = task.load(seed=0, holdout=None)
+    reestimate_on(network, task, splits.train.take(np.arange(257)))
+    assert seen == [129, 128]
+
+
 def test_statistics_are_those_of_augmented_views() -> None:
     """What training shows is what statistics must fit: here a task whose views are negatives."""
 

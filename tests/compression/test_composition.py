@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compression.odd_sequences import ExplicitAttention, ViT
+from compression.odd_sequences import ExplicitAttention, TorchAttention, ViT
 from compression.zoo import DIGIT, ROWS, trained_looking, zoo
 from integer.natively import natively
 from pocketpipe.compression.blocks import BlocksStep
@@ -47,10 +47,16 @@ def vit() -> nn.Module:
     return trained_looking(ViT(ExplicitAttention))
 
 
+def vit_torch() -> nn.Module:
+    torch.manual_seed(0)
+    return trained_looking(ViT(TorchAttention))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet20": (partial(zoo, "resnet20", DIGIT), DIGIT),
     "gru": (partial(zoo, "gru", ROWS), ROWS),
     "vit": (vit, IMAGE),
+    "vit_torch": (vit_torch, IMAGE),
 }
 
 
@@ -118,6 +124,7 @@ QUICK = {
     ("gru", "channels sparsity quantization"),
     ("vit", "channels sparsity codebook_int8 quantization"),
     ("vit", "sparsity four_bits"),
+    ("vit_torch", "channels sparsity codebook_int8 quantization"),
 }
 """What the default suite runs: seconds each. `make test-slow` runs all."""
 
@@ -169,12 +176,12 @@ def mask_zeros(network: nn.Module) -> dict[str, int]:
     """How many weights of each masked layer are zero, all of those that the mask takes among them."""
     found = {}
     for path, module in network.named_modules():
-        if not hasattr(module, "parametrizations"):
-            continue
-        for each in (each for each in laid_on(network, path) if isinstance(each, Mask)):
-            weight = weight_of(network, path)
-            assert (weight[each.mask == 0] == 0).all()
-            found[path] = int((each.mask == 0).sum())
+        for name in getattr(module, "parametrizations", ()):
+            layer = path if name == "weight" else f"{path}.{name}"
+            for each in (each for each in laid_on(network, layer) if isinstance(each, Mask)):
+                weight = weight_of(network, layer)
+                assert (weight[each.mask == 0] == 0).all()
+                found[layer] = int((each.mask == 0).sum())
     return found
 
 
@@ -211,6 +218,21 @@ def test_orders_that_make_no_sense_are_refused_with_the_reason(order: str, reaso
         CompressionPlan(tuple(METHODS[method](profile) for method in order.split()))
     earlier, later = order.split()
     assert f"plan: {later} after {earlier}" in refused.value.lines[0]
+
+
+def test_a_finished_plan_is_held_against_what_is_asked_of_its_methods() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    for said, asked, same in (
+        (ChannelsStep(multiple=4, pinned=("conv1",)), ChannelsStep(multiple=4), True),
+        (ChannelsStep(), ChannelsStep(multiple=4), False),
+        (SparsityStep(protocol="erk", density=0.5), SparsityStep(density=0.3), True),
+        (SparsityStep(protocol="lamp", density=0.3), SparsityStep(protocol="erk"), False),
+        (QuantizationStep(weight_bits=4), QuantizationStep(weight_bits=8), False),
+        (QuantizationStep(bits={"conv1": 6}), QuantizationStep(), True),
+    ):
+        assert asked.asks_for(said) is same, (asked, said)
+    assert not ChannelsStep().asks_for(BlocksStep())
+    assert ChannelsStep().asks_for(half_the_channels(profile))
 
 
 def test_every_method_behind_the_door_is_composed_here() -> None:

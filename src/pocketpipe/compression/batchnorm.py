@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pocketpipe.compression.modules import evaluating
 from pocketpipe.errors import UserError
-from pocketpipe.samples import in_batches, prepared, to_tensor
+from pocketpipe.samples import prepared, to_tensor
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = 2048
 """Training examples from which statistics are re-estimated after a cut."""
 
+BATCH = 256
+"""At most so many at once."""
 VIEW_SEED = 0
 
 
@@ -51,7 +56,8 @@ def reestimate_on(network: nn.Module, task: Task, data: Split | None) -> None:
     if data is None or not len(data):
         raise UserError("BatchNorm's statistics need calibration examples, and there are none; give a split with some")
     generator = torch.Generator().manual_seed(VIEW_SEED)
-    parts = in_batches(data.inputs[:EXAMPLES], 256)
+    first = data.inputs[:EXAMPLES]
+    parts = np.array_split(first, ceil(len(first) / BATCH))  # alike in size, as each counts the same
     views = (task.augment(to_tensor(part), generator) for part in parts)
     reestimate(network, (prepared(task.preprocessing, view) for view in views))
 
@@ -66,24 +72,20 @@ def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     if not norms:
         return
     device = next(network.parameters()).device
-    modes = [(module, module.training) for module in network.modules()]
     momenta = [norm.momentum for norm in norms]
     seen = 0
     try:
-        network.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's sign for the plain average of all batches
-            norm.train()
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch's sign for the plain average of all batches
+                norm.train()
             for batch in batches:
                 network(batch.to(device))
                 seen += 1
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
     if not seen:
         raise ValueError("reestimate needs at least one batch: the statistics are reset")
 

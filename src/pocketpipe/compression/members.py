@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pocketpipe.compression.modules import has_torchs_forward
 from pocketpipe.compression.tracing import TracedGroup
 from pocketpipe.compression.weights import layer_name, parameter_name
 
@@ -85,7 +86,7 @@ def reading_module(network: nn.Module, layer: str) -> ReadingModule | None:
         return None
     if isinstance(module, _ConvNd) and (module.groups > 1 or isinstance(module, _ConvTransposeNd)):
         return None
-    return module if isinstance(module, ReadingModule) else None
+    return module if isinstance(module, ReadingModule) and has_torchs_forward(module) else None
 
 
 def _module(network: nn.Module, name: str) -> nn.Module:

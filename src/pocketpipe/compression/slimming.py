@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.thin_attention import ThinMultiheadAttention
 from pocketpipe.errors import UserError, first_line
 
@@ -141,13 +142,8 @@ def _adapt(network: nn.Module, adapter: Adapter, gone: Tensor) -> None:
 def refuse_broken(network: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Run `network` once on zeros. Raises UserError with the first line of what its forward says."""
     parameter = next(network.parameters(), torch.empty(0))
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     try:
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             network(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
     except Exception as error:  # the forward is the user's code: any error of it means that the shapes do not fit
         raise UserError(f"channels: the network does not run without them ({first_line(error)})") from error
-    finally:
-        for module, training in modes:
-            module.training = training

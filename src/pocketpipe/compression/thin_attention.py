@@ -38,17 +38,19 @@ class ThinMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As torch's: (attended, weights or None); `(batch, steps, embedding)`, or without batch, or steps first."""
+        of_itself = query is key and key is value
         batched = query.dim() == 3
         if not batched:
             query, key, value = (each.unsqueeze(0) for each in (query, key, value))
         elif not self.batch_first:
             query, key, value = (each.transpose(0, 1) for each in (query, key, value))
-        weights = self.in_proj_weight.chunk(3)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        q, k, v = (
-            self._by_head(functional.linear(each, weight, bias))
-            for each, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        )
+        if of_itself:  # one product with the whole weight, which tracing then knows as a layer
+            made = functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        else:
+            weights = self.in_proj_weight.chunk(3)
+            biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            made = tuple(map(functional.linear, (query, key, value), weights, biases))
+        q, k, v = map(self._by_head, made)
         scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
         mask = self._mask(scores, key_padding_mask, attn_mask)
         attention = (scores if mask is None else scores + mask).softmax(-1)

@@ -125,8 +125,14 @@ def _trace(job: TrainingJob, network: nn.Module, task: Task) -> Trace | None:
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
-    """A third faster on CPU (ResNet-20, fp32) and what tensor cores want; the stored result does not show it."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    """A third faster on CPU (ResNet-20, fp32) and what tensor cores want; the stored result does not show it.
+
+    Weights of images alone: torch refuses the format for those of volumes.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return network
 
 
 def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: list[Any]) -> Any:

@@ -12,11 +12,12 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from compression.zoo import DIGIT, trained_looking, zoo
+from pocketpipe.compression.members import reading_module
 from pocketpipe.compression.quantization.adaround import WeightGrid, adaround, patches, round_network
 from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.ranges import weight_limit, weight_scales
 from pocketpipe.compression.sparsity.mask import Mask
-from pocketpipe.compression.weights import lay_on, weight_of
+from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -155,8 +156,9 @@ def test_a_networks_outputs_get_nearer_on_new_data() -> None:
     assert loss(quantized, reference, fresh) < 0.7 * before
     for path, grid in grids.items():
         module = quantized.get_submodule(path)
+        computed = weight_of(reference, path) != 0  # what a mask hides stays as it was
         original = module.parametrizations.weight.original
-        assert torch.allclose(Nearest(grid)(original), original)
+        assert torch.allclose(Nearest(grid)(original)[computed], original[computed])
     assert (weight_of(quantized, "layer1.0.conv2") == 0)[weight_of(reference, "layer1.0.conv2") == 0].all()
     assert not quantized.training
 
@@ -193,6 +195,35 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.up(self.same(self.same(x).relu()).relu()).relu())
+
+
+def test_weights_that_a_mask_hides_stay_beneath_it() -> None:
+    reference = trained_looking(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)))
+    lay_on(reference, "0", Mask(torch.arange(72).view(4, 2, 3, 3) % 2 == 0))
+    quantized, grids = rounding(reference, 4)
+    hidden = ~laid_on(quantized, "0")[0].mask
+    before = original_of(quantized, "0")[hidden].clone()
+    round_network(quantized, reference, [random(16, 2, 8, 8)], grids, iterations=30)
+    assert torch.equal(original_of(quantized, "0")[hidden], before)
+    assert before.abs().min() > 0
+
+
+class PadsItself(nn.Conv2d):
+    """A convolution with a forward of its own, as timm has them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.pad(x, (0, 1, 0, 1)))
+
+
+def test_modules_with_a_forward_of_their_own_keep_nearest_rounding() -> None:
+    network = trained_looking(nn.Sequential(PadsItself(3, 8, 2), nn.ReLU(), nn.Conv2d(8, 4, 1)))
+    quantized, grids = rounding(network, 2)
+    own, plain = (weight_of(quantized, path).clone() for path in ("0", "2"))
+    round_network(quantized, network, [random(16, 3, 6, 6)], grids, iterations=200)
+    assert torch.equal(weight_of(quantized, "0"), own)
+    assert not torch.equal(weight_of(quantized, "2"), plain)
+    assert reading_module(network, "0") is None
+    assert reading_module(network, "2") is not None
 
 
 def test_what_cannot_be_fitted_and_what_is_not_asked_for_keeps_nearest_rounding() -> None:

@@ -23,7 +23,7 @@ from pocketpipe.compression.quantization.grids import (
 )
 from pocketpipe.compression.quantization.insertion import Bits, insert, quantizers_of
 from pocketpipe.compression.quantization.quantizers import WeightQuantizer
-from pocketpipe.compression.weights import bare, lay_on, parameter_name, weight_of
+from pocketpipe.compression.weights import bare, laid_on, lay_on, parameter_name, weight_of
 from pocketpipe.errors import UserError
 
 LARGE = ("resnet18", "resnet32", "resnet44", "resnet50", "resnet56")
@@ -224,6 +224,7 @@ def test_weights_with_two_names_share_their_steps() -> None:
     quantized = insert(factory(), shape, Bits())
     again, same = (weight_quantizer(quantized, layer) for layer in ("again", "same"))
     assert again is same
+    assert [len(laid_on(quantized, layer)) for layer in ("again", "same")] == [1, 1]
 
 
 def test_a_copy_is_independent_and_the_original_is_left_alone() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.members import ReadingModule, readers, reading_module
+from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.refitting import RIDGE, Target, refitting, targets
 from pocketpipe.compression.slimming import Kept
 from pocketpipe.compression.tracing import Trace
@@ -48,7 +49,7 @@ def reconstruct(
         if module.bias is not None:
             module.bias.copy_(bias)
 
-    with anew, refitting(network, wanted, refit):
+    with evaluating(network), anew, refitting(network, wanted, refit):
         network(examples)
     return tuple(wanted)
 

@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pocketpipe.compression.quantization.passing import AtLayer, Recorder, is_layer, pass_through
 from pocketpipe.compression.quantization.ranges import weight_limit
-from pocketpipe.compression.weights import set_weight, weight_of
+from pocketpipe.compression.weights import original_of, set_weight, weight_of
 
 STRETCH, SHIFT = 1.2, -0.1
 """Rectified sigmoid: h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)."""
@@ -159,7 +159,8 @@ def round_network(
                 iterations=iterations,
                 seed=seeds[path],
             )
-            set_weight(quantized, path, rounded)
+            hidden = weight_of(reference, path).to(inputs.device) == 0  # a mask that opens in training shows them again
+            set_weight(quantized, path, torch.where(hidden, original_of(quantized, path), rounded))
             again: Tensor = module.forward(inputs)
             return again
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.quantization.adaround import WeightGrid
 from pocketpipe.compression.quantization.grids import quantized_layers, weight_quantizer
 from pocketpipe.compression.quantization.insertion import quantizers_of
@@ -45,16 +46,13 @@ def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: 
     observers = {name: Observer() for name in quantizers}
     handles = [quantizer.register_forward_hook(_observing(observers[name])) for name, quantizer in quantizers.items()]
     device = next(network.parameters()).device
-    modes = [(module, module.training) for module in network.modules()]
     try:
-        network.eval()
-        for batch in batches:
-            network(batch.to(device))
+        with evaluating(network):
+            for batch in batches:
+                network(batch.to(device))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
     for name, quantizer in quantizers.items():
         quantizer.set_range(*observers[name].range(quantizer.bits, ranges))
 

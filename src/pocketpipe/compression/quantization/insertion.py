@@ -118,12 +118,17 @@ def quantizers_of(network: nn.Module) -> dict[str, ActivationQuantizer]:
 def _lay_on_weights(
     network: nn.Module, calls: list[LayerCall], bits: Mapping[str, int], granularity: Granularity
 ) -> None:
-    """A quantizer on each weight; one that has two names gets the same under both."""
-    by_weight: dict[int, WeightQuantizer] = {}
+    """A quantizer on each weight; one that several modules share is met once, and has it in all of them."""
+    done: set[int] = set()
     for call in {call.layer: call for call in calls}.values():
-        if bits[call.layer] == FLOAT or own_step(network, call.layer) is not None:
+        original = id(original_of(network, call.layer))
+        if bits[call.layer] == FLOAT or original in done or own_step(network, call.layer) is not None:
             continue
+        done.add(original)
         shape = tuple(weight_of(network, call.layer).shape)
         axis = call.axis if granularity == "per_channel" else None
-        new = WeightQuantizer(bits[call.layer], shape, axis).to(weight_of(network, call.layer).device)
-        lay_on(network, call.layer, by_weight.setdefault(id(original_of(network, call.layer)), new))
+        lay_on(
+            network,
+            call.layer,
+            WeightQuantizer(bits[call.layer], shape, axis).to(weight_of(network, call.layer).device),
+        )

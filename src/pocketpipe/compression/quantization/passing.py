@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from pocketpipe.compression.modules import evaluating, has_torchs_forward
+
 AtLayer = Callable[[nn.Module, Tensor, Tensor], Tensor | None]
 """(module, its input, its output) -> what it is to put out instead, if anything."""
 Layer = _ConvNd | nn.Linear
 
 
 def is_layer(module: nn.Module | None) -> TypeGuard[Layer]:
-    """Whether it is a convolution, a transposed one or a linear layer."""
-    return isinstance(module, (_ConvNd, nn.Linear))
+    """Whether it is a convolution, a transposed one or a linear layer, and computes as torch's own does."""
+    return isinstance(module, (_ConvNd, nn.Linear)) and has_torchs_forward(module)
 
 
 @torch.no_grad()
@@ -33,16 +35,13 @@ def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str,
     if not batches:
         raise ValueError("calibration needs at least one batch")
     device = next(network.parameters()).device
-    modes = [(module, module.training) for module in network.modules()]
     handles = [network.get_submodule(path).register_forward_hook(_hook(act)) for path, act in at.items()]
     try:
-        network.eval()
-        network(torch.cat([batch.to(device) for batch in batches]))
+        with evaluating(network):
+            network(torch.cat([batch.to(device) for batch in batches]))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
 
 
 def _hook(act: AtLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:

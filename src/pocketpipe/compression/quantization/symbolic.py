@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn import functional
 
+from pocketpipe.compression.modules import evaluating, is_torchs_own
 from pocketpipe.errors import UserError, first_line
 
 BATCHES = (2, 3)
@@ -52,11 +53,9 @@ def traced(network: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     for a forward that depends on values, on the size of the batch, or changes tensors behind the graph's back.
     """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    modes = [(module, module.training) for module in network.modules()]
     tracer = _ExampleTracer([torch.zeros(count, *input_shape, device=device) for count in BATCHES])
-    network.eval()
     try:
-        with torch.no_grad(), tracer.factories():
+        with evaluating(network), torch.no_grad(), tracer.factories():
             graph = tracer.trace(network)
     except UserError:
         raise
@@ -66,9 +65,6 @@ def traced(network: nn.Module, input_shape: tuple[int, ...]) -> Traced:
             f"network cannot be traced for quantization ({reason}); its forward must take one tensor and not depend "
             "on its values or on the size of the batch"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     _drop_unused(graph, network)
     replaced = _dropouts_as_modules(graph, network)
     ends = ((path, replaced.get(node, node)) for path, node in tracer.ends)
@@ -141,6 +137,10 @@ class _ExampleTracer(fx.Tracer):
         if isinstance(result, fx.Proxy) and not self.is_leaf_module(m, path):
             self.ends.append((path, result.node))
         return result
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Torch's own; a module of the user's stays one when something lies on its weights."""
+        return is_torchs_own(m) and not isinstance(m, nn.Sequential)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._computing else super().getattr(attr, attr_val, parameter_proxy_cache)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import ReadingModule, reading_module
+from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.refitting import RIDGE, refitting, targets
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.sparsity.mask import Mask
@@ -40,7 +41,7 @@ def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tup
             module.bias.copy_(bias)
 
     wanted = targets(before, masks, examples)
-    with refitting(network, wanted, refitted):
+    with evaluating(network), refitting(network, wanted, refitted):
         network(examples)
     return tuple(wanted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pocketpipe.compression.modules import is_torchs_own
 from pocketpipe.compression.tracing.activations import Activation
 from pocketpipe.compression.tracing.walking import Size, Walk, module_paths
 
@@ -39,4 +40,4 @@ def _numbers(module: nn.Module) -> dict[str, int]:
     for known, names in OF_TORCH.items():
         if isinstance(module, known):
             return {name: numbers[name] for name in names if name in numbers}
-    return {} if type(module).__module__.startswith("torch.nn") else numbers
+    return {} if is_torchs_own(module) else numbers

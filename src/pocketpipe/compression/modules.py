@@ -1,0 +1,32 @@
+"""What is asked of modules as such: whose code they run, and that they are in eval mode for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+def is_torchs_own(module: nn.Module) -> bool:
+    """Whether its class is torch's, with or without parametrizations (for which torch makes a class of its own)."""
+    made_for_weights = "torch.nn.utils.parametrize"
+    own = next(kind for kind in type(module).__mro__ if kind.__module__ != made_for_weights)
+    return own.__module__.startswith("torch.nn")
+
+
+def has_torchs_forward(module: nn.Module) -> bool:
+    """Whether it computes as torch's own module does; a subclass may pad first, or scale its weight."""
+    return type(module).forward.__module__.startswith("torch.nn")
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """While this lasts, `network` is in eval mode; afterwards each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
