@@ -18,13 +18,15 @@ CACHE_LINE = 64
 """Bytes that come at once."""
 
 
-def fetched_ahead(weight: Buffer, place: Index, offset: int, size: int, total: int) -> Iterator[Stmt]:
-    """A request for what lies a page behind element `place`, if a line of the cache can begin there.
+def fetched_ahead(
+    weight: Buffer, place: Index, offset: int, size: int, total: int, ahead: int = AHEAD
+) -> Iterator[Stmt]:
+    """A request for what lies `ahead` bytes behind element `place`, if a line of the cache can begin there.
 
     `offset`: bytes of this load from where a step's weights begin; `size`: bytes of an element; `total`: bytes that the
     kernel reads one after the other. A request for an address that is not there does nothing.
     """
     if total >= SMALLEST and offset % CACHE_LINE == 0:
-        address = tirx.address_of(BufferLoad(weight, [place + AHEAD // size]))
+        address = tirx.address_of(BufferLoad(weight, [place + ahead // size]))
         read, near, data = 0, 3, 1
         yield tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, read, near, data))

@@ -136,6 +136,8 @@ class Finishing:
 
     def in_range(self, value: Any, lanes: int) -> Any:
         """Bytes within the activation's bounds."""
+        if not self.layer.bounded:
+            return value
         names = (geometry.SUM_LOW, geometry.SUM_HIGH) if self.layer.adds else (geometry.LOW, geometry.HIGH)
         low, high = (BufferLoad(self.buffers["parameters"], [name]) for name in names)
         return _clipped(value, *(spread(tirx.Cast("int8", bound), lanes) for bound in (low, high)))

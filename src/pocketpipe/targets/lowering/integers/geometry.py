@@ -53,6 +53,8 @@ class SumOfProducts:
     """Whether another tensor is added to the result before it is stored."""
     wide: bool = False
     """Whether factors are so large, or so small, that their products need 64 bits to the end."""
+    bounded: bool = False
+    """Whether what is stored is cut to fewer integers than a byte has: narrowing alone cuts to those."""
 
     @property
     def channels(self) -> int:
@@ -104,6 +106,7 @@ def _(operator: Convolution, x: IntegerTensor, out: IntegerTensor, addition: Add
         groups=1 if depthwise else operator.groups, read=read, made=made if depthwise else made // operator.groups,
         taps=(taps[0], taps[1]), strides=operator.strides, dilations=operator.dilations, before=operator.pads[:2],
         depthwise=depthwise, adds=addition is not None, wide=_wide(operator.requantization),
+        bounded=_bounded(operator, addition),
     )  # fmt: skip
 
 
@@ -112,12 +115,17 @@ def _(operator: Linear, x: IntegerTensor, out: IntegerTensor, addition: Add | No
     made, read = operator.weight.shape
     rows = x.elements // read
     return SumOfProducts(1, rows, 1, rows, groups=1, read=read, made=made, adds=addition is not None,
-                         wide=_wide(operator.requantization))  # fmt: skip
+                         wide=_wide(operator.requantization), bounded=_bounded(operator, addition))  # fmt: skip
 
 
 def _wide(requantization: Requantization) -> bool:
     outside = (requantization.shift < SMALLEST_SHIFT) | (requantization.shift > LARGEST_SHIFT)
     return bool(np.any(outside & (requantization.multiplier != 0)))
+
+
+def _bounded(operator: Convolution | Linear, addition: Add | None) -> bool:
+    last = operator.requantization if addition is None else addition
+    return (last.low, last.high) != (-128, 127)
 
 
 def rounded_up(count: int, multiple: int) -> int:

@@ -16,7 +16,7 @@ from functools import partial
 from tvm import tirx
 from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
-from pocketpipe.targets.lowering.fetching import CACHE_LINE, fetched_ahead
+from pocketpipe.targets.lowering.fetching import AHEAD, CACHE_LINE, fetched_ahead
 from pocketpipe.targets.lowering.integers.depthwise import DepthwiseSums
 from pocketpipe.targets.lowering.integers.finishing import Finishing
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, rounded_up
@@ -112,6 +112,7 @@ def tile_sizes(shape: SumOfProducts, unit: VectorUnit) -> tuple[int, int]:
         return min(columns, MOST_PIXELS, max(1, unit.accumulators // unit.group)), unit.group
     registers = shape.registers(unit)
     vectors = min(registers, MOST_VECTORS, max(1, unit.accumulators // min(columns, 8)))
+    vectors = 1 << (vectors.bit_length() - 1)  # three fill a register of bytes to three quarters (`finishing.TOGETHER`)
     vectors = runs(registers, vectors)[0].width
     return min(columns, MOST_PIXELS, max(1, unit.accumulators // vectors)), vectors
 
@@ -279,12 +280,17 @@ class _Emitter:
         register = unit.lanes * unit.group
         first = tile.group * self.section.registers + tile.register
         weights = [tirx.Var(f"w{v}", unit.register(size)) for v in range(tile.registers)]
+        # Each register of the tile has a stream of its own; the next tile's begin where the last one of these ends.
+        ahead = sorted({AHEAD, max(AHEAD, tile.registers * self.section.steps * register)})
         for v, weight in enumerate(weights):
             place = self.section.weights + ((first + v) * self.section.steps + step) * register
             loaded = BufferLoad(self.buffers["weight"], [vector(place, size * register)])
             yield tirx.Bind(weight, unit.weights(loaded))
             for behind in range(0, size * register, CACHE_LINE) if 2 * register * size >= CACHE_LINE else ():
-                yield from fetched_ahead(self.buffers["weight"], place + behind, behind, 1, self.weight_bytes)
+                for distance in ahead:
+                    yield from fetched_ahead(
+                        self.buffers["weight"], place + behind, behind, 1, self.weight_bytes, distance
+                    )
         for p, place in enumerate(places):
             words = unit.words(BufferLoad(self.scratch, [vector(place, size * unit.group)]))
             inputs = tirx.Var(f"x{p}", words.ty.dtype)
