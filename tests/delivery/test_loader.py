@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import pocketpipe
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
+from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import Preprocessing
 from targets.graphs import examples, metadata, reference, tiny
@@ -117,3 +120,20 @@ def test_scaled_floats_are_refused_where_integers_are_stored(tmp_path: Path) -> 
     with pytest.raises(UserError, match="examples are float32, expected uint8 as stored"):
         delivered(stored.astype(np.float32) / 255)
     np.testing.assert_array_equal(delivered(stored.astype(np.int64)), delivered(stored))
+
+
+def test_one_number_for_each_example_comes_without_an_axis(tmp_path: Path) -> None:
+    with torch.no_grad():
+        onnx_file = export_onnx(Mean().eval(), (4,))
+    TARGETS.resolve("x86_64").compile(onnx_file, metadata((4,), "x86_64", Preprocessing()), tmp_path / "one")
+    inputs = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    outputs = pocketpipe.load(tmp_path / "one")(inputs)
+    assert outputs.shape == (7,)
+    np.testing.assert_allclose(outputs, inputs.mean(1), atol=1e-6)
+
+
+class Mean(nn.Module):
+    """A network whose output has no axis but the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,48 @@ def test_what_has_no_integer_form_is_refused_with_node_and_operator() -> None:
     file = File((5,))
     with pytest.raises(UserError, match="the network's output is not quantized"):
         lower(file.bytes(file.node("Sigmoid", file.on_grid("input", 0.0503))))
+
+
+def _folds_into_the_batch(file: File) -> str:
+    x = file.on_grid("input", 0.05)
+    return file.node("Reshape", x, file.constant(np.array([-1, 4, 3])))
+
+
+def _adds_an_activation(file: File) -> str:
+    x = file.node("Flatten", file.on_grid("input", 0.05))
+    weight = file.weight(np.ones((24, 24)), np.array([0.1]))
+    return file.node("Gemm", x, weight, x)
+
+
+def _pads_by_itself(file: File) -> str:
+    return file.node("MaxPool", file.on_grid("input", 0.05), kernel_shape=[3, 3], auto_pad="SAME_UPPER")
+
+
+def _is_clipped_by_what_it_makes(file: File) -> str:
+    x = file.on_grid("input", 0.05)
+    return file.node("Clip", x, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_folds_into_the_batch, r"\(Reshape\): moves an axis into the batch or out of it"),
+        (_adds_an_activation, r"\(Gemm\): what it adds must be a constant"),
+        (_pads_by_itself, r"\(MaxPool\): only explicit pads"),
+        (_is_clipped_by_what_it_makes, r"\(Clip\): its bounds must be constants"),
+    ],
+)
+def test_what_would_be_understood_wrongly_is_refused(make: Callable[[File], str], reason: str) -> None:
+    file = File((2, 4, 3))
+    with pytest.raises(UserError, match=reason):
+        lower(file.bytes(file.on_grid(make(file), 0.05)))
+
+
+def test_the_type_of_a_grid_without_zero_point_is_said_by_an_attribute() -> None:
+    file = File((5,))
+    scale = file.constant(np.float32(0.05))
+    quantized = file.node("QuantizeLinear", "input", scale, output_dtype=onnx.TensorProto.INT8)
+    onnx_file = onnx.load_from_string(file.bytes(file.node("DequantizeLinear", quantized, scale)))
+    onnx_file.opset_import[0].version = 21
+    graph = lower(onnx_file.SerializeToString())
+    assert graph.tensors[graph.input].zero_point == 0

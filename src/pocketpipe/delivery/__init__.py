@@ -1,1 +1,1 @@
-"""What leaves the house: folder layout, loader, runners. NumPy and the standard library only."""
+"""What leaves the house: folder layout, loader, runners. NumPy, pydantic and the standard library only."""

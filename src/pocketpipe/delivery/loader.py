@@ -44,14 +44,14 @@ class Delivered:
         Raises UserError if the examples have another shape.
         """
         self.metadata.check_examples(examples)
-        outputs = np.empty((len(examples), *self.metadata.output_shape), np.float32)
+        outputs = np.empty((len(examples), self._output_count), np.float32)
         if self._run_stored is not None:
             run, entering = self._run_stored, as_bytes(examples)
         else:
             run, entering = self._run, self.metadata.preprocessing(examples)
         for example, output in zip(np.ascontiguousarray(entering), outputs, strict=True):
             run(self._arena(), _address(example), _address(output))
-        return outputs
+        return outputs.reshape(len(examples), *self.metadata.output_shape)
 
     def run_prepared(self, example: np.ndarray) -> np.ndarray:
         """One example that is preprocessed already, float32 (1, *input_shape) -> (1, *output_shape).

@@ -55,7 +55,7 @@ def library_page(metadata: DeliveryMetadata, *, header: str, runner: str, build:
 ```python
 import pocketpipe
 
-outputs = pocketpipe.load("this folder")(examples)  # examples as stored; preprocessing included; needs NumPy only
+outputs = pocketpipe.load("this folder")(examples)  # as stored; preprocessing included; needs NumPy, pydantic
 ```
 
 ## From C

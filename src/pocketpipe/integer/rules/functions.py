@@ -29,8 +29,15 @@ def clip(lowering: Lowering, node: NodeProto) -> None:
 def _limits(lowering: Lowering, node: NodeProto) -> tuple[float, float]:
     if node.op_type == "Relu":
         return 0.0, np.inf
-    low, high = lowering.constant(node, 1), lowering.constant(node, 2)
-    return (-np.inf if low is None else float(low.values)), (np.inf if high is None else float(high.values))
+    given = attributes(node)  # "min" and "max" until opset 10
+    return _bound(lowering, node, 1, given.get("min", -np.inf)), _bound(lowering, node, 2, given.get("max", np.inf))
+
+
+def _bound(lowering: Lowering, node: NodeProto, position: int, without: float) -> float:
+    bound = lowering.constant(node, position)
+    if bound is None and len(node.input) > position and node.input[position]:
+        raise lowering.refusal(node, "its bounds must be constants")
+    return without if bound is None else float(bound.values)
 
 
 def _erf(x: np.ndarray) -> np.ndarray:

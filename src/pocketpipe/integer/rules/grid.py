@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 
+INT8 = 3
+"""ONNX's number of the type (`TensorProto.INT8`)."""
+
+
 @rule("QuantizeLinear")
 def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
     """The end of an operator."""
     scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
     if scale is None or scale.values.size != 1:
         raise lowering.refusal(node, "activations must be quantized per tensor, by a constant scale")
-    zero = zero_point.values if zero_point is not None else np.zeros((), np.uint8)
+    # Without a zero point the type is said by an attribute (opset 21), or is uint8.
+    signed = attributes(node).get("output_dtype") == INT8
+    zero = zero_point.values if zero_point is not None else np.zeros((), np.int8 if signed else np.uint8)
     offset, low, high = _int8_grid(lowering, node, zero)
     source = node.input[0]
     if source == lowering.input_name:

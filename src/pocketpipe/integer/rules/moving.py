@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ def reshape(lowering: Lowering, node: NodeProto) -> None:
     shape = lowering.shapes[node.output[0]]
     value = lowering.known.get(node.input[0])
     if isinstance(value, Sum):
+        _refuse_more_or_fewer(lowering, node, prod(value.shape), shape)
         inner = value
 
         def finish(target: Target, low: int, high: int) -> None:
@@ -40,7 +42,15 @@ def reshape(lowering: Lowering, node: NodeProto) -> None:
 
         lowering.known[node.output[0]] = Sum(shape, finish, label(node), low=inner.low, high=inner.high)
         return
-    lowering.moved(Reshape(label(node), (lowering.plain(node),), node.output[0], shape), shape)
+    source = lowering.plain(node)
+    _refuse_more_or_fewer(lowering, node, lowering.tensors[source].elements, shape)
+    lowering.moved(Reshape(label(node), (source,), node.output[0], shape), shape)
+
+
+def _refuse_more_or_fewer(lowering: Lowering, node: NodeProto, elements: int, shape: Shape) -> None:
+    """Shapes are of one example, which has more or fewer elements after an axis went into the batch or out of it."""
+    if elements != prod(shape):
+        raise lowering.refusal(node, "moves an axis into the batch or out of it; keep the batch first and by itself")
 
 
 @rule("Identity", "Dropout", "Cast")

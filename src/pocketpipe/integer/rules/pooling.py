@@ -77,6 +77,8 @@ def _windows(lowering: Lowering, node: NodeProto) -> tuple[str, Windows]:
     given = attributes(node)
     if given.get("ceil_mode", 0) or any(d != 1 for d in given.get("dilations", [])):
         raise lowering.refusal(node, "windows with ceil_mode or dilations")
+    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise lowering.refusal(node, "only explicit pads")
     if node.op_type in ("AveragePool", "MaxPool"):
         if len(given["kernel_shape"]) == 1:
             return _of_sequence(lowering, node)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @rule("Conv")
 def convolution(lowering: Lowering, node: NodeProto) -> None:
     """One- or two-dimensional; one-dimensional as of height 1."""
-    weight, bias = _weight(lowering, node, 1), lowering.constant(node, 2)
+    weight, bias = _weight(lowering, node, 1), _constant_bias(lowering, node)
     given = attributes(node)
     if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or weight.values.ndim not in (3, 4):
         raise lowering.refusal(node, "only one and two dimensions with explicit pads")
@@ -96,7 +96,14 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
 
         return Sum(shape, finish, label(node), with_affine=None if bias else with_affine)
 
-    lowering.known[node.output[0]] = waiting(lowering.constant(node, 2))
+    lowering.known[node.output[0]] = waiting(_constant_bias(lowering, node))
+
+
+def _constant_bias(lowering: Lowering, node: NodeProto) -> Constant | None:
+    bias = lowering.constant(node, 2)
+    if bias is None and len(node.input) > 2 and node.input[2]:
+        raise lowering.refusal(node, "what it adds must be a constant; add another tensor behind it")
+    return bias
 
 
 def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:

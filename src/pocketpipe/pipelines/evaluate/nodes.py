@@ -8,6 +8,7 @@ import numpy as np
 
 from pocketpipe.budget import Budget
 from pocketpipe.champion import Champion
+from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
@@ -96,6 +97,7 @@ def evaluate(
         higher_is_better=task.higher_is_better,
         data=test.name,
         test_digest=test.digest,
+        labels=tuple(task.labels),
         teacher_cost=teacher_cost,
         student_cost=student_cost,
         subjects=tuple(subjects),
@@ -134,7 +136,7 @@ def _delivered(
     target: Target = TARGETS.resolve(name)
     folder = deliveries / name.replace(":", ".")
     file = f"{folder.name}/{target.library_name}"
-    sizes = _sizes(folder, target)
+    sizes = _sizes(folder)
     count = min(len(test), settings.emulated_examples) if target.emulated else len(test)
     try:
         outputs = target.run(folder, test.inputs[:count])
@@ -144,19 +146,21 @@ def _delivered(
     if references.integers is not None:
         refuse_differing(references.integers, target, file, outputs)
         measured |= {"compared": min(count, len(references.integers.leaving)), "differing": 0}
-    if target.timed and not target.emulated:
+    if target.timed and not target.emulated and (folder / LIBRARY_FILE).is_file():
         latency = beside_onnx_runtime(folder, references.onnx, test.inputs[:1], task, settings.latency_runs)
         measured |= dict(zip(("latency_ms", "latency_ratio"), latency, strict=True))
     return _subject(name, file, task, test, outputs, references.outputs).model_copy(update=measured), outputs
 
 
-def _sizes(folder: Path, target: Target) -> dict[str, int]:
+def _sizes(folder: Path) -> dict[str, int]:
     """Bytes that the delivery takes on the device."""
     footprint = DeliveryMetadata.read(folder).footprint
     if footprint is None:
         return {}
-    library = (folder / target.library_name).stat().st_size
-    return {"flash_bytes": footprint.flash or library, "ram_bytes": footprint.ram or footprint.arena}
+    return {
+        "flash_bytes": footprint.flash or footprint.library,
+        "ram_bytes": footprint.ram or footprint.arena,
+    }
 
 
 def _of_all_examples(delivered: list[Ran], reference: np.ndarray) -> np.ndarray:
@@ -181,7 +185,9 @@ def _champion_scores(
 
 def _nearest(trials: list[Trial], search_record: StageRecord, budget: Budget, task: Task) -> str:
     dense = search_record.metrics[f"dense_{task.metric_name}"]
-    return in_words(nearest_passing(trials, dense, budget, higher_is_better=task.higher_is_better), dense)
+    winner = next((trial for trial in trials if trial.index == search_record.facts.get("winner")), None)
+    passing = nearest_passing(trials, dense, budget, missed=winner, higher_is_better=task.higher_is_better)
+    return in_words(passing, dense)
 
 
 def _record(evaluation: Evaluation, search_record: StageRecord, task: Task) -> StageRecord:
