@@ -10,10 +10,14 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from compression.test_recurrent import Sequences
+from own.tasks import Shapes
+from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.errors import Mistakes
 from pocketpipe.network import NETWORKS
 from pocketpipe.preflight import check_feasible, checked_config
 from pocketpipe.targets.base import TARGETS
+from pocketpipe.task import Preprocessing
 
 BASE = Path(__file__).parents[1] / "conf" / "base"
 
@@ -103,6 +107,55 @@ def test_a_step_that_is_not_whole_is_told_what_it_lacks() -> None:
         checked_config({**parameters(), "methods": ["pocketpipe.plan:Step"]})
     (line,) = [line for line in caught.value.lines if "pocketpipe.plan:Step" in line]
     assert "the step lacks apply, pin, predict, project, proposed, space" in line
+
+
+class Unnamed(QuantizationStep):
+    """A user's step that says nothing of its kind."""
+
+
+def no_step() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (f"{__name__}:Unnamed", f'write `kind: ClassVar[str] = "{__name__}:Unnamed"`'),
+        (f"{__name__}:no_step", "it is no class of steps"),
+    ],
+)
+def test_a_step_that_a_stored_plan_could_not_find_is_told_before_any_work(name: str, told: str) -> None:
+    with pytest.raises(Mistakes) as caught:
+        checked_config({**parameters(), "methods": [name]})
+    assert [told in line for line in caught.value.lines] == [True], caught.value.lines
+
+
+def build_lstm(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return Sequences(nn.LSTM, input_shape[-1], outputs)
+
+
+def test_recurrent_modules_are_told_by_name_before_a_budget_is_looked_at() -> None:
+    asked = parameters() | {"network": {"name": f"{__name__}:build_lstm"}, "task": {"name": "digit_rows"}}
+    with pytest.raises(Mistakes) as caught:
+        check_feasible(checked_config(asked), {"teacher", "compile"})
+    (line,) = caught.value.lines
+    assert "inside.weight_ih_l0 belongs to a recurrent module of torch's own, which no target compiles" in line
+    assert "budget" not in line
+
+
+class Miscounted(Shapes):
+    """Has a mean for each row."""
+
+    preprocessing = Preprocessing(mean=(0.5,) * 8)
+
+
+def build_miscounted(data_root: Path) -> Shapes:
+    return Miscounted(100)
+
+
+def test_preprocessing_that_does_not_fit_an_example_is_told_before_any_work() -> None:
+    asked = parameters() | {"task": {"name": f"{__name__}:build_miscounted"}}
+    with pytest.raises(Mistakes, match=r"preprocessing.mean has 8 numbers, axis 0 of an example \(1, 8, 8\) has 1"):
+        check_feasible(checked_config(asked), {"teacher"})
 
 
 def test_threads_that_no_target_has_are_told_before_any_work() -> None:

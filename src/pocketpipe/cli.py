@@ -31,9 +31,7 @@ def _run(**options: Any) -> None:
 
 
 def _run_in_project(options: dict[str, Any]) -> None:
-    project = find_kedro_project(Path.cwd())
-    if project is None:
-        raise UserError(f"{Path.cwd()} is not inside a pocketpipe project (a folder with conf/ and pyproject.toml)")
+    project = _project()
     bootstrap_project(project)
     _refuse_unknown("recipe (--env)", [options["env"]], [f.name for f in _recipes(project, options).glob("*/")])
     from kedro.framework.project import pipelines
@@ -42,6 +40,14 @@ def _run_in_project(options: dict[str, Any]) -> None:
     callback = kedro_run.callback
     assert callback is not None
     callback(**options)
+
+
+def _project() -> Path:
+    """The project that this folder belongs to. Raises UserError."""
+    project = find_kedro_project(Path.cwd())
+    if project is None:
+        raise UserError(f"{Path.cwd()} is not inside a pocketpipe project (a folder with conf/ and pyproject.toml)")
+    return Path(project)
 
 
 def _recipes(project: Path, options: dict[str, Any]) -> Path:
@@ -182,7 +188,15 @@ def schedule(cron: str, config: str, env: str | None) -> None:
 
     command = [sys.executable, "-m", "kedro", "run", "--config", config, *(["--env", env] if env else [])]
     lock = machine.output_root() / "workspaces" / "schedule.lock"
-    _for_people(lambda: sys.exit(run_schedule(cron, command, lock=lock)))
+
+    def run() -> None:
+        project = _project()
+        _refuse_unknown("recipe (--env)", [env], [folder.name for folder in _recipes(project, {}).glob("*/")])
+        if not Path(config).is_file():
+            raise UserError(f"--config: {config} is not a file (it counts from {Path.cwd()})")
+        sys.exit(run_schedule(cron, command, lock=lock))
+
+    _for_people(run)
 
 
 @cli.command()

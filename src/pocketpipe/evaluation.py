@@ -62,6 +62,8 @@ class Evaluation(Value):
     verdicts: tuple[Verdict, ...]
     nearest_plan: str | None = None
     """Where the budget was not kept: the nearest plan that passes, in words."""
+    labels: tuple[str, ...] = ()
+    """The task's: one name for each output."""
     scores: tuple[float, ...] = ()
     """Score of `delivered` on each test example, in order, for paired comparison."""
     champion_scores: tuple[float, ...] | None = None
@@ -69,8 +71,14 @@ class Evaluation(Value):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that the student was measured on; empty if the task has none."""
-        return tuple(next((s.metric_by_class for s in self.subjects if s.name == "onnx"), {}))
+        """Names of what it answers with; where that was not recorded, of the classes that it was measured on."""
+        return self.labels or tuple(next((s.metric_by_class for s in self.subjects if s.name == "onnx"), {}))
+
+    def answers_as(self, labels: tuple[str, ...]) -> bool:
+        """Whether its outputs mean what a task with these labels means; True if nothing is known of one of them."""
+        if not self.labels:
+            return not self.classes or not labels or set(self.classes) == set(labels)
+        return not labels or self.labels == labels
 
     @property
     def budget_kept(self) -> bool:

@@ -88,7 +88,8 @@ class RunHooks:
         request = request_fingerprint(self.ingredients, config)
         if "retrain" in names:
             self._stop_if_nothing_changed(_champion(catalog), request)
-        registry = RegistryOfRun(open_registry(), config.registered_name, self._tracker().run_id, request)
+        run_id, beside = self._tracker().run_id, _champion(catalog) if "retrain" in names else None
+        registry = RegistryOfRun(open_registry(), config.registered_name, run_id, request, beside)
         _registry(catalog).run = registry
         self._skip([node for node in pipeline.nodes if node not in stale], catalog)
         self._hand_provenance(whole, catalog)

@@ -35,8 +35,6 @@ class Step(Value):
     """Kinds of steps that must not come earlier in a plan, each with the reason."""
     left_to_search: ClassVar[frozenset[str]] = frozenset()
     """Fields that search fills in whatever they say: among the options of a method they are refused."""
-    settled_late: ClassVar[frozenset[str]] = frozenset()
-    """Fields that projection or pinning may change: of two steps they say nothing about what was asked for."""
     brings_integers: ClassVar[bool] = False
     """Whether the tensors between layers are integers after it: what targets without floating point need."""
 
@@ -90,8 +88,8 @@ class Step(Value):
 
     def asks_for(self, other: Step) -> bool:
         """Whether `other`, a step of a finished plan, has what is said here; what is open may be anything there."""
-        said = self.model_fields_set - self.left_to_search - self.settled_late
-        return other.kind == self.kind and all(getattr(other, name) == getattr(self, name) for name in said)
+        same = (getattr(other, name) == getattr(self, name) for name in self.model_fields_set)
+        return other.kind == self.kind and all(same)
 
     def in_portions(self, profile: NetworkProfile, count: int) -> tuple[Step, ...]:
         """Steps that lead to this one in `count` portions, to be trained in between. Default: all at once."""
@@ -138,8 +136,14 @@ class MethodChoice(Value):
     def step(self) -> Step:
         """The step with these options and the rest open, for search to fill in. Raises UserError or Mistakes."""
         step_class = STEPS.resolve(self.name)
+        if not (isinstance(step_class, type) and issubclass(step_class, Step)):
+            raise UserError(f"methods.{self.name}: it is no class of steps; see docs/your-own.md")
         if missing := getattr(step_class, "__abstractmethods__", None):
             raise UserError(f"methods.{self.name}: the step lacks {', '.join(sorted(missing))}; see docs/your-own.md")
+        if ":" in self.name and getattr(step_class, "kind", None) != self.name:
+            raise UserError(
+                f'methods.{self.name}: a stored plan could not find it; write `kind: ClassVar[str] = "{self.name}"`'
+            )
         if filled := sorted(step_class.left_to_search & self.options.keys()):
             raise Mistakes([f"methods.{self.name}.{name}: the search fills it in; leave it out" for name in filled])
         try:

@@ -18,6 +18,7 @@ from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS, NetworkChoice
 from pocketpipe.plan import STEPS, MethodChoice, Step, order_mistakes
+from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.targets.native import NativeTarget
@@ -150,7 +151,7 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     for method in request.methods:
         known = list(_said("methods", partial(STEPS.resolve, method.name)))
         yield from known or _said("", method.step)
-    steps = [STEPS.resolve(m.name) for m in request.methods if not list(_said("", partial(STEPS.resolve, m.name)))]
+    steps = [STEPS.resolve(method.name) for method in request.methods if not list(_said("", method.step))]
     yield from order_mistakes(steps, where="methods")
     for name in request.targets:
         unknown = list(_said("targets", partial(TARGETS.resolve, name)))
@@ -198,7 +199,7 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
         no_data = list(_said("", partial(_check_data, request.task)))
         yield from no_data
         if not no_data and request.network is not None and not _network_mistakes(request):
-            yield from _said("", partial(_check_network, request.task, request.network, request))
+            yield from _said("", partial(_check_network, request.task, request.network, request, stages))
     if stages & STAGES_WITH_TEACHERS and request.task is not None and not _task_mistakes(request):
         for section, teacher in request.teachers:
             if not _teacher_mistakes(section, teacher) and not list(_said("", partial(_check_data, request.task))):
@@ -216,13 +217,20 @@ def _not_to_be_compiled(request: Request, stages: set[str]) -> Iterator[str]:
 
 def _check_data(choice: TaskChoice) -> None:
     task = choice.build(machine.data_root())
+    for name, numbers in (("mean", task.preprocessing.mean), ("std", task.preprocessing.std)):
+        if len(numbers) not in (1, task.input_shape[0]):
+            raise UserError(
+                f"task {choice.name!r}: preprocessing.{name} has {len(numbers)} numbers, axis 0 of an example "
+                f"{task.input_shape} has {task.input_shape[0]}; give one for each, or one for all (normalize along "
+                "other axes when you read the examples)"
+            )
     task.source_digest()
     if choice.holdout is not None and choice.holdout not in task.holdouts:
         allowed = ", ".join(("null", *task.holdouts))
         raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}")
 
 
-def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> None:
+def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request, stages: set[str]) -> None:
     """Build the network, load given weights, trace it and hold the budget against what is reachable."""
     from pocketpipe.compression.tracing import profile_of
     from pocketpipe.networks.weights import read_weights
@@ -235,12 +243,24 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
         network = replace(network, state=read_weights(weights))
     built = network.build(task)
     profile = profile_of(built, task.input_shape)
+    if "compile" in stages:
+        _refuse_recurrent_modules(network_choice.name, profile)
     for section, recipe in request.recipes:
         if recipe.progressive_resizing is not None:
             with _within(section):
                 recipe.progressive_resizing.check(built, task.input_shape)
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
         refuse_impossible(profile, [method.step() for method in request.methods], request.budget)
+
+
+def _refuse_recurrent_modules(name: str, profile: NetworkProfile) -> None:
+    """Before a budget is held against layers that keep 32 bits: no target has torch's recurrent operators."""
+    found = next((layer for layer in profile.layers if layer.operator in ("lstm", "gru", "rnn_tanh", "rnn_relu")), None)
+    if found is not None:
+        raise UserError(
+            f"network {name!r}: {found.name} belongs to a recurrent module of torch's own, which no target compiles; "
+            "write it as a cell of linear layers that is called for each step (docs/your-own.md, a network)"
+        )
 
 
 def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> Iterator[str]:

@@ -225,7 +225,8 @@ def test_a_finished_plan_is_held_against_what_is_asked_of_its_methods() -> None:
     for said, asked, same in (
         (ChannelsStep(multiple=4, pinned=("conv1",)), ChannelsStep(multiple=4), True),
         (ChannelsStep(), ChannelsStep(multiple=4), False),
-        (SparsityStep(protocol="erk", density=0.5), SparsityStep(density=0.3), True),
+        (SparsityStep(protocol="erk", density=0.5), SparsityStep(protocol="erk"), True),
+        (SparsityStep(protocol="erk", density=0.5), SparsityStep(density=0.3), False),
         (SparsityStep(protocol="lamp", density=0.3), SparsityStep(protocol="erk"), False),
         (QuantizationStep(weight_bits=4), QuantizationStep(weight_bits=8), False),
         (QuantizationStep(bits={"conv1": 6}), QuantizationStep(), True),

@@ -33,10 +33,10 @@ MODULES = {
 class Sequences(nn.Module):
     """A recurrent module and a head on its last output."""
 
-    def __init__(self, recurrent: Callable[..., nn.RNNBase]) -> None:
+    def __init__(self, recurrent: Callable[..., nn.RNNBase], features: int = SHAPE[-1], outputs: int = 4) -> None:
         super().__init__()
-        self.inside = recurrent(SHAPE[-1], 32, batch_first=True)
-        self.head = nn.Linear(32 * (1 + self.inside.bidirectional), 4)
+        self.inside = recurrent(features, 32, batch_first=True)
+        self.head = nn.Linear(32 * (1 + self.inside.bidirectional), outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.inside(x)[0][:, -1])

@@ -117,6 +117,12 @@ def test_nearest_passing(budget, index):
     assert (found and found.index) == index
 
 
+def test_a_plan_that_was_missed_is_not_named_again_nor_one_as_small():
+    wide = Budget(speedup=4, accuracy_drop=0.03)
+    assert nearest_passing(FRONT, 0.98, wide).index == 3
+    assert nearest_passing(FRONT, 0.98, wide, missed=FRONT[3]).index == 2
+
+
 def test_nearest_passing_with_an_error_rate():
     errors = [trial(0, "ladder", 0.10, speedup=2.0), trial(1, "uniform", 0.30, speedup=4.0)]
     found = nearest_passing(errors, 0.05, Budget(speedup=4, accuracy_drop=0.06), higher_is_better=False)

@@ -41,6 +41,12 @@ def test_classes_are_the_folders_and_every_image_is_in_one_split(tmp_path: Path)
     assert splits.train.inputs.shape[1:] == (3, 16, 16)
 
 
+def test_the_first_examples_are_of_all_classes(tmp_path: Path) -> None:
+    """Ranges, statistics and emulated figures are taken from the first ones."""
+    splits, test = _task(_fill(tmp_path / "pets", {"a": 60, "b": 60, "c": 60}), size=8).load(seed=0, holdout=None)
+    assert set(splits.train.targets[:15].tolist()) == set(test.targets[:10].tolist()) == {0, 1, 2}
+
+
 def test_an_image_stays_in_its_split_as_the_folder_grows(tmp_path: Path) -> None:
     small = _task(_fill(tmp_path / "a" / "pets", {"cat": 20, "dog": 20}))
     large = _task(_fill(tmp_path / "b" / "pets", {"cat": 60, "dog": 45}))

@@ -31,6 +31,15 @@ def test_every_class_is_on_both_sides(pick, sizes: list[int], share: float, salt
     assert np.array_equal(chosen, pick(split, share, salt))
 
 
+@pytest.mark.parametrize("pick", [stratified, by_content])
+def test_an_only_example_stays(pick) -> None:
+    split = _split([1, 2, 20])
+    counts = np.bincount(split.targets[pick(split, 0.5, "holdout")], minlength=3)
+    assert counts[0] == 0
+    assert counts[1] == 1
+    assert len(pick(_split([1]), 0.5, "holdout")) == 0
+
+
 @given(sizes=SIZES, share=st.floats(0.1, 0.5))
 @settings(max_examples=60, deadline=None)
 def test_stratified_keeps_to_the_share(sizes: list[int], share: float) -> None:

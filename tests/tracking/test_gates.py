@@ -126,3 +126,17 @@ def test_a_champion_of_other_classes_serves_the_task_no_more(evaluation):
     decision = decide(answering("cat", "dog", "owl", digest="2"), answering("cat", "dog", digest="1"), GateSettings())
     assert decision.promote
     assert "other classes (cat, dog)" in decision.reasons[0]
+
+
+def test_classes_are_those_of_the_task_not_those_that_test_happens_to_have(evaluation):
+    def answering(*labels, seen, digest):
+        measured = Subject(name="onnx", file="student.onnx", metric_by_class=dict.fromkeys(seen, 0.5))
+        return evaluation(subjects=(measured,), labels=labels, test_digest=digest)
+
+    before = answering("cat", "dog", "owl", seen=("cat", "dog"), digest="1")
+    after = answering("cat", "dog", "owl", seen=("cat", "dog", "owl"), digest="2")
+    assert not decide(after, before, GateSettings()).promote, "not comparable: other test data, same classes"
+    turned = answering("dog", "cat", "owl", seen=("cat", "dog"), digest="2")
+    assert "other classes (cat, dog, owl)" in decide(turned, before, GateSettings()).reasons[0]
+    assert before.answers_as(("cat", "dog", "owl"))
+    assert not before.answers_as(("cat", "owl", "dog"))

@@ -10,6 +10,7 @@ from pocketpipe import machine
 from pocketpipe.champion import Champion
 from pocketpipe.config import Config
 from pocketpipe.datasets.sources import SourceDataset
+from pocketpipe.errors import UserError, first_line
 from pocketpipe.tracking.registry import CONTENT, Registered, Registry
 from pocketpipe.tracking.store import open_store
 
@@ -34,6 +35,8 @@ class RegistryOfRun:
     run_id: str
     request: str
     """Fingerprint of parameters and data: a retraining with the same one has nothing to do."""
+    beside: Registered | None = None
+    """The champion that the run started from and was evaluated beside, in a retraining."""
 
 
 class RegistryDataset(SourceDataset):
@@ -75,10 +78,14 @@ class ChampionDataset(SourceDataset):
 
 def no_start(registered: Registered, config: Config) -> str | None:
     """Why a champion cannot be gone on from: its outputs mean something else, or it is another network."""
-    classes, labels = registered.evaluation.classes, config.task.build(machine.data_root()).labels
-    if classes and set(classes) != set(labels):
-        return f"answers with {', '.join(classes)}, the data has {', '.join(labels)}"
+    task = config.task.build(machine.data_root())
+    if not registered.evaluation.answers_as(task.labels):
+        return f"answers with {', '.join(registered.evaluation.classes)}, the data has {', '.join(task.labels)}"
     teacher = Champion.load(registered.folder).teacher
     if (teacher.reference, teacher.options) != (config.network.name, config.network.options):
         return f"is a {teacher.reference}{teacher.options or ''}, not the network of this recipe"
+    try:
+        teacher.build(task)
+    except UserError as error:  # its code is no longer what it was
+        return f"does not fit the network as it is now ({first_line(error)})"
     return None

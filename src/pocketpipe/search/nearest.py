@@ -7,17 +7,29 @@ from collections.abc import Sequence
 from pocketpipe.budget import Budget
 from pocketpipe.search.trial import Trial
 
+LARGER = 0.97
+"""Of the speed-up or the compression of another plan, what a larger one has at most: budgets are met to 2 %."""
+
 
 def nearest_passing(
-    trials: Sequence[Trial], dense_score: float, budget: Budget, *, higher_is_better: bool = True
+    trials: Sequence[Trial],
+    dense_score: float,
+    budget: Budget,
+    *,
+    missed: Trial | None = None,
+    higher_is_better: bool = True,
 ) -> Trial | None:
     """The trial with the largest speed-up whose score on the selection split keeps the accuracy that was asked.
 
     `dense_score` is the teacher's on the same split. A budget without compression or file size is compared by speed-up,
-    one without speed-up or MACs by compression. None if no trial passes.
+    one without speed-up or MACs by compression. `missed` is what was delivered and lost too much on test: plans that
+    are about as small are no answer, whatever their score on the selection split. None if no trial passes.
     """
     passing = [
-        trial for trial in trials if budget.allows_metric(_score(trial), dense_score, higher_is_better=higher_is_better)
+        trial
+        for trial in trials
+        if budget.allows_metric(_score(trial), dense_score, higher_is_better=higher_is_better)
+        and (missed is None or _is_larger(trial, missed))
     ]
     by_bytes_alone = budget.speedup is None and budget.macs is None
 
@@ -42,3 +54,7 @@ def in_words(trial: Trial | None, dense_score: float) -> str:
 
 def _score(trial: Trial) -> float:
     return trial.score if trial.tuned_score is None else trial.tuned_score
+
+
+def _is_larger(trial: Trial, other: Trial) -> bool:
+    return trial.speedup < LARGER * other.speedup or trial.compression < LARGER * other.compression

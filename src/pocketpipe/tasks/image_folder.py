@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from pocketpipe.errors import Mistakes, UserError
-from pocketpipe.task import TASKS, Preprocessing, Split
+from pocketpipe.task import TASKS, Preprocessing, Split, Splits
 from pocketpipe.tasks.augmentation import cutout, random_flip, random_shift
 from pocketpipe.tasks.classification import ClassificationTask
 from pocketpipe.tasks.splitting import by_content
@@ -81,6 +81,12 @@ class ImageFolder(ClassificationTask):
         targets = np.array([self.labels.index(file.parent.name) for file, _ in good], np.int64)
         return Split(f"images of {self.folder.name}", np.stack([image for _, image in good]), targets), None
 
+    def load(self, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
+        """As of any classification; within each split classes are mixed: stages look at the first examples."""
+        splits, test = super().load(seed=seed, holdout=holdout)
+        kept = None if splits.holdout is None else _mixed(splits.holdout)
+        return Splits(_mixed(splits.train), _mixed(splits.val), kept), _mixed(test)
+
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Moved by up to an eighth of the size, and mirrored; then a part is hidden, if that is asked for."""
         views = random_flip(random_shift(inputs, self.size // 8, generator), generator)
@@ -106,6 +112,13 @@ def build(
     cutout: side in pixels of a square that each training view hides; for long trainings. 0: none.
     """
     return ImageFolder(data_root / path, size=size, colour=colour, cutout=cutout)
+
+
+def _mixed(split: Split) -> Split:
+    """In the order of a hash of each image, so that an order does not depend on names."""
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in split.inputs]
+    order = np.array(sorted(range(len(digests)), key=digests.__getitem__), np.int64)
+    return Split(split.name, split.inputs[order], split.targets[order])
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from pocketpipe.task import Split
 
 
 def stratified(split: Split, share: float, salt: str) -> np.ndarray:
-    """Indices (sorted) of `share` of the examples: the same share of every class, at least one of each
-    and, of two or more, not all.
+    """Indices (sorted) of `share` of the examples: the same share of every class, at least one of each class that
+    has two or more, and never all.
 
     For data that does not grow: chosen at random from `salt` alone.
 
@@ -22,14 +22,15 @@ def stratified(split: Split, share: float, salt: str) -> np.ndarray:
     # Rounding the running total, not each class, makes the whole come out right too.
     counts = np.diff(np.rint(share * np.cumsum(sizes)).astype(int), prepend=0)
     chosen = [
-        random.permutation(np.flatnonzero(split.targets == label))[: np.clip(count, 1, max(size - 1, 1))]
+        random.permutation(np.flatnonzero(split.targets == label))[: np.clip(count, min(1, size - 1), size - 1)]
         for label, count, size in zip(classes, counts, sizes, strict=True)
     ]
     return np.sort(np.concatenate(chosen))
 
 
 def by_content(split: Split, share: float, salt: str) -> np.ndarray:
-    """Indices (sorted) of about `share` of the examples, at least one of each class: each by a hash of its content.
+    """Indices (sorted) of about `share` of the examples, each by a hash of its content; at least one of each class that
+    has two or more.
 
     For data that grows: an example stays where it is when others are added, so no later training run learns
     from what an earlier one tested on, and copies of one example never straddle two splits. The exception are
@@ -45,7 +46,8 @@ def by_content(split: Split, share: float, salt: str) -> np.ndarray:
     chosen = []
     for label in np.unique(split.targets):
         members = np.flatnonzero(split.targets == label)
-        count = np.clip((places[members] < share).sum(), 1, max(len(members) - 2, 1))
+        most = min(max(len(members) - 2, 1), len(members) - 1)
+        count = np.clip((places[members] < share).sum(), min(1, most), most)
         chosen.append(members[np.argsort(places[members], kind="stable")[:count]])
     return np.sort(np.concatenate(chosen))
 

@@ -60,7 +60,7 @@ def decide(new: Evaluation, champion: Evaluation | None, gate: GateSettings) -> 
     notes = []
     if champion is None:
         notes.append("it is the first champion")
-    elif set(champion.classes) != set(new.classes):
+    elif not champion.answers_as(new.classes):
         others = ", ".join(champion.classes)
         notes.append(f"the champion before answers with other classes ({others}) and serves the task no more")
     else:

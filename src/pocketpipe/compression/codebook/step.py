@@ -45,7 +45,6 @@ class CodebookStep(Step):
     """
 
     kind: ClassVar[str] = "codebook"
-    settled_late: ClassVar[frozenset[str]] = frozenset({"bits", "layers"})
     refused_after: ClassVar[Mapping[str, str]] = {
         "codebook": "the weights share values already; give one step",
         "quantization": "its scales fit the weights that there were; put codebook first (with grid int8)",

@@ -77,7 +77,6 @@ class QuantizationStep(Step):
     """
 
     kind: ClassVar[str] = "quantization"
-    settled_late: ClassVar[frozenset[str]] = frozenset({"bits"})
     refused_after: ClassVar[Mapping[str, str]] = {"quantization": "the network is quantized already; give one step"}
     brings_integers: ClassVar[bool] = True
 

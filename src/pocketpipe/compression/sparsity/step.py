@@ -48,7 +48,6 @@ class SparsityStep(Step):
     """
 
     kind: ClassVar[str] = "sparsity"
-    settled_late: ClassVar[frozenset[str]] = frozenset({"density", "densities", "pattern"})
     refused_after: ClassVar[Mapping[str, str]] = {
         "quantization": "its scales fit the weights that there were; put sparsity first",
         "codebook": "its tables fit the weights that there were; put sparsity first",

@@ -34,7 +34,9 @@ def promote(
         (package / "student.packed.safetensors").write_bytes(student_packed)
     shutil.copytree(deliveries, package / "deliveries")
     (package / "report.html").write_text(report)
-    champion = run.registry.champion(run.model)
+    # The one whose scores on this test data are at hand: if another has taken its place meanwhile, `settle` objects.
+    compared = evaluation.champion_scores is not None
+    champion = run.beside if compared else run.registry.champion(run.model)
     tags = {"request": run.request, "train_digest": data_record.facts["train_digest"]}
     version = run.registry.register(run.model, package, evaluation, tags, run.run_id)
     decision = decide(evaluation, None if champion is None else champion.evaluation, gate)
