@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -25,7 +26,8 @@ from pocketpipe.lineage.provenance import provenance_now, read_provenance
 from pocketpipe.preflight import check_feasible, checked_config
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.terminal import print_verdicts
-from pocketpipe.tracking.registry import Registered
+from pocketpipe.tracking.gates import Promotion
+from pocketpipe.tracking.registry import OVERTAKEN, Registered
 from pocketpipe.tracking.runs import RunTracker
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class RunHooks:
             check_feasible(config, {str(node.namespace) for node in pipeline.nodes})
             raise
         hand_over(whole, catalog, self.ingredients)
+        _forget_what_was_not_decided(catalog)
         stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
@@ -252,6 +255,18 @@ def _registry(catalog: DataCatalog) -> RegistryDataset:
     dataset = catalog["registry"]
     assert isinstance(dataset, RegistryDataset)
     return dataset
+
+
+def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
+    """Let the promote stage run again if its version is not in this registry, or if it was told to run again."""
+    outputs = [_fresh(catalog, name) for name in ("promotion", "promote_record")]
+    if not all(output.exists() for output in outputs):
+        return
+    promotion: Promotion = outputs[0].load()
+    undecided = any(reason.startswith(OVERTAKEN) for reason in promotion.reasons)
+    if undecided or not open_registry().has(promotion.name, promotion.version):
+        for output in outputs:
+            shutil.rmtree(output.path)
 
 
 def _is_fresh(node: Node, catalog: DataCatalog) -> bool:

@@ -48,6 +48,15 @@ def test_budget_a_then_b_then_a(made: House) -> None:
     assert digests(made) == before, "`latest` points at what belongs to budget A again"
 
 
+def test_what_another_registry_knows_is_registered_here(made: House, tmp_path: Path) -> None:
+    elsewhere = House(made.output, made.environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'other.db'}"})
+    run = elsewhere.run()
+    assert run.code == 0, run.out
+    assert run.stages() == ["promote"]
+    assert "version 1 is the champion" in elsewhere.pocketpipe("champion").out
+    assert elsewhere.run().stages() == []
+
+
 def test_one_stage_alone_finds_its_inputs(made: House) -> None:
     fresh = made.run("compress", "", "--namespaces", "export")
     assert fresh.code == 0, fresh.out

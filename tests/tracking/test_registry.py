@@ -173,3 +173,11 @@ def test_the_champion_in_words(registry: Registry, add):
     assert words[1] == "  accuracy: 0.7500 on test, 4 of 1,797 digits, seed 0"
     assert "  speedup: asked >= 2.00x MACs, got 2.50x on student.onnx: passed" in words
     assert "  weighed: not worse" in words
+
+
+def test_what_is_not_there_is_not_had(registry: Registry, add) -> None:
+    assert not registry.has(NAME, "1")
+    version = add("one")
+    assert registry.has(NAME, version)
+    assert not registry.has(NAME, "2")
+    assert not registry.has("another", version)

@@ -111,6 +111,10 @@ class AArch64(NativeTarget):
         attributes = ATTRIBUTES[unit]
         return Cpu("aarch64-linux-gnu", self.model, attributes, 4, 20, getattr(units, unit))
 
+    def host(self) -> str:
+        """Whether what is delivered can be executed here: once it can, it is measured."""
+        return EMULATOR if self.emulated and shutil.which(EMULATOR) else ""
+
     def command(self, folder: Path) -> tuple[str, ...]:
         """What runs the delivered runner here. Raises NotMeasured if nothing can."""
         runner = str((folder / RUNNER).absolute())

@@ -80,6 +80,10 @@ class Armv7(C99Target):
         """Executed instructions under QEMU."""
         return instructions_of(lambda: self.command(folder), one_example(folder)) if self.emulated else {}
 
+    def host(self) -> str:
+        """Whether what is delivered can be executed here: once it can, it is measured."""
+        return EMULATOR if self.emulated and shutil.which(EMULATOR) else ""
+
     def command(self, folder: Path) -> tuple[str, ...]:
         """What runs the delivered program here. Raises NotMeasured if nothing can."""
         program = (str((folder / RUNNER).absolute()), INPUT, OUTPUT)

@@ -95,6 +95,10 @@ class CortexM(C99Target):
         """Executed instructions on the emulated board."""
         return instructions_of(lambda: self.command(folder), one_example(folder))
 
+    def host(self) -> str:
+        """Whether what is delivered can be executed here: once it can, it is measured."""
+        return EMULATOR if shutil.which(EMULATOR) else ""
+
     def command(self, folder: Path) -> tuple[str, ...]:
         """What runs the delivered image here. Raises NotMeasured if nothing can."""
         emulator = shutil.which(EMULATOR)

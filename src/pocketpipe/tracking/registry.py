@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
+from pocketpipe.storage import appearing_whole
 from pocketpipe.tracking.entries import key, text
 from pocketpipe.tracking.gates import Decision, Promotion, delivered_metric
 from pocketpipe.tracking.store import Store
@@ -28,6 +27,8 @@ HISTORY = "champion_history"
 CONTENT = "content_sha256"
 OUTCOME, REASONS = "outcome", "reasons"
 ROLLED_BACK = "rolled back"
+OVERTAKEN = "the champion became"
+"""How the reason begins that another run was quicker: nothing was decided."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class Registry:
     def champion_version(self, name: str) -> str | None:
         """Version of the champion, without fetching files."""
         return self._aliases(name).get(CHAMPION)
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether this store has the version."""
+        return any(str(v.version) == version for v in self.store.client.search_model_versions(f"name = '{name}'"))
 
     def version(self, name: str, version: str) -> Registered:
         """One version. Raises UserError if it is unknown or its files are gone."""
@@ -165,7 +170,7 @@ class Registry:
 
     def _objection(self, name: str, version: str, current: str | None, against: str | None) -> str | None:
         if current != against:
-            return f"the champion became version {current} while this was decided; run again"
+            return f"{OVERTAKEN} version {current} while this was decided; run again"
         if self._get(name, version).tags.get(OUTCOME, "").startswith(ROLLED_BACK):
             return "the same files were champion and were rolled back; they are not promoted again by themselves"
         return None
@@ -228,7 +233,8 @@ class Registry:
         if source.startswith("file://") or "://" not in source:
             folder = _local_path(source)
         else:
-            folder = self._downloaded(source, self.downloads / version.name / str(version.version))
+            content = version.tags.get(CONTENT, "")[:12]  # another server's version of that number has other files
+            folder = self._downloaded(source, self.downloads / version.name / f"{version.version}-{content}")
         if not (folder / EVALUATION).is_file():
             raise UserError(
                 f"{version.name!r} version {version.version}: its files are gone ({source}); "
@@ -241,18 +247,12 @@ class Registry:
             return folder
         import mlflow.artifacts
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".downloading-", dir=folder.parent))
-        try:
-            fetched = mlflow.artifacts.download_artifacts(
-                artifact_uri=source, dst_path=str(scratch), tracking_uri=self.store.uri
-            )
-            Path(fetched).rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was quicker: it has the same files
-                raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with appearing_whole(folder, first_wins=True) as scratch:
+            uri = self.store.uri
+            made = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri)
+            for file in list(Path(made).iterdir()):  # in a folder of the artefact's own name
+                file.rename(scratch / file.name)
+            Path(made).rmdir()
         return folder
 
 
