@@ -1,4 +1,4 @@
-"""Teachers that a recipe names are checked before any work: their names, options, files, and whether they fit."""
+"""What is checked before any work: teachers that a recipe names, steps, targets, networks, what a task says."""
 
 import re
 from pathlib import Path

@@ -87,7 +87,7 @@ def with_multiples(parameters: dict[str, Any]) -> dict[str, Any]:
             return parameters
         integers = any(STEPS.resolve(method.name).brings_integers for method in methods)
         most = max(TARGETS.resolve(target).channels_at_once(integers=integers) for target in parameters["targets"])
-    except (KeyError, TypeError, ValueError, UserError):  # a ValidationError is a ValueError; no target at all is one
+    except (AttributeError, KeyError, TypeError, ValueError, UserError):  # a ValidationError is a ValueError
         return parameters
     chosen = [
         {

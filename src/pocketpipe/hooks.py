@@ -84,7 +84,8 @@ class RunHooks:
             check_feasible(config, {str(node.namespace) for node in pipeline.nodes})
             raise
         hand_over(whole, catalog, self.ingredients)
-        _forget_what_was_not_decided(catalog)
+        if any(node.namespace == "promote" for node in pipeline.nodes):
+            _forget_what_was_not_decided(catalog)
         stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
@@ -264,9 +265,9 @@ def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
         return
     promotion: Promotion = outputs[0].load()
     undecided = any(reason.startswith(OVERTAKEN) for reason in promotion.reasons)
-    if undecided or not open_registry().has(promotion.name, promotion.version):
+    if undecided or not open_registry().has(promotion):
         for output in outputs:
-            shutil.rmtree(output.path)
+            shutil.rmtree(output.path, ignore_errors=True)  # another run may be quicker
 
 
 def _is_fresh(node: Node, catalog: DataCatalog) -> bool:

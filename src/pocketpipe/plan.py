@@ -33,6 +33,8 @@ class Step(Value):
     """The tag in a plan's JSON: the name it is registered under, or `package.module:Class`."""
     refused_after: ClassVar[Mapping[str, str]] = {}
     """Kinds of steps that must not come earlier in a plan, each with the reason."""
+    projected: ClassVar[frozenset[str]] = frozenset()
+    """Fields that projection may change though the user has set them."""
     left_to_search: ClassVar[frozenset[str]] = frozenset()
     """Fields that search fills in whatever they say: among the options of a method they are refused."""
     brings_integers: ClassVar[bool] = False
@@ -42,7 +44,8 @@ class Step(Value):
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """What search may vary of this step, in NNI's form: `{"name": {"_type": "uniform", "_value": [0.1, 1.0]}}`.
 
-        A key that is a field's name stands for that field: search leaves it alone where the user has set it.
+        A key that is a field's name stands for that field: search leaves it alone where the user has set it. Of
+        names to choose from the first is that of the uniform, the smallest and the largest plan.
         """
 
     @abstractmethod
@@ -88,7 +91,8 @@ class Step(Value):
 
     def asks_for(self, other: Step) -> bool:
         """Whether `other`, a step of a finished plan, has what is said here; what is open may be anything there."""
-        same = (getattr(other, name) == getattr(self, name) for name in self.model_fields_set)
+        said = self.model_fields_set - self.projected
+        same = (getattr(other, name) == getattr(self, name) for name in said)
         return other.kind == self.kind and all(same)
 
     def in_portions(self, profile: NetworkProfile, count: int) -> tuple[Step, ...]:
@@ -101,6 +105,11 @@ class Step(Value):
 
 
 STEPS: Door[type[Step]] = Door("method", room="pocketpipe.compression")
+
+
+def is_step(named: object) -> bool:
+    """Whether what a name stands for is a class of steps that says its kind."""
+    return isinstance(named, type) and issubclass(named, Step) and hasattr(named, "kind")
 
 
 class MethodChoice(Value):
@@ -136,8 +145,8 @@ class MethodChoice(Value):
     def step(self) -> Step:
         """The step with these options and the rest open, for search to fill in. Raises UserError or Mistakes."""
         step_class = STEPS.resolve(self.name)
-        if not (isinstance(step_class, type) and issubclass(step_class, Step)):
-            raise UserError(f"methods.{self.name}: it is no class of steps; see docs/your-own.md")
+        if not is_step(step_class):
+            raise UserError(f"methods.{self.name}: it is no class of steps with a kind; see docs/your-own.md")
         if missing := getattr(step_class, "__abstractmethods__", None):
             raise UserError(f"methods.{self.name}: the step lacks {', '.join(sorted(missing))}; see docs/your-own.md")
         if ":" in self.name and getattr(step_class, "kind", None) != self.name:

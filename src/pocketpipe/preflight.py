@@ -17,7 +17,7 @@ from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS, NetworkChoice
-from pocketpipe.plan import STEPS, MethodChoice, Step, order_mistakes
+from pocketpipe.plan import MethodChoice, STEPS, Step, is_step, order_mistakes
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS, Target
@@ -151,7 +151,8 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     for method in request.methods:
         known = list(_said("methods", partial(STEPS.resolve, method.name)))
         yield from known or _said("", method.step)
-    steps = [STEPS.resolve(method.name) for method in request.methods if not list(_said("", method.step))]
+    known_methods = [m for m in request.methods if not list(_said("", partial(STEPS.resolve, m.name)))]
+    steps = [step for method in known_methods if is_step(step := STEPS.resolve(method.name))]
     yield from order_mistakes(steps, where="methods")
     for name in request.targets:
         unknown = list(_said("targets", partial(TARGETS.resolve, name)))
@@ -243,7 +244,7 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
         network = replace(network, state=read_weights(weights))
     built = network.build(task)
     profile = profile_of(built, task.input_shape)
-    if "compile" in stages:
+    if "compile" in stages and not any(":" in name for name in request.targets):  # a target of one's own may take them
         _refuse_recurrent_modules(network_choice.name, profile)
     for section, recipe in request.recipes:
         if recipe.progressive_resizing is not None:

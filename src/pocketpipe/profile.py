@@ -90,8 +90,7 @@ class Layer(Value):
     @property
     def multiplies(self) -> bool:
         """Whether it is a product with a matrix or kernel of its own, whose elements can be zero or share values."""
-        product = self.operator.startswith(PRODUCTS) or self.operator.endswith("_cell")
-        return product and len(self.weight) > 1
+        return self.operator.startswith(PRODUCTS) and len(self.weight) > 1
 
     def parameters(self, widths: Widths) -> int:
         """Elements of weight and bias as exported."""

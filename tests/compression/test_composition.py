@@ -226,7 +226,8 @@ def test_a_finished_plan_is_held_against_what_is_asked_of_its_methods() -> None:
         (ChannelsStep(multiple=4, pinned=("conv1",)), ChannelsStep(multiple=4), True),
         (ChannelsStep(), ChannelsStep(multiple=4), False),
         (SparsityStep(protocol="erk", density=0.5), SparsityStep(protocol="erk"), True),
-        (SparsityStep(protocol="erk", density=0.5), SparsityStep(density=0.3), False),
+        (SparsityStep(protocol="erk", density=0.4), SparsityStep(density=0.5), True),  # bytes may have asked for less
+        (CodebookStep(bits=4), CodebookStep(bits=6), False),
         (SparsityStep(protocol="lamp", density=0.3), SparsityStep(protocol="erk"), False),
         (QuantizationStep(weight_bits=4), QuantizationStep(weight_bits=8), False),
         (QuantizationStep(bits={"conv1": 6}), QuantizationStep(), True),

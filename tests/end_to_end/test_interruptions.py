@@ -64,18 +64,18 @@ def test_killed_in(stage: str, reached: Callable[[Path], bool], house: House, un
 
 @pytest.mark.slow
 def test_two_runs_at_once(house: House, uninterrupted: dict[str, str]) -> None:
-    at_once(house)
+    at_once(house, SLOWER)
     assert digests(house) == uninterrupted
 
 
 def test_two_teachers_at_once(house: House) -> None:
-    at_once(house, "--namespaces", "data,teacher")
+    at_once(house, f"{SLOWER},teacher.epochs=12", "--namespaces", "data,teacher")
     assert len(list(house.output.glob("teacher/teacher/*/network"))) == 2, "one, and `latest`"
 
 
-def at_once(house: House, *arguments: str) -> None:
+def at_once(house: House, parameters: str, *arguments: str) -> None:
     """The same run in two processes, one of which waits for the other."""
-    same = [house.start_run("compress", SLOWER, *arguments) for _ in range(2)]
+    same = [house.start_run("compress", parameters, *arguments) for _ in range(2)]
     outs = [process.communicate(timeout=900)[0] for process in same]
     assert [process.returncode for process in same] == [0, 0], outs
     assert any("another run makes the same; waiting for it" in out for out in outs), outs

@@ -176,8 +176,7 @@ def test_the_champion_in_words(registry: Registry, add):
 
 
 def test_what_is_not_there_is_not_had(registry: Registry, add) -> None:
-    assert not registry.has(NAME, "1")
-    version = add("one")
-    assert registry.has(NAME, version)
-    assert not registry.has(NAME, "2")
-    assert not registry.has("another", version)
+    decided = registry.settle(NAME, add("one"), YES, against=None)
+    assert registry.has(decided)
+    for change in ({"version": "2"}, {"name": "another"}, {"content": "of another store"}):
+        assert not registry.has(decided.model_copy(update=change))

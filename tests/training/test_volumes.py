@@ -9,7 +9,7 @@ from pocketpipe.training.train import _channels_last
 
 
 def test_weights_of_volumes_keep_their_form_and_images_change_it() -> None:
-    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(2), nn.Unflatten(2, (2, 4)), nn.Conv2d(2, 3, 1))
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(2), nn.Unflatten(2, (2, 4)), nn.Conv2d(2, 3, 2))
     plain = copy.deepcopy(network)
     changed = _channels_last(network)
     assert changed is network

@@ -10,7 +10,7 @@ from pocketpipe import machine
 from pocketpipe.champion import Champion
 from pocketpipe.config import Config
 from pocketpipe.datasets.sources import SourceDataset
-from pocketpipe.errors import UserError, first_line
+from pocketpipe.errors import first_line
 from pocketpipe.tracking.registry import CONTENT, Registered, Registry
 from pocketpipe.tracking.store import open_store
 
@@ -47,7 +47,7 @@ class RegistryDataset(SourceDataset):
         self.run: RegistryOfRun | None = None
 
     def digest(self, config: Config) -> str:
-        return ""  # what is in the registry does not make a promotion stale
+        return ""  # what is in the registry does not make a promotion stale (what is not in it, the hooks forget)
 
     def load(self) -> RegistryOfRun:
         if self.run is None:
@@ -86,6 +86,6 @@ def no_start(registered: Registered, config: Config) -> str | None:
         return f"is a {teacher.reference}{teacher.options or ''}, not the network of this recipe"
     try:
         teacher.build(task)
-    except UserError as error:  # its code is no longer what it was
+    except Exception as error:  # its code is the user's, and no longer what it was
         return f"does not fit the network as it is now ({first_line(error)})"
     return None

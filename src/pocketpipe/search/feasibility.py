@@ -10,7 +10,7 @@ from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 from pocketpipe.errors import UserError
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.search.proposal import Methods, as_proposed, shrunk
+from pocketpipe.search.space import Methods, as_proposed, shrunk
 
 RELATIVE = {"speedup": "macs", "compression": "file_bytes"}
 """Terms of a budget in times smaller, and the cost that each is counted in."""

@@ -31,11 +31,11 @@ TryPlan = Callable[[CompressionPlan], Tried]
 """Carries a plan out on the teacher and scores it on the selection split: (pinned plan, metric)."""
 
 
-AIMS = 3
-"""How often a proposal is projected, each time further under the limits, if pinning takes it over them."""
-
 Informed = Callable[[CompressionPlan], Sequence[Mapping[str, Any]]]
 """What weights and data suggest, given the uniform plan on the budget: parts of points of the joint space."""
+
+AIMS = 3
+"""How often a proposal is projected, each time further under the limits, if pinning takes it over them."""
 
 
 def search(

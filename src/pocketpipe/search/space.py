@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketpipe.errors import UserError
-from pocketpipe.plan import Step
+from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.tuners.base import SearchSpace
+
+Methods = Sequence[Step]
+"""Steps with what the user has set; the rest is open, and search fills it in."""
 
 
 def joint_space(methods: Sequence[Step], profile: NetworkProfile) -> SearchSpace:
@@ -40,6 +43,15 @@ def own_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in parameters.items() if key.startswith(prefix)}
 
 
+def as_proposed(methods: Methods, parameters: Mapping[str, Any], profile: NetworkProfile) -> CompressionPlan:
+    """The plan that `parameters` stand for, in the order of `methods`, whatever it costs."""
+    steps = []
+    for method in methods:
+        steps.append(proposed(method, parameters, profile))
+        profile = steps[-1].predict(profile)
+    return CompressionPlan(tuple(steps))
+
+
 def point_at(space: SearchSpace, fraction: float) -> dict[str, Any]:
     """Every parameter at the same fraction (0..1) of its range; names to choose from have none, the first is taken.
 
@@ -48,6 +60,24 @@ def point_at(space: SearchSpace, fraction: float) -> dict[str, Any]:
     {'a': 1.0, 'b': 4}
     """
     return {key: _at(key, entry["_type"], entry["_value"], fraction) for key, entry in space.items()}
+
+
+def shrunk(methods: Methods, profile: NetworkProfile, fraction: float) -> dict[str, Any]:
+    """Parameters at the same fraction of their way from the largest (0) to the smallest (1) setting.
+
+    Which end of a method's ranges is the small one is found by its predicted cost.
+    """
+    parameters: dict[str, Any] = {}
+    for method in methods:
+        space = joint_space([method], profile)
+        low, high = (_size(method, point_at(space, end), profile) for end in (0.0, 1.0))
+        parameters |= point_at(space, 1.0 - fraction if low <= high else fraction)
+    return parameters
+
+
+def _size(method: Step, parameters: Mapping[str, Any], profile: NetworkProfile) -> tuple[int, int]:
+    cost = as_proposed([method], parameters, profile).predict(profile).cost()
+    return cost.macs, cost.file_bytes
 
 
 def between(space: SearchSpace, start: Mapping[str, Any], end: Mapping[str, Any], way: float) -> dict[str, Any]:

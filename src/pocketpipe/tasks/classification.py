@@ -68,7 +68,7 @@ class ClassificationTask(Task):
         lines = []
         for split in splits:
             inputs, targets, labels = split.inputs, split.targets, len(self.labels)
-            if inputs.shape[1:] != self.input_shape:
+            if inputs.shape[1:] != tuple(self.input_shape):
                 lines.append(
                     f"{split.name}: an example has shape {inputs.shape[1:]}, input_shape is {self.input_shape}"
                 )

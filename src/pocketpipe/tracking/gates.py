@@ -44,6 +44,8 @@ class Promotion(Value):
     version: str
     promoted: bool
     reasons: tuple[str, ...]
+    content: str = ""
+    """Digest of the version's files."""
 
     def __str__(self) -> str:
         outcome = "champion" if self.promoted else "challenger, the champion stays"

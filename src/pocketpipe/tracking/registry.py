@@ -92,9 +92,11 @@ class Registry:
         """Version of the champion, without fetching files."""
         return self._aliases(name).get(CHAMPION)
 
-    def has(self, name: str, version: str) -> bool:
-        """Whether this store has the version."""
-        return any(str(v.version) == version for v in self.store.client.search_model_versions(f"name = '{name}'"))
+    def has(self, promotion: Promotion) -> bool:
+        """Whether this store has the version, with these files."""
+        known = self.store.client.search_model_versions(f"name = '{promotion.name}'")
+        same = [each for each in known if str(each.version) == promotion.version]
+        return any(each.tags.get(CONTENT) == promotion.content for each in same)
 
     def version(self, name: str, version: str) -> Registered:
         """One version. Raises UserError if it is unknown or its files are gone."""
@@ -112,8 +114,10 @@ class Registry:
         """
         with self.store.lock():
             current = self.champion_version(name)
+            content = self._get(name, version).tags.get(CONTENT, "")
             if current == version:
-                return Promotion(name=name, version=version, promoted=True, reasons=("it is the champion already",))
+                reasons = ("it is the champion already",)
+                return Promotion(name=name, version=version, promoted=True, reasons=reasons, content=content)
             objection = self._objection(name, version, current, against) if decision.promote else None
             if objection is not None:
                 decision = Decision(promote=False, reasons=(objection, *decision.reasons))
@@ -121,7 +125,9 @@ class Registry:
                 self._crown(name, version, decision.reasons)
             else:
                 self._challenge(name, version, decision.reasons)
-        return Promotion(name=name, version=version, promoted=decision.promote, reasons=decision.reasons)
+        return Promotion(
+            name=name, version=version, promoted=decision.promote, reasons=decision.reasons, content=content
+        )
 
     def set_champion(self, name: str, version: str, reasons: Sequence[str] = ()) -> None:
         """Make `version` the champion; the one before stays in the history."""

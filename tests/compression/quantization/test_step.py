@@ -119,7 +119,7 @@ def test_bits_are_as_many_as_the_budget_leaves_room_for() -> None:
     assert on_a_device.predict(profile).cost().flash_bytes <= 52_000  # type: ignore[operator]
     assert not {3, 6} & set(on_a_device.bits.values()), "they take what 4 and 8 bits take"
     by_hand = QuantizationStep(bits={"layer1.0.conv1": 2})
-    assert by_hand.project(profile, Limits(file_bytes=10**6)).bits == {"layer1.0.conv1": 2}
+    assert by_hand.proposed({}, profile).project(profile, Limits(file_bytes=10**6)).bits == {"layer1.0.conv1": 2}
 
 
 def test_values_on_a_grid_keep_it() -> None:

@@ -45,6 +45,7 @@ class CodebookStep(Step):
     """
 
     kind: ClassVar[str] = "codebook"
+    projected: ClassVar[frozenset[str]] = frozenset({"layers"})
     refused_after: ClassVar[Mapping[str, str]] = {
         "codebook": "the weights share values already; give one step",
         "quantization": "its scales fit the weights that there were; put codebook first (with grid int8)",

@@ -127,8 +127,5 @@ def _lay_on_weights(
         done.add(original)
         shape = tuple(weight_of(network, call.layer).shape)
         axis = call.axis if granularity == "per_channel" else None
-        lay_on(
-            network,
-            call.layer,
-            WeightQuantizer(bits[call.layer], shape, axis).to(weight_of(network, call.layer).device),
-        )
+        quantizer = WeightQuantizer(bits[call.layer], shape, axis).to(weight_of(network, call.layer).device)
+        lay_on(network, call.layer, quantizer)

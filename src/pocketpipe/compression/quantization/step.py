@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -77,6 +78,7 @@ class QuantizationStep(Step):
     """
 
     kind: ClassVar[str] = "quantization"
+    projected: ClassVar[frozenset[str]] = frozenset({"bits"})
     refused_after: ClassVar[Mapping[str, str]] = {"quantization": "the network is quantized already; give one step"}
     brings_integers: ClassVar[bool] = True
 
@@ -123,10 +125,13 @@ class QuantizationStep(Step):
 
     def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
         """The bits as proposed; where an earlier step took layers out of the runs, by position among those left."""
-        runs, values = _runs(profile), [int(value) for value in parameters.values()]
+        if not parameters:
+            return self
+        runs = _runs(profile)
         if parameters.keys() <= runs.keys():
             bits = {layer: int(value) for key, value in parameters.items() for layer in runs[key]}
         else:
+            values = [int(parameters[key]) for key in sorted(parameters, key=_as_people_sort)]
             left = [layer for run in runs.values() for layer in run]
             bits = {layer: values[place * len(values) // len(left)] for place, layer in enumerate(left)}
         step = self.model_copy(update={"bits": {**self.bits, **bits}})
@@ -266,6 +271,16 @@ def _runs(profile: NetworkProfile) -> dict[str, tuple[str, ...]]:
     length = max(1, ceil(len(inner) / MOST_CHOICES))
     runs = [inner[start : start + length] for start in range(0, len(inner), length)]
     return {run[0] if len(run) == 1 else f"{run[0]}..{run[-1]}": run for run in runs}
+
+
+def _as_people_sort(name: str) -> tuple[tuple[int, str], ...]:
+    """Numbers in names by their value, as layers of a network follow each other.
+
+    >>> sorted(["block.10", "block.9"], key=_as_people_sort)
+    ['block.9', 'block.10']
+    """
+    parts = re.findall(r"\d+|\D+", name)
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
 
 
 def _stored(layer: Layer, bits: int, profile: NetworkProfile) -> dict[str, object]:

@@ -48,6 +48,7 @@ class SparsityStep(Step):
     """
 
     kind: ClassVar[str] = "sparsity"
+    projected: ClassVar[frozenset[str]] = frozenset({"density", "densities", "pattern"})
     refused_after: ClassVar[Mapping[str, str]] = {
         "quantization": "its scales fit the weights that there were; put sparsity first",
         "codebook": "its tables fit the weights that there were; put sparsity first",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 
-INT8 = 3
-"""ONNX's number of the type (`TensorProto.INT8`)."""
+TYPES = {0: np.uint8, 2: np.uint8, 3: np.int8}
+"""By ONNX's number (`TensorProto.DataType`); 0: not said."""
 
 
 @rule("QuantizeLinear")
@@ -26,8 +26,10 @@ def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
     if scale is None or scale.values.size != 1:
         raise lowering.refusal(node, "activations must be quantized per tensor, by a constant scale")
     # Without a zero point the type is said by an attribute (opset 21), or is uint8.
-    signed = attributes(node).get("output_dtype") == INT8
-    zero = zero_point.values if zero_point is not None else np.zeros((), np.int8 if signed else np.uint8)
+    said = attributes(node).get("output_dtype", 0)
+    if zero_point is None and said not in TYPES:
+        raise lowering.refusal(node, f"integers of ONNX's type {said} are not supported; use int8")
+    zero = zero_point.values if zero_point is not None else np.zeros((), TYPES[said])
     offset, low, high = _int8_grid(lowering, node, zero)
     source = node.input[0]
     if source == lowering.input_name:

@@ -137,7 +137,8 @@ def _informed(
 
 def _asks_for(methods: Sequence[Step], plan: CompressionPlan) -> bool:
     """Whether the plan is one that these methods, with what the user says of them, could have led to."""
-    return len(methods) == len(plan.steps) and all(map(lambda method, step: method.asks_for(step), methods, plan.steps))
+    pairs = zip(methods, plan.steps, strict=False)
+    return len(methods) == len(plan.steps) and all(method.asks_for(step) for method, step in pairs)
 
 
 def _record(

@@ -68,7 +68,7 @@ pocketpipe_run(input, output); /* with static memory; pocketpipe_run_in takes th
 ```python
 import pocketpipe
 
-outputs = pocketpipe.load("this folder")(examples)  # examples as stored; needs NumPy and a C compiler on this machine
+outputs = pocketpipe.load("this folder")(examples)  # examples as stored; needs NumPy, pydantic, a C compiler
 ```
 
 {own}"""

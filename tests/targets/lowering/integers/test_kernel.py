@@ -51,6 +51,11 @@ SHAPES = {
 }
 
 
+def _bounds(number: int) -> tuple[int, int]:
+    """Of every other shape those of a byte, which narrowing keeps by itself."""
+    return (-128, 127) if number % 2 else (-120, 127)
+
+
 def layer(name: str, *, wide: bool) -> tuple[Convolution, Add, IntegerTensor, IntegerTensor]:
     """A convolution with random weights, and an addition to follow; `wide`: factors above a quarter, and tiny ones."""
     (height, width), read, made, windows, stride, groups, dilation, paddings = SHAPES[name]
@@ -58,7 +63,7 @@ def layer(name: str, *, wide: bool) -> tuple[Convolution, Add, IntegerTensor, In
     draw = np.random.default_rng(len(name))
     shift = draw.choice([28, 30, 32, 58], made) if wide else draw.integers(38, 44, made)
     requantization = Requantization(
-        draw.integers(2**30, 2**31, made).astype(np.int32), shift.astype(np.int32), 3, -120, 127
+        draw.integers(2**30, 2**31, made).astype(np.int32), shift.astype(np.int32), 3, *_bounds(len(name))
     )
     convolution = Convolution(
         "layer", ("x",), "y",
@@ -67,7 +72,7 @@ def layer(name: str, *, wide: bool) -> tuple[Convolution, Add, IntegerTensor, In
         strides=(stride, stride), pads=padding * 2, dilations=(dilation, dilation), groups=groups,
         padding_value=-7, requantization=requantization,
     )  # fmt: skip
-    addition = Add("sum", ("other", "y"), "z", ((1 << 19) + 77, 1 << 20), 20, (-4, 3), 5, -128, 127)
+    addition = Add("sum", ("other", "y"), "z", ((1 << 19) + 77, 1 << 20), 20, (-4, 3), 5, *_bounds(len(name) + 1))
     out = tuple(
         (length + 2 * around - dilation * (taps - 1) - 1) // stride + 1
         for length, around, taps in zip((height, width), padding, window, strict=True)

@@ -112,8 +112,8 @@ def tile_sizes(shape: SumOfProducts, unit: VectorUnit) -> tuple[int, int]:
         return min(columns, MOST_PIXELS, max(1, unit.accumulators // unit.group)), unit.group
     registers = shape.registers(unit)
     vectors = min(registers, MOST_VECTORS, max(1, unit.accumulators // min(columns, 8)))
-    vectors = 1 << (vectors.bit_length() - 1)  # three fill a register of bytes to three quarters (`finishing.TOGETHER`)
     vectors = runs(registers, vectors)[0].width
+    vectors = 1 << (vectors.bit_length() - 1)  # three fill a register of bytes to three quarters (`finishing.TOGETHER`)
     return min(columns, MOST_PIXELS, max(1, unit.accumulators // vectors)), vectors
 
 
