@@ -145,8 +145,8 @@ class MethodChoice(Value):
     def step(self) -> Step:
         """The step with these options and the rest open, for search to fill in. Raises UserError or Mistakes."""
         step_class = STEPS.resolve(self.name)
-        if not is_step(step_class):
-            raise UserError(f"methods.{self.name}: it is no class of steps with a kind; see docs/your-own.md")
+        if not (isinstance(step_class, type) and issubclass(step_class, Step)):
+            raise UserError(f"methods.{self.name}: it is no class of steps; see docs/your-own.md")
         if missing := getattr(step_class, "__abstractmethods__", None):
             raise UserError(f"methods.{self.name}: the step lacks {', '.join(sorted(missing))}; see docs/your-own.md")
         if ":" in self.name and getattr(step_class, "kind", None) != self.name:

@@ -17,7 +17,7 @@ from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.network import NETWORKS, NetworkChoice
-from pocketpipe.plan import MethodChoice, STEPS, Step, is_step, order_mistakes
+from pocketpipe.plan import STEPS, MethodChoice, Step, is_step, order_mistakes
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS, Target

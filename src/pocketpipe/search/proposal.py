@@ -58,7 +58,8 @@ def tightened(aim: Limits, limits: Limits, cost: Cost) -> Limits:
     """
 
     def lowered(name: str, aimed: int) -> int:
-        return aimed - 2 * max(0, getattr(cost, name) - getattr(limits, name))
+        excess: int = getattr(cost, name) - getattr(limits, name)
+        return aimed - 2 * max(0, excess)
 
     return Limits.model_validate({name: lowered(name, aimed) for name, aimed in aim.given().items()})
 
