@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pocketpipe
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.integer import reference
+from pocketpipe.integer.graph import Convolution, Linear
 from pocketpipe.lineage.verify import verify
 from pocketpipe.preflight import checked_config
 from pocketpipe.targets.base import TARGETS
@@ -137,6 +139,25 @@ def test_a_wider_circuit_takes_fewer_cycles_and_more_multipliers() -> None:
     assert wide.cycles < narrow.cycles
     assert wide.dsp > narrow.dsp
     assert wide.examples_per_second == pytest.approx(200e6 / wide.cycles)
+
+
+def test_weights_that_share_values_are_counted_as_indices() -> None:
+    """The largest layer, 20 x 12 x 3 x 3: 8 banks of 270 bytes, or of 68 bytes with two bits each, which is logic."""
+    graph = digits.graph()
+    signs = [
+        replace(each, weight=np.sign(each.weight)) if isinstance(each, Convolution | Linear) else each
+        for each in graph.operators
+    ]
+    shared = replace(graph, operators=tuple(signs))
+    made = [sources(each) for each in (graph, shared)]
+    dense, few = (
+        resources(each, sheet, unroll=8, clock_mhz=200) for each, sheet in zip((graph, shared), made, strict=True)
+    )
+    largest = max(dense.layers, key=lambda layer: layer.bram)
+    (same,) = [layer for layer in few.layers if layer.name == largest.name]
+    assert largest.bram - same.bram == 8
+    assert (same.macs, same.cycles, same.dsp) == (largest.macs, largest.cycles, largest.dsp)
+    assert "POCKETPIPE_BANKS(indices" in made[1].files["model.c"]
 
 
 def test_unroll_is_written_into_the_sources(tmp_path: Path) -> None:

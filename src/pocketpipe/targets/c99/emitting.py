@@ -256,13 +256,17 @@ class Emitter:
         """(what is added to the kernel's name, its arguments): the weights themselves, or indices into tables."""
         codebook = self.codebooks.get(layer.output)
         if codebook is None:
-            name = self.constants.array("weight", layer.weight)
-            if name not in self.weights:
-                self.weights.append(name)
-            return "", name
+            return "", self._in_banks(self.constants.array("weight", layer.weight))
         tables = self.constants.array("table", codebook.tables)
         each = codebook.tables.shape[1] if len(codebook.tables) > 1 else 0
-        return "_shared", tables, str(each), self.constants.array("indices", codebook.indices), str(codebook.bits)
+        indices = self._in_banks(self.constants.array("indices", codebook.indices))
+        return "_shared", tables, str(each), indices, str(codebook.bits)
+
+    def _in_banks(self, name: str) -> str:
+        """The array, of which a circuit reads several elements at once."""
+        if name not in self.weights:
+            self.weights.append(name)
+        return name
 
 
 def _padded(values: Sequence[int], fill: int) -> tuple[int, ...]:

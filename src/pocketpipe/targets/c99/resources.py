@@ -14,6 +14,7 @@ from functools import singledispatch
 import numpy as np
 
 from pocketpipe.delivery.resources import LayerResources, Resources
+from pocketpipe.integer.codebook import Codebook
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import (
     Add,
@@ -53,12 +54,12 @@ def resources(graph: IntegerGraph, made: Sources, *, unroll: int, clock_mhz: flo
     return Resources(
         unroll=unroll,
         clock_mhz=clock_mhz,
-        layers=tuple(_layers(graph, unroll)),
+        layers=tuple(_layers(graph, made, unroll)),
         buffer_bram=unroll * blocks(-(-made.arena // unroll), 8),
     )
 
 
-def _layers(graph: IntegerGraph, unroll: int) -> Iterator[LayerResources]:
+def _layers(graph: IntegerGraph, made: Sources, unroll: int) -> Iterator[LayerResources]:
     entering, leaving = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
     yield LayerResources(name=graph.input, kind="Enter", macs=0, cycles=entering, dsp=0, bram=0)
     for operator in graph.operators:
@@ -70,7 +71,7 @@ def _layers(graph: IntegerGraph, unroll: int) -> Iterator[LayerResources]:
                 macs=macs,
                 cycles=cycles,
                 dsp=dsp,
-                bram=sum(_constants(operator, unroll)),
+                bram=sum(_constants(operator, unroll, made.codebooks.get(operator.output))),
             )
     yield LayerResources(name=graph.output, kind="Leave", macs=0, cycles=leaving, dsp=0, bram=0)
 
@@ -169,15 +170,21 @@ def _(operator: Pad, graph: IntegerGraph, unroll: int) -> tuple[int, int, int]:
     return 0, sum(elements), 0
 
 
-def _constants(operator: Operator, unroll: int) -> Iterator[int]:
-    """Blocks of each array of constants; weights lie in `unroll` banks, so that as many are read together."""
+def _constants(operator: Operator, unroll: int, codebook: Codebook | None) -> Iterator[int]:
+    """Blocks of each array of constants; weights lie in `unroll` banks, so that as many are read together.
+
+    Of a layer with a codebook the indices do, packed in bytes; its table is there `unroll` times.
+    """
     for value in vars(operator).values():
         if isinstance(value, Requantization):
             yield blocks(value.multiplier.size, 32)
             yield blocks(value.shift.size, 8)
+        elif isinstance(value, np.ndarray) and value is getattr(operator, "weight", None):
+            yield unroll * blocks(-(-(value if codebook is None else codebook.indices).size // unroll), 8)
         elif isinstance(value, np.ndarray):
-            banks = unroll if value is getattr(operator, "weight", None) else 1
-            yield banks * blocks(-(-value.size // banks), 8 * value.itemsize)
+            yield blocks(value.size, 8 * value.itemsize)
+    if codebook is not None:
+        yield unroll * blocks(codebook.tables.size, 8)
 
 
 def sheet(found: Resources) -> str:
@@ -210,6 +217,7 @@ after the other, each on a circuit of its own.
   each place of the window. Everything else: one element a cycle.
 - DSP: one for each of the products formed together, {REQUANTIZATION_DSP} to scale a sum back to eight bits,
   one for each input of a sum of tensors.
-- BRAM: weights and working memory in {found.unroll} banks, words of 8 bits; biases and factors in words of 32.
+- BRAM: weights (or their indices, where they share few values) and working memory in {found.unroll} banks, words of 8
+  bits, tables of shared values as many times; biases and factors in words of 32.
   Arrays (or banks) of {LARGEST_IN_LOGIC:,} bits and less are logic.
 """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pocketpipe.integer.codebook import codebooks_of
+from pocketpipe.integer.codebook import Codebook, codebooks_of
 from pocketpipe.integer.graph import IntegerGraph, Reshape
 from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
@@ -28,6 +29,8 @@ class Sources:
     """Bytes of working memory, input and output included."""
     constants: int
     """Bytes of weights, biases, factors and tables."""
+    codebooks: Mapping[str, Codebook] = field(default_factory=dict)
+    """Of the layers whose weights lie as indices into tables, by the tensor that they make."""
 
 
 def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = UNROLL) -> Sources:
@@ -45,7 +48,7 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
     emitter.leave()
     input_type = "int8_t" if entry is None else "uint8_t"
     files = headers(emitter) | _functions(emitter, arena, unroll, input_type)
-    return Sources(files, arena, emitter.constants.size)
+    return Sources(files, arena, emitter.constants.size, emitter.codebooks)
 
 
 def headers(emitter: Emitter) -> dict[str, str]:
