@@ -76,6 +76,15 @@ def test_any_convolution(c: dict[str, int], relu: bool) -> None:
     agrees(made, some(c["seed"], c["channels"], 7, 6), share=0.01)
 
 
+def test_an_input_of_fewer_bits_is_cut_to_them() -> None:
+    file = File((3, 9))
+    cut = file.node("Clip", "input", file.constant(np.float32(-7 * 0.211)), file.constant(np.float32(8 * 0.211)))
+    weight = file.weight(np.random.default_rng(0).integers(-7, 8, (4, 3, 3)), np.full(4, 0.0503))
+    y = file.node("Conv", file.on_grid(cut, 0.211), weight, pads=[1, 1])
+    graph = agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, 3, 9))
+    assert (graph.tensors[graph.input].low, graph.tensors[graph.input].high) == (-7, 8)
+
+
 def test_a_convolution_of_one_dimension() -> None:
     file = File((3, 9))
     weight = file.weight(np.random.default_rng(0).integers(-127, 128, (4, 3, 3)), np.full(4, 0.0103))

@@ -69,6 +69,8 @@ class Lowering:
     quantized: dict[str, str | np.ndarray] = field(default_factory=dict)
     """For each output of a QuantizeLinear the integer tensor, or the numbers, that it is."""
     entry: str = ""
+    clipped: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The network's input cut to a range before it is quantized: less than 8 bits."""
     images: set[str] = field(default_factory=set)
     """Tensors that are stored channels last; all others in the order of the file."""
     turned: dict[str, str] = field(default_factory=dict)

@@ -20,7 +20,9 @@ def clip(lowering: Lowering, node: NodeProto) -> None:
     """Cuts the range of a sum that waits; of a tensor it is a function."""
     low, high = _limits(lowering, node)
     value = lowering.known.get(node.input[0])
-    if isinstance(value, Sum):
+    if node.input[0] == lowering.input_name:
+        lowering.clipped[node.output[0]] = (low, high)
+    elif isinstance(value, Sum):
         lowering.known[node.output[0]] = value.clipped(low, high)
     else:
         _then(lowering, node, lambda x: np.clip(x, low, high))

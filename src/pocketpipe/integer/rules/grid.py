@@ -32,8 +32,10 @@ def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
     zero = zero_point.values if zero_point is not None else np.zeros((), TYPES[said])
     offset, low, high = _int8_grid(lowering, node, zero)
     source = node.input[0]
-    if source == lowering.input_name:
+    if source == lowering.input_name or source in lowering.clipped:
         name = node.output[0]
+        bounds = np.array(lowering.clipped.get(source, (-np.inf, np.inf))) / float(scale.values) + (int(zero) - offset)
+        low, high = (int(bound) for bound in np.clip(bounds.round(), low, high))
         made = IntegerTensor(lowering.shapes[source], float(scale.values), int(zero) - offset, low, high)
         lowering.tensors[name], lowering.entry, lowering.quantized[name] = made, name, name
         return
