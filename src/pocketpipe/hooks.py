@@ -1,5 +1,6 @@
 """Kedro's hooks: check first, know what is fresh, lock a stage while it is made, tell MLflow and the terminal."""
 
+import atexit
 import json
 import logging
 import shutil
@@ -156,6 +157,9 @@ class RunHooks:
         self.tracker = RunTracker(open_registry().store)
         tags = {"recipe": run_params["env"] or "base", "model": config.registered_name}
         self.tracker.start(", ".join(names), config.model_dump(mode="json"), tags)
+        atexit.register(
+            self.tracker.end, "KILLED", "interrupted"
+        )  # Ctrl-C, to which Kedro has no hook; else it has ended
 
     def _stop_if_nothing_changed(self, champion: Registered | None, request: str) -> None:
         if champion is None or champion.tags.get("request") != request:

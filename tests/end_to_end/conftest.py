@@ -44,8 +44,8 @@ class House:
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, module: str, *arguments: str) -> "subprocess.Popen[str]":
-        """Start `python -m module ...` as a process group of its own, without waiting."""
+    def start(self, module: str, *arguments: str, program: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+        """Start `python -m module ...` (or `python program ...`) as a process group of its own, without waiting."""
         environment = os.environ | {
             "POCKETPIPE_OUTPUT": str(self.output),
             "PYTHONPATH": str(PROJECT / "tests"),
@@ -53,7 +53,7 @@ class House:
             **self.environment,
         }
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, *(program or ("-m", module)), *arguments],
             cwd=PROJECT,
             env=environment,
             text=True,
@@ -62,10 +62,12 @@ class House:
             start_new_session=True,
         )
 
-    def start_run(self, pipeline: str, parameters: str = "", *more: str) -> "subprocess.Popen[str]":
+    def start_run(
+        self, pipeline: str, parameters: str = "", *more: str, program: tuple[str, ...] = ()
+    ) -> "subprocess.Popen[str]":
         """Start a pipeline with the quick recipe."""
         chosen = ",".join(filter(None, [QUICK, parameters]))
-        return self.start("kedro", "run", "--pipeline", pipeline, "--params", chosen, *more)
+        return self.start("kedro", "run", "--pipeline", pipeline, "--params", chosen, *more, program=program)
 
     def run_default(self, parameters: str) -> Finished:
         """Run `compress` as conf/base says it, but for short trainings."""

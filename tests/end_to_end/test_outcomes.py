@@ -1,6 +1,8 @@
 """How runs end: budget missed, weights given, a stage that fails, two processes; and what MLflow says of it."""
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,29 @@ def test_a_failing_stage_is_failed_in_mlflow_with_its_error(house: House, tmp_pa
         "data": "FAILED",
     }
     assert all("7.png" in run.data.tags["error"] for run in runs(house))
+
+
+INTERRUPTIBLE = (
+    "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = 'kedro'; "
+    "runpy.run_module('kedro', run_name='__main__', alter_sys=True)"
+)
+"""Kedro, whatever the test's own process does on Ctrl-C."""
+
+
+def test_an_interrupted_run_is_not_left_running_in_mlflow(house: House) -> None:
+    process = house.start_run(
+        "compress", f"{EASY},teacher.epochs=300", "--namespaces", "data,teacher", program=("-c", INTERRUPTIBLE)
+    )
+    deadline = time.monotonic() + 120
+    while not list(house.output.glob("workspaces/teacher/*/curves.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    statuses = {run.data.tags.get("stage", "the run"): run.info.status for run in runs(house)}
+    assert statuses == {"the run": "KILLED", "data": "FINISHED", "teacher": "FAILED"}
 
 
 @pytest.mark.slow  # by default: tests/training/test_processes.py
