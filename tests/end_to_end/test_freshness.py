@@ -48,6 +48,7 @@ def test_budget_a_then_b_then_a(made: House) -> None:
     assert digests(made) == before, "`latest` points at what belongs to budget A again"
 
 
+@pytest.mark.slow  # by default: tests/tracking/test_registry.py
 def test_what_another_registry_knows_is_registered_here(made: House, tmp_path: Path) -> None:
     elsewhere = House(made.output, made.environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'other.db'}"})
     run = elsewhere.run()
@@ -65,6 +66,7 @@ def test_one_stage_alone_finds_its_inputs(made: House) -> None:
     assert forced.stages() == ["export"], forced.out
 
 
+@pytest.mark.slow
 def test_from_nodes(made: House) -> None:
     run = made.run("compress", "", "--from-nodes", "evaluate.evaluate", "--all-outputs")
     assert run.stages() == ["evaluate", "report", "promote"], run.out

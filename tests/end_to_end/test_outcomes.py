@@ -100,6 +100,7 @@ INTERRUPTIBLE = (
 """Kedro, whatever the test's own process does on Ctrl-C."""
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_not_left_running_in_mlflow(house: House) -> None:
     process = house.start_run(
         "compress", f"{EASY},teacher.epochs=300", "--namespaces", "data,teacher", program=("-c", INTERRUPTIBLE)
