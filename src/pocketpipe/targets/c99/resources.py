@@ -180,7 +180,8 @@ def _constants(operator: Operator, unroll: int, codebook: Codebook | None) -> It
             yield blocks(value.multiplier.size, 32)
             yield blocks(value.shift.size, 8)
         elif isinstance(value, np.ndarray) and value is getattr(operator, "weight", None):
-            yield unroll * blocks(-(-(value if codebook is None else codebook.indices).size // unroll), 8)
+            stored = value.size if codebook is None else codebook.indices.size
+            yield unroll * blocks(-(-stored // unroll), 8)
         elif isinstance(value, np.ndarray):
             yield blocks(value.size, 8 * value.itemsize)
     if codebook is not None:
