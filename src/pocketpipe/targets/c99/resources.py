@@ -179,11 +179,11 @@ def _constants(operator: Operator, unroll: int, codebook: Codebook | None) -> It
         if isinstance(value, Requantization):
             yield blocks(value.multiplier.size, 32)
             yield blocks(value.shift.size, 8)
-        elif isinstance(value, np.ndarray) and value is getattr(operator, "weight", None):
-            stored = value.size if codebook is None else codebook.indices.size
-            yield unroll * blocks(-(-stored // unroll), 8)
         elif isinstance(value, np.ndarray):
-            yield blocks(value.size, 8 * value.itemsize)
+            is_weight = bool(value is getattr(operator, "weight", None))
+            stored = value if codebook is None or not is_weight else codebook.indices
+            banks = unroll if is_weight else 1
+            yield banks * blocks(-(-stored.size // banks), 8 * stored.itemsize)
     if codebook is not None:
         yield unroll * blocks(codebook.tables.size, 8)
 
