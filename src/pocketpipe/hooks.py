@@ -157,9 +157,8 @@ class RunHooks:
         self.tracker = RunTracker(open_registry().store)
         tags = {"recipe": run_params["env"] or "base", "model": config.registered_name}
         self.tracker.start(", ".join(names), config.model_dump(mode="json"), tags)
-        atexit.register(
-            self.tracker.end, "KILLED", "interrupted"
-        )  # Ctrl-C, to which Kedro has no hook; else it has ended
+        # For Ctrl-C, to which Kedro has no hook; otherwise the run has ended by then, and nothing happens.
+        atexit.register(self.tracker.end, "KILLED", "interrupted")
 
     def _stop_if_nothing_changed(self, champion: Registered | None, request: str) -> None:
         if champion is None or champion.tags.get("request") != request:

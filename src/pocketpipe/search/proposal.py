@@ -8,10 +8,8 @@ from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.search.sharing import Sharing
+from pocketpipe.search.sharing import BISECTIONS, Sharing
 from pocketpipe.search.space import Methods, as_proposed, shrunk
-
-BISECTIONS = 40
 
 
 def on_budget(

@@ -118,20 +118,18 @@ class Sharing:
 
     def _projected(self, asked: Step, share: Limits) -> Step:
         """Onto all of the share, else onto what of it can be had alone, else as asked."""
-        possible = share if self._can_be_had(asked, share) else None
-        if possible is None:
-            alone = [name for name in share.given() if self._can_be_had(asked, share.only(name))]
-            possible = share.only(*alone)
-            if not alone or not self._can_be_had(asked, possible):
-                return asked
-        return asked.project(self.profile, possible)
+        whole = self._tried(asked, share)
+        if whole is not None:
+            return whole
+        alone = [name for name in share.given() if self._tried(asked, share.only(name)) is not None]
+        part = self._tried(asked, share.only(*alone)) if alone else None
+        return asked if part is None else part
 
-    def _can_be_had(self, asked: Step, share: Limits) -> bool:
+    def _tried(self, asked: Step, share: Limits) -> Step | None:
         try:
-            asked.project(self.profile, share)
+            return asked.project(self.profile, share)
         except UserError:
-            return False
-        return True
+            return None
 
     def _merit(self, found: tuple[Step, Cost]) -> tuple[bool, float]:
         """Within the limits and close to them is best, then little over them."""

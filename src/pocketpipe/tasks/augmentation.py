@@ -31,12 +31,14 @@ def random_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 
 
 def cutout(images: torch.Tensor, side: int, preprocessing: Preprocessing, generator: torch.Generator) -> torch.Tensor:
-    """Images (N, C, H, W), each with a square of `side` pixels in the mean colour (DeVries and Taylor 2017).
+    """Images (N, C, H, W), each with a square of `side` pixels (0: none) in the mean colour (DeVries and Taylor 2017).
 
     Its centre may be any pixel, so that at the edges a part of it falls outside.
     """
     import torch
 
+    if not side:
+        return images
     count, _, height, width = images.shape
     middle_y, middle_x = (
         torch.randint(0, extent, (count, 1, 1), generator=generator, device=generator.device).to(images.device)

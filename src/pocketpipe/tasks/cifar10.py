@@ -54,7 +54,7 @@ class Cifar10(ClassificationTask):
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Moved by up to four pixels and mirrored (He 2016); then a part is hidden, if that is asked for."""
         views = random_flip(random_shift(inputs, 4, generator), generator)
-        return cutout(views, self.cutout, self.preprocessing, generator) if self.cutout else views
+        return cutout(views, self.cutout, self.preprocessing, generator)
 
     def _limited(self, split: Split) -> Split:
         if self.limit is None or self.limit >= len(split):

@@ -90,7 +90,7 @@ class ImageFolder(ClassificationTask):
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Moved by up to an eighth of the size, and mirrored; then a part is hidden, if that is asked for."""
         views = random_flip(random_shift(inputs, self.size // 8, generator), generator)
-        return cutout(views, self.cutout, self.preprocessing, generator) if self.cutout else views
+        return cutout(views, self.cutout, self.preprocessing, generator)
 
     def _files(self) -> list[Path]:
         """Files of all classes, class by class, by name; hidden ones are left out."""
