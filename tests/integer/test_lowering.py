@@ -10,13 +10,14 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from compression.zoo import zoo
 from integer.qdq import File, as_written, statically_quantized
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer import reference
-from pocketpipe.integer.graph import Add, Concatenation, IntegerGraph, Table, Transpose
+from pocketpipe.integer.graph import Add, Concatenation, Convolution, IntegerGraph, Table, Transpose
 from pocketpipe.integer.lowering import lower
 from pocketpipe.integer.proof import prove
 
@@ -300,6 +301,32 @@ def _is_clipped_by_what_it_makes(file: File) -> str:
     return file.node("Clip", x, x)
 
 
+def _is_read_on_another_grid(file: File) -> str:
+    stored = file.node("QuantizeLinear", "input", file.constant(np.float32(0.05)), file.constant(np.int8(0)))
+    return file.node("DequantizeLinear", stored, file.constant(np.float32(0.1)), file.constant(np.int8(0)))
+
+
+def _cuts_integers_that_others_read(file: File) -> str:
+    grid = (file.constant(np.float32(0.05)), file.constant(np.int8(0)))
+    stored = file.node("QuantizeLinear", "input", *grid)
+    cut = file.node("Clip", stored, file.constant(np.int8(0)), file.constant(np.int8(9)))
+    return file.node("Add", *(file.node("DequantizeLinear", integers, *grid) for integers in (stored, cut)))
+
+
+def _cuts_integers_by_relu(file: File) -> str:
+    grid = (file.constant(np.float32(0.05)), file.constant(np.int8(0)))
+    return file.node("DequantizeLinear", file.node("Relu", file.node("QuantizeLinear", "input", *grid)), *grid)
+
+
+def _is_quantized_to_two_grids(file: File) -> str:
+    return file.node("Add", file.on_grid("input", 0.05), file.on_grid("input", 0.07))
+
+
+def _has_scales_along_its_inputs(file: File) -> str:
+    x = file.node("Flatten", file.on_grid("input", 0.05))
+    return file.node("MatMul", x, file.weight(np.ones((24, 24)), np.linspace(0.1, 0.2, 24), axis=0))
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -307,6 +334,11 @@ def _is_clipped_by_what_it_makes(file: File) -> str:
         (_adds_an_activation, r"\(Gemm\): what it adds must be a constant"),
         (_pads_by_itself, r"\(MaxPool\): only explicit pads"),
         (_is_clipped_by_what_it_makes, r"\(Clip\): its bounds must be constants"),
+        (_is_read_on_another_grid, r"\(DequantizeLinear\): its scale and zero point are not those"),
+        (_cuts_integers_that_others_read, r"\(Clip\): cuts integers that others read"),
+        (_cuts_integers_by_relu, r"\(Relu\): cuts integers"),
+        (_is_quantized_to_two_grids, r"\(QuantizeLinear\): the network's input is quantized before, to another grid"),
+        (_has_scales_along_its_inputs, r"\(MatMul\): its weight has scales along axis 0, not along its outputs"),
     ],
 )
 def test_what_would_be_understood_wrongly_is_refused(make: Callable[[File], str], reason: str) -> None:
@@ -323,3 +355,92 @@ def test_the_type_of_a_grid_without_zero_point_is_said_by_an_attribute() -> None
     onnx_file.opset_import[0].version = 21
     graph = lower(onnx_file.SerializeToString())
     assert graph.tensors[graph.input].zero_point == 0
+
+
+def test_an_input_may_be_moved_before_it_is_quantized() -> None:
+    """As ONNX Runtime's quantizer writes a network that begins with Flatten, Transpose or Unsqueeze."""
+    weights = np.random.default_rng(0).integers(-127, 128, (24, 5))
+    file = File((2, 3, 4))
+    x = file.on_grid(file.node("Flatten", "input"), 0.0503)
+    weight = file.weight(weights, np.full(5, 0.01), axis=1)
+    graph = agrees(file.bytes(file.on_grid(file.node("MatMul", x, weight), 0.1007)), some(1, 2, 3, 4))
+    assert graph.tensors[graph.input].shape == (2, 3, 4)
+
+    file = File((5, 6, 3))  # channels last, two readers
+    turned = file.node("Transpose", "input", perm=[0, 3, 1, 2])
+    kernel = file.weight(np.random.default_rng(1).integers(-127, 128, (4, 3, 1, 1)), np.full(4, 0.013))
+    one, other = (file.node("Conv", file.on_grid(turned, 0.0503), kernel) for _ in range(2))
+    total = file.node("Add", file.on_grid(one, 0.0701), file.on_grid(other, 0.0701))
+    graph = agrees(file.bytes(file.on_grid(total, 0.1303)), some(2, 5, 6, 3))
+    assert len({operator.output for operator in graph.operators}) == len(graph.operators)
+
+
+def test_scales_and_zero_points_may_have_one_axis() -> None:
+    file = File((6,))
+    grid = (file.constant(np.array([0.0503], np.float32)), file.constant(np.array([3], np.int8)))
+    x = file.node("DequantizeLinear", file.node("QuantizeLinear", "input", *grid), *grid)
+    cut = file.node("Clip", x, file.constant(np.array([-1.0], np.float32)), "")
+    graph = agrees(file.bytes(file.on_grid(cut, 0.03)), some(3, 6))
+    assert graph.tensors[graph.input].zero_point == 3
+
+
+def test_weights_that_the_file_itself_quantizes() -> None:
+    """As PyTorch writes fake-quantized weights, and 7 bits of activations: a Clip of the integers."""
+    file = File((3, 4, 4))
+    numbers = np.random.default_rng(4).standard_normal((5, 3, 3, 3)).astype(np.float32)
+    grid = (
+        file.constant((abs(numbers).reshape(5, -1).max(1) / 127).astype(np.float32)),
+        file.constant(np.zeros(5, np.int8)),
+    )
+    stored = file.node("QuantizeLinear", file.constant(numbers), *grid, axis=0)
+    weight = file.node("DequantizeLinear", stored, *grid, axis=0)
+    made = file.node("Conv", file.on_grid("input", 0.0303), weight, pads=[1] * 4)
+    to = (file.constant(np.float32(0.0501)), file.constant(np.uint8(64)))
+    integers = file.node("QuantizeLinear", made, *to)
+    bounds = (file.node("Constant", value=numpy_helper.from_array(np.uint8(value))) for value in (0, 127))
+    seven = file.node("Clip", integers, *bounds)
+    graph = agrees(file.bytes(file.node("DequantizeLinear", seven, *to)), some(5, 3, 4, 4))
+    assert (graph.tensors[graph.output].low, graph.tensors[graph.output].high) == (-128, -1)
+
+
+def test_constants_may_be_nodes() -> None:
+    file = File((5,))
+    bounds = (file.node("Constant", value_float=value) for value in (0.0, 6.0))
+    agrees(file.bytes(file.on_grid(file.node("Clip", file.on_grid("input", 0.0503), *bounds), 0.0303)), some(6, 5))
+
+
+def test_every_tensor_behind_a_reshape_of_a_sum_that_waits_is_known() -> None:
+    file = File((4, 9))
+    means = file.node("ReduceMean", file.on_grid("input", 0.03), file.constant(np.array([2])), keepdims=1)
+    one = file.bytes(file.on_grid(file.node("Flatten", means), 0.0201))
+    file = File((4, 3, 3))
+    factors = file.constant(np.linspace(0.5, 2.0, 4).astype(np.float32).reshape(1, 4, 1, 1))
+    scaled = file.node("Mul", file.on_grid("input", 0.03), factors)
+    other = file.bytes(file.on_grid(file.node("Flatten", scaled), 0.0201))
+    for onnx_file, shape in ((one, (4, 9)), (other, (4, 3, 3))):
+        graph = agrees(onnx_file, some(7, *shape))
+        assert all(
+            name in graph.tensors for operator in graph.operators for name in (*operator.inputs, operator.output)
+        )
+
+
+def test_a_value_that_is_quantized_for_each_of_its_readers_is_computed_once() -> None:
+    file = File((3, 4, 4))
+    kernel = file.weight(np.random.default_rng(8).integers(-127, 128, (4, 3, 1, 1)), np.full(4, 0.013))
+    made = file.node("Conv", file.on_grid("input", 0.0503), kernel)
+    again = file.node("Conv", file.on_grid("input", 0.0503), kernel)
+    total = file.node("Add", file.on_grid(made, 0.0701), file.on_grid(made, 0.0701))
+    total = file.node("Add", file.on_grid(total, 0.1303), file.on_grid(again, 0.0701))
+    graph = agrees(file.bytes(file.on_grid(total, 0.1503)), some(8, 3, 4, 4))
+    assert sum(isinstance(operator, Convolution) for operator in graph.operators) == 2
+
+
+def test_initializers_among_the_inputs_are_none_and_a_second_input_is_told() -> None:
+    file = File((5,))
+    onnx_file = onnx.load_from_string(file.bytes(file.on_grid(file.node("Relu", file.on_grid("input", 0.05)), 0.03)))
+    for constant in onnx_file.graph.initializer:
+        onnx_file.graph.input.append(helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
+    assert lower(onnx_file.SerializeToString()).input
+    onnx_file.graph.input.append(helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, [1, 5]))
+    with pytest.raises(UserError, match="has 2 inputs and 1 outputs"):
+        lower(onnx_file.SerializeToString())

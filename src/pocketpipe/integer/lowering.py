@@ -7,6 +7,7 @@ which grid it ends; activations on the way are cut into its range, other functio
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -28,6 +29,9 @@ ADD_BITS = 21
 MOST_AXES = 3
 """That a transposition leaves as they are."""
 
+CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+"""Attributes of Constant nodes, beside whole tensors."""
+
 T = TypeVar("T")
 
 Known = Constant | Real | Sum
@@ -41,13 +45,15 @@ def lower(onnx_file: bytes) -> IntegerGraph:
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
-    lowering = Lowering(_shapes(model), _constants(model))
-    (entry,) = [value.name for value in model.graph.input]
-    lowering.input_name = entry
+    constants = _constants(model)
+    entries = [value.name for value in model.graph.input if value.name not in constants]
+    ends = [value.name for value in model.graph.output]
+    if len(entries) != 1 or len(ends) != 1:
+        raise UserError(f"the ONNX file has {len(entries)} inputs and {len(ends)} outputs; one of each has integers")
+    lowering = Lowering(_shapes(model), constants, entries[0], _cuts(model))
     for node in model.graph.node:
         lowering.lower(node)
-    (end,) = [value.name for value in model.graph.output]
-    return lowering.graph(end)
+    return lowering.graph(ends[0])
 
 
 def is_quantized(onnx_file: bytes) -> bool:
@@ -64,13 +70,21 @@ class Lowering:
     shapes: Mapping[str, Shape]
     known: dict[str, Known]
     input_name: str = ""
+    cuts: Mapping[str, NodeProto] = field(default_factory=dict)
+    """For outputs of QuantizeLinear the Clip that alone reads them, in integers."""
     tensors: dict[str, IntegerTensor] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
     quantized: dict[str, str | np.ndarray] = field(default_factory=dict)
     """For each output of a QuantizeLinear the integer tensor, or the numbers, that it is."""
+    offsets: dict[str, int] = field(default_factory=dict)
+    """For each of these what the file's integers have more than ours: 128 where they are unsigned."""
     entry: str = ""
     clipped: dict[str, tuple[float, float]] = field(default_factory=dict)
     """The network's input cut to a range before it is quantized: less than 8 bits."""
+    moved_input: dict[str, tuple[NodeProto, ...]] = field(default_factory=dict)
+    """The network's input, moved before it is quantized: the nodes that do so."""
+    finished: dict[tuple[str, Target], str] = field(default_factory=dict)
+    """Sums that were quantized, by name and grid: each is computed once, however many QuantizeLinear read it."""
     images: set[str] = field(default_factory=set)
     """Tensors that are stored channels last; all others in the order of the file."""
     turned: dict[str, str] = field(default_factory=dict)
@@ -78,8 +92,12 @@ class Lowering:
 
     def lower(self, node: NodeProto) -> None:
         """Take one node in. Raises UserError."""
-        from pocketpipe.integer.rules import RULES
+        from pocketpipe.integer.rules import MOVING, RULES
 
+        source = node.input[0] if node.input else ""
+        if node.op_type in MOVING and (source == self.input_name or source in self.moved_input):
+            self.moved_input[node.output[0]] = (*self.moved_input.get(source, ()), node)
+            return
         rule = RULES.get(node.op_type)
         if rule is None:
             raise self.refusal(node, "has no integer form")
@@ -158,6 +176,15 @@ class Lowering:
         self.tensors[operator.output] = tensor
         self.operators.append(operator)
 
+    def alias(self, node: NodeProto) -> None:
+        """Let the node's output be the integers that it reads."""
+        self.quantized[node.output[0]] = self.quantized[node.input[0]]
+        self.offsets[node.output[0]] = self.offsets[node.input[0]]
+
+    def ended(self, reshape: Reshape) -> None:
+        """Append the reshape that ends an operator."""
+        self.add(reshape, replace(self.tensors[reshape.inputs[0]], shape=reshape.shape))
+
     def moved(self, operator: Operator, shape: Shape) -> None:
         """Append an operator that moves numbers without changing them; the order stays that of its input."""
         source = self.tensors[operator.inputs[0]]
@@ -205,6 +232,11 @@ class Lowering:
         name = node.output[0]
         target = Target(name, scale, zero_point, *bits_range)
         if isinstance(value, Sum):
+            same = (node.input[0], replace(target, name=""))
+            if same in self.finished:
+                self.quantized[name] = self.finished[same]
+                return
+            self.finished[same] = name
             low, high = target.within(value.low, value.high)
             value.finish(target, low, high)
             self.tensors[name] = IntegerTensor(value.shape, scale, zero_point, low, high)
@@ -299,6 +331,24 @@ def _shapes(model: ModelProto) -> dict[str, Shape]:
 
 
 def _constants(model: ModelProto) -> dict[str, Known]:
-    from onnx import numpy_helper
+    """Initializers, and nodes that make constants."""
+    from onnx import helper, numpy_helper
 
-    return {tensor.name: Constant(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and len(node.attribute) == 1:
+            value = helper.get_attribute_value(node.attribute[0])
+            kind = node.attribute[0].name
+            if kind == "value":
+                found[node.output[0]] = numpy_helper.to_array(value)
+            elif kind in CONSTANTS:
+                found[node.output[0]] = np.array(value, CONSTANTS[kind])
+    return {name: Constant(values) for name, values in found.items()}
+
+
+def _cuts(model: ModelProto) -> dict[str, NodeProto]:
+    """Each Clip that alone reads what a QuantizeLinear writes: how PyTorch says 7 bits."""
+    quantized = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    clips = [node for node in model.graph.node if node.op_type == "Clip"]
+    return {node.input[0]: node for node in clips if node.input[0] in quantized and readers[node.input[0]] == 1}

@@ -21,6 +21,8 @@ class Constant:
     quantized: np.ndarray | None = None
     """The int8 or int32 numbers that they were dequantized from."""
     scale: np.ndarray | None = None
+    """One number, or one for each position along `axis`."""
+    axis: int = 0
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
         )  # fmt: skip
         lowering.add(operator, IntegerTensor(box, target.scale, target.zero_point, low, high))
         if stored != box:
-            lowering.operators.append(Reshape(f"{label(node)}/shape", (name,), target.name, stored))
+            lowering.ended(Reshape(f"{label(node)}/shape", (name,), target.name, stored))
 
     def with_affine(more: np.ndarray, added: np.ndarray) -> Sum:
         return affine(lowering, node, tensor, factors * more, offsets * more + added)

@@ -100,7 +100,7 @@ def _with_constant(lowering: Lowering, node: NodeProto, position: int) -> None:
     elif isinstance(value, Sum):
         made = value.with_affine(factors, offsets) if value.with_affine is not None else None
         if made is None and factors.size == 1 and factors > 0 and not offsets.any():
-            made = value.times(float(factors))
+            made = value.times(float(factors.item()))
     if made is None:
         raise lowering.refusal(node, f"its input {node.input[position]!r} is not quantized")
     lowering.known[node.output[0]] = made

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 @rule("Relu", "Clip")
 def clip(lowering: Lowering, node: NodeProto) -> None:
     """Cuts the range of a sum that waits; of a tensor it is a function."""
+    if node.input[0] in lowering.quantized:
+        cut = lowering.cuts.get(node.input[0])
+        if cut is None or cut.output[0] != node.output[0]:
+            raise lowering.refusal(node, "cuts integers that others read as well; put it before the QuantizeLinear")
+        lowering.alias(node)  # the QuantizeLinear has cut by it
+        return
     low, high = _limits(lowering, node)
     value = lowering.known.get(node.input[0])
     if node.input[0] == lowering.input_name:
@@ -32,14 +38,15 @@ def _limits(lowering: Lowering, node: NodeProto) -> tuple[float, float]:
     if node.op_type == "Relu":
         return 0.0, np.inf
     given = attributes(node)  # "min" and "max" until opset 10
-    return _bound(lowering, node, 1, given.get("min", -np.inf)), _bound(lowering, node, 2, given.get("max", np.inf))
+    return bound(lowering, node, 1, given.get("min", -np.inf)), bound(lowering, node, 2, given.get("max", np.inf))
 
 
-def _bound(lowering: Lowering, node: NodeProto, position: int, without: float) -> float:
-    bound = lowering.constant(node, position)
-    if bound is None and len(node.input) > position and node.input[position]:
+def bound(lowering: Lowering, node: NodeProto, position: int, without: float) -> float:
+    """A bound of a Clip; `without`, where it has none. Raises UserError for one that is no constant."""
+    given = lowering.constant(node, position)
+    if given is None and len(node.input) > position and node.input[position]:
         raise lowering.refusal(node, "its bounds must be constants")
-    return without if bound is None else float(bound.values)
+    return without if given is None else float(given.values.item())
 
 
 def _erf(x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,8 @@ import numpy as np
 from pocketpipe.integer.graph import IntegerTensor
 from pocketpipe.integer.lowering import Lowering
 from pocketpipe.integer.real import Constant, Real, Sum
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.functions import bound
+from pocketpipe.integer.rules.registry import RULES, attributes, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -18,39 +19,117 @@ if TYPE_CHECKING:
 TYPES = {0: np.uint8, 2: np.uint8, 3: np.int8}
 """By ONNX's number (`TensorProto.DataType`); 0: not said."""
 
+OFFSETS = {"int8": 0, "uint8": 128, "int4": 0, "uint4": 8}
+"""What is taken off the file's integers so that they are signed."""
+
+
+@rule("Constant")
+def constant(lowering: Lowering, node: NodeProto) -> None:
+    """Known from the start."""
+    if node.output[0] not in lowering.known:
+        raise lowering.refusal(node, "neither a tensor nor numbers")
+
 
 @rule("QuantizeLinear")
 def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
-    """The end of an operator."""
+    """The end of an operator; of a constant, the constant in integers."""
+    if lowering.constant(node, 0) is not None:
+        _quantize_constant(lowering, node)
+        return
     scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
     if scale is None or scale.values.size != 1:
         raise lowering.refusal(node, "activations must be quantized per tensor, by a constant scale")
-    # Without a zero point the type is said by an attribute (opset 21), or is uint8.
-    said = attributes(node).get("output_dtype", 0)
-    if zero_point is None and said not in TYPES:
-        raise lowering.refusal(node, f"integers of ONNX's type {said} are not supported; use int8")
-    zero = zero_point.values if zero_point is not None else np.zeros((), TYPES[said])
+    zero = zero_point.values if zero_point is not None else np.zeros((), _type_said(lowering, node))
     offset, low, high = _int8_grid(lowering, node, zero)
+    lowering.offsets[node.output[0]] = offset
+    low, high = _cut(lowering, node, offset, low, high)
+    grid = (float(scale.values.item()), int(zero.item()) - offset)
     source = node.input[0]
-    if source == lowering.input_name or source in lowering.clipped:
-        name = node.output[0]
-        bounds = np.array(lowering.clipped.get(source, (-np.inf, np.inf))) / float(scale.values) + (int(zero) - offset)
-        low, high = (int(bound) for bound in np.clip(bounds.round(), low, high))
-        made = IntegerTensor(lowering.shapes[source], float(scale.values), int(zero) - offset, low, high)
-        lowering.tensors[name], lowering.entry, lowering.quantized[name] = made, name, name
+    if source == lowering.input_name or source in lowering.clipped or source in lowering.moved_input:
+        _quantize_input(lowering, node, *grid, low, high)
         return
     value = lowering.known.get(source)
     if not isinstance(value, Real | Sum):
         raise lowering.refusal(node, f"nothing is known of its input {source!r}")
-    lowering.quantize(node, value, float(scale.values), int(zero) - offset, (low, high))
+    lowering.quantize(node, value, *grid, (low, high))
+
+
+def _type_said(lowering: Lowering, node: NodeProto) -> type:
+    """Without a zero point the type is said by an attribute (opset 21), or is uint8. Raises UserError."""
+    said = attributes(node).get("output_dtype", 0)
+    if said not in TYPES:
+        raise lowering.refusal(node, f"integers of ONNX's type {said} are not supported; use int8")
+    return TYPES[said]
+
+
+def _cut(lowering: Lowering, node: NodeProto, offset: int, low: int, high: int) -> tuple[int, int]:
+    """The range, cut by a Clip that alone reads these integers."""
+    clip = lowering.cuts.get(node.output[0])
+    if clip is None:
+        return low, high
+    least, most = bound(lowering, clip, 1, low + offset), bound(lowering, clip, 2, high + offset)
+    return max(low, int(least) - offset), min(high, int(most) - offset)
+
+
+def _quantize_constant(lowering: Lowering, node: NodeProto) -> None:
+    """As ONNX says: halves to the even integer, saturated."""
+    numbers, scale, zero_point = (lowering.constant(node, position) for position in range(3))
+    if numbers is None or scale is None:
+        raise lowering.refusal(node, "its scale must be a constant")
+    zero = zero_point.values if zero_point is not None else np.zeros((), _type_said(lowering, node))
+    offset, low, high = _int8_grid(lowering, node, zero)
+    factor, added = (_along(lowering, node, values, numbers.values.ndim) for values in (scale.values, zero))
+    integers = np.rint(numbers.values.astype(np.float32) / factor.astype(np.float32)) + added.astype(np.float32)
+    lowering.known[node.output[0]] = Constant(np.clip(integers, low + offset, high + offset).astype(zero.dtype))
+
+
+def _along(lowering: Lowering, node: NodeProto, values: np.ndarray, axes: int) -> np.ndarray:
+    """One number, or those along the axis that the node names, shaped to be broadcast."""
+    if values.size == 1:
+        return values.reshape(())
+    shape = [1] * axes
+    shape[attributes(node).get("axis", 1)] = -1
+    return values.reshape(shape)
+
+
+def _quantize_input(lowering: Lowering, node: NodeProto, scale: float, zero_point: int, low: int, high: int) -> None:
+    """The input, maybe cut to a range or moved before: the grid is the entry's, and what moved it moves integers."""
+    source, name = node.input[0], node.output[0]
+    if source in lowering.clipped:
+        bounds = np.array(lowering.clipped[source]) / scale + zero_point
+        low, high = (int(bound) for bound in np.clip(bounds.round(), low, high))
+    made = IntegerTensor(lowering.shapes[lowering.input_name], scale, zero_point, low, high)
+    if lowering.entry and lowering.tensors[lowering.entry] != made:
+        raise lowering.refusal(node, "the network's input is quantized before, to another grid; give it one")
+    if not lowering.entry:
+        lowering.tensors[name], lowering.entry = made, name
+    lowering.quantized[name] = lowering.entry
+    if source in lowering.moved_input:
+        lowering.quantized[name] = _moved(lowering, lowering.moved_input[source])
+
+
+def _moved(lowering: Lowering, nodes: tuple[NodeProto, ...]) -> str:
+    """The integer tensor that `nodes` make of the entry. What they make in real numbers stays unknown to others."""
+    lowering.known[lowering.input_name] = Real(lowering.entry)
+    for node in nodes:
+        made = node.output[0]
+        if made in lowering.tensors:  # by an earlier QuantizeLinear
+            lowering.known[made] = Real(made)
+        else:
+            RULES[node.op_type](lowering, node)
+    moved = lowering.known[nodes[-1].output[0]]
+    assert isinstance(moved, Real)
+    for name in (lowering.input_name, *(node.output[0] for node in nodes)):
+        del lowering.known[name]
+    return moved.tensor
 
 
 def _int8_grid(lowering: Lowering, node: NodeProto, zero_point: np.ndarray) -> tuple[int, int, int]:
     """(what is taken off to come from the file's integers to int8, lowest, highest)."""
-    grids = {"int8": (0, -128, 127), "uint8": (128, -128, 127), "int4": (0, -8, 7), "uint4": (8, -8, 7)}
-    if zero_point.dtype.name not in grids:
-        raise lowering.refusal(node, f"integers of type {zero_point.dtype} are not supported; use int8")
-    return grids[zero_point.dtype.name]
+    kind = zero_point.dtype.name
+    if kind not in OFFSETS:
+        raise lowering.refusal(node, f"integers of type {kind} are not supported; use int8")
+    return OFFSETS[kind], *((-8, 7) if kind.endswith("int4") else (-128, 127))
 
 
 @rule("DequantizeLinear")
@@ -58,6 +137,7 @@ def dequantize_linear(lowering: Lowering, node: NodeProto) -> None:
     """Integers as real numbers: constants at once, tensors by name."""
     source = node.input[0]
     if source in lowering.quantized:
+        _refuse_another_grid(lowering, node)
         lowering.known[node.output[0]] = Real(str(lowering.quantized[source]))
         return
     stored, scale, zero_point = (lowering.constant(node, position) for position in range(3))
@@ -66,9 +146,18 @@ def dequantize_linear(lowering: Lowering, node: NodeProto) -> None:
     if zero_point is not None and np.any(zero_point.values.astype(np.int64)):
         raise lowering.refusal(node, "weights must be symmetric (zero point 0)")
     axis = attributes(node).get("axis", 1)
-    shape = [1] * stored.values.ndim
-    if scale.values.size > 1:
-        shape[axis] = -1
-    factor = scale.values.astype(np.float64).reshape(shape)
+    factor = _along(lowering, node, scale.values.astype(np.float64), stored.values.ndim)
     integers = stored.values.astype(np.int64)
-    lowering.known[node.output[0]] = Constant(integers * factor, integers, scale.values.astype(np.float64).reshape(-1))
+    scales = scale.values.astype(np.float64).reshape(-1)
+    lowering.known[node.output[0]] = Constant(integers * factor, integers, scales, axis % max(1, stored.values.ndim))
+
+
+def _refuse_another_grid(lowering: Lowering, node: NodeProto) -> None:
+    """Integers that are read on another grid than they were written on would be other numbers."""
+    scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
+    tensor = lowering.tensors[str(lowering.quantized[node.input[0]])]
+    if scale is None or scale.values.size != 1:
+        raise lowering.refusal(node, "activations must be quantized per tensor, by a constant scale")
+    zero = 0 if zero_point is None else int(zero_point.values.item())
+    if (float(scale.values.item()), zero - lowering.offsets[node.input[0]]) != (tensor.scale, tensor.zero_point):
+        raise lowering.refusal(node, "its scale and zero point are not those of the QuantizeLinear before it")

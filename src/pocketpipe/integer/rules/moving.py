@@ -38,7 +38,7 @@ def reshape(lowering: Lowering, node: NodeProto) -> None:
             if inner.image:
                 lowering.images.add(name)
                 name = lowering.turn(name)
-            lowering.operators.append(Reshape(label(node), (name,), target.name, shape))
+            lowering.ended(Reshape(label(node), (name,), target.name, shape))
 
         lowering.known[node.output[0]] = Sum(shape, finish, label(node), low=inner.low, high=inner.high)
         return
@@ -55,12 +55,18 @@ def _refuse_more_or_fewer(lowering: Lowering, node: NodeProto, elements: int, sh
 
 @rule("Identity", "Dropout", "Cast")
 def identity(lowering: Lowering, node: NodeProto) -> None:
-    """Nothing happens."""
+    """Nothing happens, but to the number format of a constant."""
+    from onnx import helper
+
     source = node.input[0]
-    if source in lowering.known:
+    constant = lowering.constant(node, 0)
+    if constant is not None and node.op_type == "Cast" and constant.quantized is None:
+        kind = helper.tensor_dtype_to_np_dtype(attributes(node)["to"])
+        lowering.known[node.output[0]] = Constant(constant.values.astype(kind))
+    elif source in lowering.known:
         lowering.known[node.output[0]] = lowering.known[source]
     if source in lowering.quantized:
-        lowering.quantized[node.output[0]] = lowering.quantized[source]
+        lowering.alias(node)
 
 
 @rule("Transpose")
@@ -70,7 +76,10 @@ def transpose(lowering: Lowering, node: NodeProto) -> None:
     constant = lowering.constant(node, 0)
     if constant is not None:
         turned = None if constant.quantized is None else constant.quantized.transpose(order)
-        lowering.known[node.output[0]] = Constant(constant.values.transpose(order), turned, constant.scale)
+        places = list(order) if order is not None else list(range(constant.values.ndim))[::-1]
+        lowering.known[node.output[0]] = Constant(
+            constant.values.transpose(order), turned, constant.scale, places.index(constant.axis)
+        )
         return
     if order is None or order[0] != 0:
         raise lowering.refusal(node, "moves the batch axis")
@@ -93,7 +102,7 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
     if attributes(node).get("mode", b"constant") != b"constant" or amounts is None or axes is not None:
         raise lowering.refusal(node, "only constant pads, given for all axes")
     x = lowering.tensors[tensor]
-    real = 0.0 if value is None else float(value.values)
+    real = 0.0 if value is None else float(value.values.item())
     integer = int(np.clip(np.floor(real / x.scale + 0.5) + x.zero_point, -128, 127))
     before, after = np.split(amounts.values.astype(int), 2)
     if before[0] or after[0] or min(*before, *after) < 0:

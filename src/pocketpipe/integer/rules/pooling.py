@@ -51,7 +51,7 @@ def average(lowering: Lowering, node: NodeProto) -> None:
                            factor)  # fmt: skip
         lowering.add(operator, IntegerTensor(windows.pooled, target.scale, target.zero_point, low, high))
         if windows.pooled != shape:
-            lowering.operators.append(Reshape(f"{label(node)}/shape", (name,), target.name, shape))
+            lowering.ended(Reshape(f"{label(node)}/shape", (name,), target.name, shape))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
 

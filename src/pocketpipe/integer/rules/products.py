@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @rule("Conv")
 def convolution(lowering: Lowering, node: NodeProto) -> None:
     """One- or two-dimensional; one-dimensional as of height 1."""
-    weight, bias = _weight(lowering, node, 1), _constant_bias(lowering, node)
+    weight, bias = _weight(lowering, node, 1, 0), _constant_bias(lowering, node)
     given = attributes(node)
     if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or weight.values.ndim not in (3, 4):
         raise lowering.refusal(node, "only one and two dimensions with explicit pads")
@@ -44,8 +44,7 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
         if flat:
             lowering.images.add(name)
-            row = Reshape(f"{label(node)}/row", (lowering.turn(name),), target.name, (channels, rows[0]))
-            lowering.operators.append(row)
+            lowering.ended(Reshape(f"{label(node)}/row", (lowering.turn(name),), target.name, (channels, rows[0])))
 
     stored = (channels, rows[0]) if flat else shape
     lowering.known[node.output[0]] = Sum(stored, finish, label(node), image=not flat)
@@ -74,9 +73,10 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
     if lowering.constant(node, 1) is None:
         _product_of_tensors(lowering, node)
         return
-    tensor, weight = lowering.plain(node), _weight(lowering, node, 1)
+    outputs_first = bool(given.get("transB", 0))
+    tensor, weight = lowering.plain(node), _weight(lowering, node, 1, 0 if outputs_first else 1)
     quantized = _int8(lowering, node, weight)
-    matrix = quantized if given.get("transB", 0) else np.ascontiguousarray(quantized.T)
+    matrix = quantized if outputs_first else np.ascontiguousarray(quantized.T)
     if matrix.ndim != 2:
         raise lowering.refusal(node, "its constant must be a matrix")
     shape = lowering.shapes[node.output[0]]
@@ -120,10 +120,13 @@ def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:
     lowering.known[node.output[0]] = Sum(shape, finish, label(node))
 
 
-def _weight(lowering: Lowering, node: NodeProto, position: int) -> Constant:
+def _weight(lowering: Lowering, node: NodeProto, position: int, outputs: int) -> Constant:
+    """The weight at an input; along its axis `outputs` lie what the layer makes."""
     weight = lowering.constant(node, position)
-    if weight is None or weight.quantized is None:
+    if weight is None or weight.quantized is None or weight.scale is None:
         raise lowering.refusal(node, f"its weight {node.input[position]!r} is not quantized")
+    if weight.scale.size > 1 and weight.axis != outputs:
+        raise lowering.refusal(node, f"its weight has scales along axis {weight.axis}, not along its outputs")
     return weight
 
 

@@ -14,6 +14,9 @@ Rule = Callable[[Lowering, "NodeProto"], None]
 
 RULES: dict[str, Rule] = {}
 
+MOVING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Dropout", "Cast")
+"""Operators that may stand between the network's input and its QuantizeLinear: they move it, number by number."""
+
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
     """Makes a function the rule of these ONNX operators."""
