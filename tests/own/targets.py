@@ -7,8 +7,10 @@ import numpy as np
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
+from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.integer.graph import Convolution, IntegerGraph, Operator
 from pocketpipe.integer.lowering import lower
+from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.base import Target
 from pocketpipe.targets.x86_64 import X8664
 
@@ -58,3 +60,27 @@ def _rounded_down(operator: Operator) -> Operator:
 
 
 careless = Careless()
+
+
+class Interpreter(Target):
+    """A board that runs ONNX Runtime: it takes quantized files as they are."""
+
+    name = "interpreter"
+    library_name = "model.onnx"
+
+    def check(self) -> None:
+        pass
+
+    def compile(
+        self, onnx: bytes, metadata: DeliveryMetadata, folder: Path, examples: np.ndarray | None = None
+    ) -> None:
+        with appearing_whole(folder) as delivery:
+            (delivery / self.library_name).write_bytes(onnx)
+            metadata.write(delivery)
+
+    def run(self, folder: Path, inputs: np.ndarray) -> np.ndarray:
+        preprocessing = DeliveryMetadata.read(folder).preprocessing
+        return run_onnx((folder / self.library_name).read_bytes(), preprocessing(inputs))
+
+
+interpreter = Interpreter()

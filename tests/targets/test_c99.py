@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compression.zoo import zoo
-from integer.qdq import statically_quantized
+from integer.qdq import File, statically_quantized
 from pocketpipe.delivery.folder import RUN, RUNNER_SOURCE, write_runner
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.integer import reference
@@ -95,3 +95,22 @@ def test_memory_is_planned_so_that_what_lives_at_the_same_time_lies_apart() -> N
     made = sources(graph)
     assert made.arena < sum(tensor.elements for tensor in graph.tensors.values())
     assert made.constants > sum(operator.weight.nbytes for operator in graph.operators if hasattr(operator, "weight"))
+
+
+def test_a_sum_far_beyond_the_grid_of_its_result_saturates(tmp_path: Path) -> None:
+    """Sum times factor is 10^10 here; cut to 32 bits first, it would be any number."""
+    file = File((64,))
+    weight = file.weight(np.full((64, 3), 127), np.ones(3), axis=1)
+    graph = lower(file.bytes(file.on_grid(file.node("MatMul", file.on_grid("input", 1.0), weight), 1e-5)))
+    integers = np.random.default_rng(0).integers(-128, 128, (200, 64)).astype(np.int8)
+    expected = reference.run(graph, integers)
+    assert {-128, 127} == set(np.unique(expected))
+    assert np.array_equal(run_c(graph, integers, tmp_path), expected)
+
+
+def test_tensors_of_one_shape_are_added_whatever_their_axes(tmp_path: Path) -> None:
+    file = File((2, 3, 2, 2))
+    x, y = file.on_grid("input", 0.05), file.on_grid(file.node("Sigmoid", file.on_grid("input", 0.05)), 0.004, -128)
+    graph = lower(file.bytes(file.on_grid(file.node("Mul", x, y), 0.04)))
+    integers = np.random.default_rng(0).integers(-128, 128, (9, 2, 3, 2, 2)).astype(np.int8)
+    assert np.array_equal(run_c(graph, integers, tmp_path), reference.run(graph, integers))

@@ -52,6 +52,15 @@ class Target(ABC):
         """How many output channels its kernels compute together: in multiples of it no register is half full."""
         return 1
 
+    @property
+    def lowers(self) -> bool:
+        """Whether it makes integers of a quantized file by our integer graph, rather than take it as it is."""
+        return self.integer_only or type(self).compile_integers is not Target.compile_integers
+
+    def check_integers(self, graph: IntegerGraph) -> None:
+        """Raise UserError, naming the operator, for a graph that cannot be compiled. Quick: asked before any work."""
+        del graph  # unless a target says otherwise, it takes all that there are
+
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         """What `compile` does with a QDQ file, once that is lowered: to find the operator that goes wrong on a target,
         graphs that end earlier are compiled. Default: NotMeasured.

@@ -10,7 +10,7 @@ from pocketpipe.budget import Budget
 from pocketpipe.champion import Champion
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.errors import NotMeasured
+from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
 from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.packing import pack
@@ -73,7 +73,8 @@ def evaluate(
     student_cost = delivered_cost(student_onnx, student_packed, ONNX_FILE)
     prepared = task.preprocessing(test.inputs)
     reference = run_onnx(student_onnx, prepared)
-    expected = expected_of(student_onnx, prepared, student_cost.macs, settings.reference_macs)
+    lowered = any(TARGETS.resolve(name).lowers for name in targets)  # else the file may have no integer form
+    expected = expected_of(student_onnx, prepared, student_cost.macs, settings.reference_macs) if lowered else None
     references = References(student_onnx, reference, expected)
     delivered = [_delivered(name, deliveries, task, test, references, settings) for name in targets]
     teacher_outputs = predict(teacher.build(task), task, test.inputs)
@@ -143,7 +144,7 @@ def _delivered(
     except NotMeasured as reason:
         return Subject(name=name, file=file, not_measured=str(reason)).model_copy(update=sizes), None
     measured: dict[str, float | int] = dict(sizes)
-    if references.integers is not None:
+    if references.integers is not None and target.lowers:
         refuse_differing(references.integers, target, file, outputs)
         measured |= {"compared": min(count, len(references.integers.leaving)), "differing": 0}
     if target.timed and not target.emulated and (folder / LIBRARY_FILE).is_file():
@@ -175,7 +176,10 @@ def _champion_scores(
     if champion is None:
         return None
     prepared = task.preprocessing(test.inputs)
-    expected = expected_of(champion.onnx, prepared, champion.evaluation.student_cost.macs, reference_macs)
+    try:
+        expected = expected_of(champion.onnx, prepared, champion.evaluation.student_cost.macs, reference_macs)
+    except UserError:  # its targets took the file as it is
+        expected = None
     if expected is not None and len(expected.leaving) == len(test):
         outputs = expected.outputs
     else:
@@ -230,8 +234,10 @@ def _optimistic_selection(evaluation: Evaluation, search_record: StageRecord, ta
     chosen_on = search_record.metrics[f"dense_{task.metric_name}"]
     teacher = evaluation.subject("teacher")
     assert teacher.metric is not None
-    error = (max(teacher.metric * (1 - teacher.metric), 0.0) / teacher.examples) ** 0.5
-    if not task.higher_is_better or chosen_on - teacher.metric <= 3 * error:
+    if not task.higher_is_better or not 0.0 <= teacher.metric <= 1.0:
+        return ()  # the standard error is that of a share
+    error = (teacher.metric * (1 - teacher.metric) / teacher.examples) ** 0.5
+    if chosen_on - teacher.metric <= 3 * error:
         return ()
     return (
         f"the teacher has {task.metric_name} {chosen_on:.4f} on {search_record.data} but {teacher.metric:.4f} on "

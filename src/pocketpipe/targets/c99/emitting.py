@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
+from math import prod
 
 import numpy as np
 
@@ -62,11 +63,18 @@ class Emitter:
         elements = self.graph.tensors[self.graph.output].elements
         self.calls.append(self.move(self.at(self.graph.output), (elements,), (1,), "output", (1,)))
 
-    @singledispatchmethod
     def emit(self, operator: Operator) -> None:
-        raise UserError(f"operator {operator.name!r} ({type(operator).__name__}): there is no C kernel for it")
+        """Add the operator's calls. Raises UserError, naming it, for what no kernel takes: more than three axes."""
+        try:
+            self._emit(operator)
+        except UserError as error:
+            raise UserError(f"operator {operator.name!r} ({type(operator).__name__}): {error}") from None
 
-    @emit.register
+    @singledispatchmethod
+    def _emit(self, operator: Operator) -> None:
+        raise UserError("there is no C kernel for it")
+
+    @_emit.register
     def _(self, operator: Convolution) -> None:
         (x,) = operator.inputs
         window = self.window(operator.weight.shape[1:3], operator.strides, operator.pads, operator.dilations)
@@ -78,7 +86,7 @@ class Emitter:
             self.image(operator.output),
         )  # fmt: skip
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Linear) -> None:
         place, rows, read = self.rows(operator)
         kernel, *weight = self.weight(operator)
@@ -91,11 +99,11 @@ class Emitter:
         else:
             self.call("linear", place, rows, read, *weight, bias, *scale, self.at(to), len(operator.weight))
 
-    @emit.register
+    @_emit.register
     def _(self, operator: MatMul) -> None:
         left, right = (self.graph.tensors[name].shape for name in operator.inputs)
         if left[:-2] != right[:-2]:
-            raise UserError(f"operator {operator.name!r} (MatMul): its inputs have different batches")
+            raise UserError("its inputs have different batches")
         batches = int(np.prod(left[:-2], dtype=np.int64))
         zero_left, zero_right = operator.zero_points
         self.call(
@@ -103,7 +111,7 @@ class Emitter:
             left[-2], left[-1], right[-1], *self.scale(operator.requantization), self.at(operator.output),
         )  # fmt: skip
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Add) -> None:
         end = (operator.shift, operator.zero_point, operator.low, operator.high, self.at(operator.output))
         if len(operator.inputs) == 1:
@@ -111,18 +119,18 @@ class Emitter:
             x, zero, multiplier = self.at(operator.inputs[0]), operator.zero_points[0], operator.multipliers[0]
             self.call("rescale", x, zero, multiplier, *end, count)
             return
-        both = zip(self.broadcast(operator), operator.zero_points, operator.multipliers, strict=True)
-        self.call("add", *(part for place, zero, multiplier in both for part in (*place, zero, multiplier)), *end,
-                  self.image(operator.output))  # fmt: skip
+        places, made = self.broadcast(operator)
+        both = zip(places, operator.zero_points, operator.multipliers, strict=True)
+        self.call("add", *(part for place, zero, multiplier in both for part in (*place, zero, multiplier)), *end, made)
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Multiply) -> None:
-        both = zip(self.broadcast(operator), operator.zero_points, strict=True)
+        places, made = self.broadcast(operator)
+        both = zip(places, operator.zero_points, strict=True)
         self.call("multiply", *(part for place, zero in both for part in (*place, zero)),
-                  *self.scale(operator.requantization), self.at(operator.output),
-                  self.image(operator.output))  # fmt: skip
+                  *self.scale(operator.requantization), self.at(operator.output), made)  # fmt: skip
 
-    @emit.register
+    @_emit.register
     def _(self, operator: LayerNorm) -> None:
         limits = (operator.zero_point, operator.low, operator.high)
         self.call(
@@ -130,13 +138,13 @@ class Emitter:
             self.constants.array("bias", operator.bias), operator.shift, *limits, self.at(operator.output),
         )  # fmt: skip
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Softmax) -> None:
         exponentials = self.constants.array("exponentials", operator.exponentials)
         scale = self.scale(operator.requantization)
         self.call("softmax", *self.rows(operator), exponentials, *scale, self.at(operator.output))
 
-    @emit.register
+    @_emit.register
     def _(self, operator: SumPool) -> None:
         (x,) = operator.inputs
         window = self.window(operator.window, operator.strides, operator.pads, (1, 1))
@@ -144,19 +152,19 @@ class Emitter:
         zero_point, made = operator.input_zero_point, self.image(operator.output)
         self.call("sum_pool", self.at(x), self.image(x), window, zero_point, *scale, to, made)
 
-    @emit.register
+    @_emit.register
     def _(self, operator: MaxPool) -> None:
         (x,) = operator.inputs
         window = self.window(operator.window, operator.strides, operator.pads, (1, 1))
         self.call("max_pool", self.at(x), self.image(x), window, self.at(operator.output), self.image(operator.output))
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Table) -> None:
         (x,) = operator.inputs
         entries = self.constants.array("table", operator.entries)
         self.call("table", self.at(x), entries, self.at(operator.output), self.graph.tensors[x].elements)
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Concatenation) -> None:
         steps, offset = self.steps(operator.output), 0
         axis = operator.axis - 1 + AXES - len(self.graph.tensors[operator.output].shape)
@@ -165,7 +173,7 @@ class Emitter:
             self.calls.append(self.move(self.at(name), self.box(name), self.steps(name), to, steps))
             offset += self.box(name)[axis]
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Pad) -> None:
         (x,) = operator.inputs
         steps = self.steps(operator.output)
@@ -175,7 +183,7 @@ class Emitter:
         to = f"{self.at(operator.output)} + {offset}"
         self.calls.append(self.move(self.at(x), self.box(x), self.steps(x), to, steps))
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Slice) -> None:
         (x,) = operator.inputs
         ranges = ((0, 1, 1),) * (AXES - len(operator.ranges)) + operator.ranges
@@ -185,7 +193,7 @@ class Emitter:
         box, to = self.box(operator.output), self.at(operator.output)
         self.calls.append(self.move(f"{self.at(x)} + {offset}", box, strides, to, self.steps(operator.output)))
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Transpose) -> None:
         (x,) = operator.inputs
         added = AXES + 1 - len(operator.order)
@@ -194,7 +202,7 @@ class Emitter:
         box, to = self.box(operator.output), self.at(operator.output)
         self.calls.append(self.move(self.at(x), box, steps, to, self.steps(operator.output)))
 
-    @emit.register
+    @_emit.register
     def _(self, operator: Reshape) -> None:
         """The same memory."""
 
@@ -209,23 +217,29 @@ class Emitter:
         return f"arena + {self.offsets[tensor]}"
 
     def box(self, tensor: str) -> tuple[int, ...]:
-        """The tensor's shape over three axes."""
+        """The tensor's shape over three axes. Raises UserError for more."""
         shape = self.graph.tensors[tensor].shape
         if len(shape) > AXES:
-            raise UserError(f"tensor {tensor!r} has {len(shape)} axes besides the batch; the C kernels know {AXES}")
+            raise UserError(f"{len(shape)} axes besides the batch; the C kernels know {AXES}")
         return _padded(shape, 1)
 
     def steps(self, tensor: str) -> tuple[int, ...]:
         """How far apart neighbours along each of the three axes lie."""
-        box = self.box(tensor)
-        return (box[1] * box[2], box[2], 1)
+        return _steps(self.box(tensor))
 
-    def broadcast(self, operator: Operator) -> Iterable[tuple[str, str]]:
-        """For each input its place and steps: 0 along axes where it is repeated."""
-        for name in operator.inputs:
-            box = self.box(name)
-            steps = tuple(0 if length == 1 else step for length, step in zip(box, self.steps(name), strict=True))
-            yield self.at(name), self.far(steps)
+    def broadcast(self, operator: Operator) -> tuple[list[tuple[str, str]], str]:
+        """(for each input its place and steps, 0 along axes where it is repeated; the box that is made).
+
+        Tensors of one shape are rows of numbers, whatever their axes are.
+        """
+        names = (*operator.inputs, operator.output)
+        shapes = {self.graph.tensors[name].shape for name in names}
+        boxes = [self.box(name) if len(shapes) > 1 else (1, 1, prod(self.graph.tensors[name].shape)) for name in names]
+        places = []
+        for name, box in zip(operator.inputs, boxes, strict=False):
+            steps = tuple(0 if length == 1 else step for length, step in zip(box, _steps(box), strict=True))
+            places.append((self.at(name), self.far(steps)))
+        return places, self.constants.struct("shape", boxes[-1])
 
     def rows(self, operator: Operator) -> tuple[str, int, int]:
         """Where the input lies, how many rows it has along its last axis, and how long they are."""
@@ -267,6 +281,10 @@ class Emitter:
         if name not in self.weights:
             self.weights.append(name)
         return name
+
+
+def _steps(box: Sequence[int]) -> tuple[int, int, int]:
+    return (box[1] * box[2], box[2], 1)
 
 
 def _padded(values: Sequence[int], fill: int) -> tuple[int, ...]:

@@ -55,9 +55,14 @@ typedef struct {
 } pocketpipe_range;
 
 /* floor(product / 2^shift + 1/2): the one rounding rule. C99 leaves >> of negative numbers to the compiler: not used. */
-POCKETPIPE_KERNEL int32_t pocketpipe_round(int64_t product, int32_t shift) {
+POCKETPIPE_KERNEL int64_t pocketpipe_rounded(int64_t product, int32_t shift) {
     const int64_t sum = product + ((int64_t)1 << (shift - 1));
-    return (int32_t)(sum < 0 ? ~(~sum >> shift) : sum >> shift);
+    return sum < 0 ? ~(~sum >> shift) : sum >> shift;
+}
+
+/* The same where it is known to fit. */
+POCKETPIPE_KERNEL int32_t pocketpipe_round(int64_t product, int32_t shift) {
+    return (int32_t)pocketpipe_rounded(product, shift);
 }
 
 POCKETPIPE_KERNEL int8_t pocketpipe_clip(int32_t value, int32_t low, int32_t high) {
@@ -67,8 +72,8 @@ POCKETPIPE_KERNEL int8_t pocketpipe_clip(int32_t value, int32_t low, int32_t hig
 POCKETPIPE_KERNEL int8_t pocketpipe_scaled(int32_t sum, const int32_t *multiplier, const uint8_t *shift,
                                            pocketpipe_range range, int32_t channel) {
     const int32_t i = range.each ? channel : 0;
-    const int32_t rounded = pocketpipe_round((int64_t)sum * multiplier[i], shift[i]);
-    return pocketpipe_clip(rounded + range.zero_point, range.low, range.high);
+    const int64_t made = pocketpipe_rounded((int64_t)sum * multiplier[i], shift[i]) + range.zero_point;
+    return (int8_t)(made < range.low ? range.low : made > range.high ? range.high : made);
 }
 
 POCKETPIPE_KERNEL void pocketpipe_convolution(const int8_t *x, pocketpipe_shape in, const int8_t *weight,

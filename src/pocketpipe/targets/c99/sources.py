@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pocketpipe.integer.codebook import Codebook, codebooks_of
-from pocketpipe.integer.graph import IntegerGraph, Reshape
+from pocketpipe.integer.graph import Convolution, IntegerGraph, Linear, Reshape
 from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
 from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, plan
@@ -38,7 +38,7 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
 
     `entry`: int8 (channels, 256), the network's integer for each stored byte of each channel; the model's input is then
     an image of bytes. Without it, its input are the network's integers. `unroll`: products a cycle, for synthesis.
-    Raises UserError for more than three axes.
+    Raises UserError that names the operator for what no kernel takes: more than three axes, say.
     """
     offsets, arena = _memory(graph)
     emitter = Emitter(graph, offsets, codebooks_of(graph, SHARED_KERNEL))
@@ -49,6 +49,16 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
     input_type = "int8_t" if entry is None else "uint8_t"
     files = headers(emitter) | _functions(emitter, arena, unroll, input_type)
     return Sources(files, arena, emitter.constants.size, emitter.codebooks)
+
+
+def check(graph: IntegerGraph) -> None:
+    """Raise UserError, naming the operator, where `sources` would. Quick: layers, whose weights take time to write, all
+    have kernels.
+    """
+    emitter = Emitter(graph, dict.fromkeys(graph.tensors, 0))
+    for operator in graph.operators:
+        if not isinstance(operator, Convolution | Linear):
+            emitter.emit(operator)
 
 
 def headers(emitter: Emitter) -> dict[str, str]:

@@ -23,7 +23,7 @@ from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.base import Target
 from pocketpipe.targets.c99.describing import about, ends, usage
 from pocketpipe.targets.c99.golden import made_up, write_golden
-from pocketpipe.targets.c99.sources import HEADER, UNROLL, Sources, sources
+from pocketpipe.targets.c99.sources import HEADER, UNROLL, Sources, check, sources
 from pocketpipe.targets.entering import byte_tables
 
 TESTBENCH, CMAKE = "testbench.c", "CMakeLists.txt"
@@ -70,6 +70,10 @@ class C99Target(Target):
         if not is_quantized(onnx):
             raise UserError(f"target {self.name} needs integers: add quantization to methods")
         self._deliver(lower(onnx), metadata, folder, examples)
+
+    def check_integers(self, graph: IntegerGraph) -> None:
+        """Whether there are kernels for all of it."""
+        check(graph)
 
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         """The same of an integer graph."""
