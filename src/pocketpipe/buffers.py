@@ -27,6 +27,8 @@ class Axis(Value):
 
     def size(self, widths: Widths) -> int:
         """Positions left when each group is as wide as `widths` says."""
+        if not self.groups:
+            return self.fixed
         return self.fixed + sum(positions * widths[group] for group, positions in self.groups.items())
 
 

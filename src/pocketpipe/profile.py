@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import ceil, prod
+from typing import NamedTuple
 
 from pocketpipe.buffers import (
     Axis,
@@ -55,6 +56,21 @@ class ChannelGroup(Value):
     """Why it is left whole, naming the node, where it is not slimmable."""
 
 
+class LayerCost(NamedTuple):
+    """What one layer costs."""
+
+    macs: int
+    """Multiply-accumulates of one example."""
+    parameters: int
+    """Elements of weight and bias as exported."""
+    stored_bytes: int
+    """In transport: the elements, or a bit for each and those that are not zero, whichever is less."""
+    resident_bytes: int
+    """In memory: all elements, zeros too."""
+    flash_bytes: int
+    """On a device: floats whole, integers as bytes or as indices of 1, 2 or 4 bits into a table."""
+
+
 class Layer(Value):
     """A layer with a weight: its MACs are `positions` times the elements of the weight, and times `over`.
 
@@ -92,30 +108,24 @@ class Layer(Value):
         """Whether it is a product with a matrix or kernel of its own, whose elements can be zero or share values."""
         return self.operator.startswith(PRODUCTS) and len(self.weight) > 1
 
-    def parameters(self, widths: Widths) -> int:
-        """Elements of weight and bias as exported."""
-        return self._weight_elements(widths) + (self.bias.size(widths) if self.bias else 0)
-
-    def macs(self, widths: Widths) -> int:
-        """Multiply-accumulates of one example."""
-        lengths = prod(axis.size(widths) for axis in (*self.weight, *self.over))
-        return self.positions * lengths
-
-    def stored_bytes(self, widths: Widths) -> int:
-        """Bytes in transport: the elements, or a bit for each and those that are not zero, whichever is less."""
-        elements = self._weight_elements(widths)
+    def cost(self, widths: Widths) -> LayerCost:
+        """What it costs; one look at its axes for all terms, as searches ask thousands of times."""
+        elements, beside = self._weight_elements(widths), self.side_bytes
+        parameters = elements
+        if self.bias is not None:
+            bias = self.bias.size(widths)
+            parameters, beside = parameters + bias, beside + BIAS_BYTES * bias
+        over = prod(axis.size(widths) for axis in self.over)
         dense = ceil(elements * self.stored_bits / 8)
         sparse = ceil(elements / 8) + ceil(ceil(elements * self.density) * self.stored_bits / 8)
-        return min(dense, sparse) + self._bytes_beside(widths)
-
-    def resident_bytes(self, widths: Widths) -> int:
-        """Bytes in memory: all elements, zeros too."""
-        return ceil(self._weight_elements(widths) * self.resident_bits / 8) + self._bytes_beside(widths)
-
-    def flash_bytes(self, widths: Widths) -> int:
-        """Bytes on a device: floats whole, integers as bytes or as indices of 1, 2 or 4 bits into a table."""
-        bits = self.resident_bits if self.resident_bits > 8 else self.index_bits
-        return ceil(self._weight_elements(widths) * bits / 8) + self._bytes_beside(widths) - self.file_side_bytes
+        on_device = self.resident_bits if self.resident_bits > 8 else self.index_bits
+        return LayerCost(
+            macs=self.positions * over * (elements if self.weight else 1),
+            parameters=parameters,
+            stored_bytes=min(dense, sparse) + beside,
+            resident_bytes=ceil(elements * self.resident_bits / 8) + beside,
+            flash_bytes=ceil(elements * on_device / 8) + beside - self.file_side_bytes,
+        )
 
     def narrowed(self, before: Widths, after: Widths) -> "Layer":
         """The layer when groups that are as wide as `before` become as wide as `after`.
@@ -126,9 +136,6 @@ class Layer(Value):
             return self
         nonzero = ceil(self._weight_elements(before) * self.density)
         return self.model_copy(update={"density": min(1.0, nonzero / max(1, self._weight_elements(after)))})
-
-    def _bytes_beside(self, widths: Widths) -> int:
-        return BIAS_BYTES * (self.bias.size(widths) if self.bias else 0) + self.side_bytes
 
     def _weight_elements(self, widths: Widths) -> int:
         return prod(axis.size(widths) for axis in self.weight) if self.weight else 0
@@ -183,6 +190,11 @@ class NetworkProfile(Value):
         """The groups that a plan may thin."""
         return tuple(group for group in self.groups if group.slimmable)
 
+    def in_file_of(self, size: int) -> "NetworkProfile":
+        """The same, where the network as it is makes an exported file of `size` bytes."""
+        overhead = size - self.model_copy(update={"file_overhead": 0}).cost().file_bytes
+        return self.model_copy(update={"file_overhead": max(overhead, 0)})
+
     def widths(self, chosen: Widths | None = None) -> dict[str, int]:
         """Channels of every group when `chosen` is carried out."""
         return {group.name: (chosen or {}).get(group.name, group.channels) for group in self.groups}
@@ -190,14 +202,14 @@ class NetworkProfile(Value):
     def cost(self, chosen: Widths | None = None) -> Cost:
         """Predicted cost when the groups are as wide as `chosen` says (default: as they are)."""
         widths = self.widths(chosen)
-        by_layer = {layer.name: layer.macs(widths) for layer in self.layers}
-        parameters = sum(layer.parameters(widths) for layer in self.layers)
+        costs = [layer.cost(widths) for layer in self.layers]
+        by_layer = {layer.name: cost.macs for layer, cost in zip(self.layers, costs, strict=True)}
         return Cost(
             macs=sum(by_layer.values()),
-            parameters=parameters,
-            file_bytes=self.file_overhead + sum(layer.stored_bytes(widths) for layer in self.layers),
-            resident_bytes=self.file_overhead + sum(layer.resident_bytes(widths) for layer in self.layers),
-            flash_bytes=self._code_bytes + sum(layer.flash_bytes(widths) for layer in self.layers),
+            parameters=sum(cost.parameters for cost in costs),
+            file_bytes=self.file_overhead + sum(cost.stored_bytes for cost in costs),
+            resident_bytes=self.file_overhead + sum(cost.resident_bytes for cost in costs),
+            flash_bytes=self._code_bytes + sum(cost.flash_bytes for cost in costs),
             peak_ram_bytes=self._ram_bytes(widths),
             macs_by_layer=by_layer,
         )
@@ -246,8 +258,10 @@ class NetworkProfile(Value):
         def local_axis(axis: Axis) -> Axis:
             return axis.model_copy(update={"groups": {local(group): count for group, count in axis.groups.items()}})
 
-        layers = [
-            _with_axes(layer, local_axis, local(layer.name) if layer.weight else layer.operator)
+        layers = [  # whatever is zero in them: a share of it by layer is no part of how a block is built
+            _with_axes(layer, local_axis, local(layer.name) if layer.weight else layer.operator).model_copy(
+                update={"density": 1.0}
+            )
             for layer in self.layers
             if layer.name in inside
         ]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+ELEMENTS = 2**22
+"""Numbers that inputs may have together where how many are taken at once changes nothing but memory: a network makes
+tens of times as many of them on the way."""
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +42,15 @@ def prepared_batches(task: Task, split: Split, batch_size: int, limit: int | Non
     """
     for part in in_batches(split.inputs[:limit], batch_size):
         yield prepared(task.preprocessing, to_tensor(part))
+
+
+def examples_at_once(input_shape: tuple[int, ...], *, fewest: int, most: int) -> int:
+    """How many examples a network is given at once: `most`, or fewer where one is large, but `fewest`.
+
+    >>> examples_at_once((3, 32, 32), fewest=1, most=512), examples_at_once((3, 512, 512), fewest=1, most=512)
+    (512, 5)
+    """
+    return max(fewest, min(most, ELEMENTS // prod(input_shape)))
 
 
 def in_batches(inputs: np.ndarray, size: int) -> Iterator[np.ndarray]:

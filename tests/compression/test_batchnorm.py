@@ -12,6 +12,7 @@ from torch import nn
 from compression.zoo import DIGIT, zoo
 from own.tasks import Shapes
 from pocketpipe.compression.batchnorm import reestimate, reestimate_on
+from pocketpipe.compression.sampling import training_views
 
 
 def test_it_is_the_average_over_batches() -> None:
@@ -66,6 +67,17 @@ def test_without_batchnorm_nothing_is_read() -> None:
 def test_no_batches_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         reestimate(nn.Sequential(nn.BatchNorm1d(2)), [])
+
+
+def test_an_augmentation_in_place_leaves_the_examples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Shapes(400)
+    splits, _ = task.load(seed=0, holdout=None)
+    before = splits.train.inputs.copy()
+    monkeypatch.setattr(Shapes, "augment", lambda self, inputs, generator: inputs.zero_())
+    reestimate_on(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)), task, splits.train)
+    training_views(task, splits.train, torch.device("cpu"), wanted_by="this test")
+    assert before.any()
+    assert np.array_equal(splits.train.inputs, before)
 
 
 def test_no_batch_is_much_smaller_than_the_others() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.odd_sequences import ExplicitAttention, TorchAttention, ViT
-from compression.zoo import DIGIT, ROWS, trained_looking, zoo
+from compression.zoo import DIGIT, trained_looking, zoo
 from integer.natively import natively
 from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
@@ -40,6 +40,8 @@ from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Preprocessing, Split
 
 IMAGE = (3, 8, 8)
+FEW_ROWS = (3, 8)
+"""Of a sequence: an exported GRU has as many copies of its cell."""
 
 
 def vit() -> nn.Module:
@@ -54,7 +56,7 @@ def vit_torch() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet20": (partial(zoo, "resnet20", DIGIT), DIGIT),
-    "gru": (partial(zoo, "gru", ROWS), ROWS),
+    "gru": (partial(zoo, "gru", FEW_ROWS), FEW_ROWS),
     "vit": (vit, IMAGE),
     "vit_torch": (vit_torch, IMAGE),
 }

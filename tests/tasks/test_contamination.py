@@ -62,3 +62,10 @@ def test_a_metric_that_is_no_share_is_not_judged() -> None:
 def test_it_is_a_value() -> None:
     found = contamination(1.0, 1.0, 0.93, FIVE_THOUSAND)
     assert type(found).model_validate_json(found.model_dump_json()) == found
+
+
+def test_an_error_rate_is_not_judged_as_if_it_were_an_accuracy() -> None:
+    """Weights that know val by heart err less on it: the rule would call that unseen."""
+    found = contamination(0.01, 0.01, 0.08, FIVE_THOUSAND, higher_is_better=False)
+    assert found.status == "not judged"
+    assert "higher being better" in found.warnings[0]

@@ -100,6 +100,22 @@ def normalized(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     )
 
 
+class Auxiliary(nn.Module):
+    """Answers with a second head while it is trained, as GoogLeNet does."""
+
+    def __init__(self, input_shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.body = normalized(input_shape, outputs)
+
+    def forward(self, inputs: torch.Tensor) -> object:
+        made = self.body(inputs)
+        return (made, made) if self.training else made
+
+
+def auxiliary(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return Auxiliary(input_shape, outputs)
+
+
 def pooled(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     """For images of any size: quarters are averaged before the last layer."""
     return nn.Sequential(

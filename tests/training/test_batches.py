@@ -24,6 +24,13 @@ class Unchanged(Blobs):
         return inputs
 
 
+class InPlace(Unchanged):
+    """As many people write it."""
+
+    def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return inputs.add_(1)
+
+
 def numbered(count: int) -> Split:
     return Split("numbered", np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(count))
 
@@ -65,6 +72,15 @@ def test_shards_put_together_are_the_batch(ranks: int, epoch: int) -> None:
         assert torch.equal(inputs, torch.cat([part[index][0] for part in parts]))
         assert torch.equal(targets, torch.cat([part[index][1] for part in parts]))
         assert {len(part[index][1]) for part in parts} == {12 // ranks}
+
+
+def test_an_augmentation_in_place_changes_views_alone() -> None:
+    split = numbered(6)
+    before = split.inputs.copy()
+    batches = Batches(InPlace(), split, 3, 0, Shard(), CPU, views=2)
+    for view in (0, 1, 0):
+        assert torch.equal(torch.cat(list(batches.view(view))).flatten(), torch.arange(1.0, 7.0))
+    assert np.array_equal(split.inputs, before)
 
 
 def test_preprocessing_is_numpys_and_leaves_the_stored_inputs_alone() -> None:

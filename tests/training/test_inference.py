@@ -10,9 +10,13 @@ from training.samples import Blobs, blobs, normalized
 SPLIT = blobs("val", 50, 0)
 
 
-def test_outputs_are_those_of_the_network_in_eval_mode_whatever_the_batch_size() -> None:
+def test_outputs_are_those_of_the_network_in_eval_mode_in_batches_that_memory_allows(monkeypatch) -> None:
     network = normalized((1, 6, 6), 4).train()
-    outputs = predict(network, Blobs(), SPLIT.inputs, batch_size=7)
+    monkeypatch.setattr("pocketpipe.samples.ELEMENTS", 7 * 36)
+    seen = []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    outputs = predict(network, Blobs(), SPLIT.inputs)
+    assert seen == [7] * 7 + [1]
     assert network.training
     assert outputs.dtype == np.float32
     with torch.no_grad():

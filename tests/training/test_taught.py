@@ -141,6 +141,14 @@ def test_further_teachers_come_from_files_and_count_by_their_content(tmp_path: P
         assert torch.allclose(tensor.float(), alone.network.state[name].float(), atol=1e-3), name
 
 
+def test_a_further_teacher_may_lie_in_the_file_in_another_number_format(tmp_path: Path) -> None:
+    other = train(tmp_path / "other", seed=9).network
+    halves = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in other.state.items()}
+    save_file(halves, tmp_path / "other.safetensors")
+    named = FurtherTeacher(name="training.samples:normalized", weights=tmp_path / "other.safetensors")
+    assert train(tmp_path / "student", recipe=distilling(teachers=[named])).curves["val_accuracy"][-1] > 0.8
+
+
 def test_further_teachers_need_no_first_one(tmp_path: Path) -> None:
     other = train(tmp_path / "other", seed=9).network
     weights = tmp_path / "other.safetensors"

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pocketpipe.compression.modules import evaluating
 from pocketpipe.errors import UserError
-from pocketpipe.samples import prepared, to_tensor
+from pocketpipe.samples import examples_at_once, prepared, to_tensor
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 EXAMPLES = 2048
 """Training examples from which statistics are re-estimated after a cut."""
 
-BATCH = 256
-"""At most so many at once."""
+FEWEST, BATCH = 32, 256
+"""Examples at once: at most `BATCH`, and `FEWEST` however large one is, as a batch's variance is taken."""
 VIEW_SEED = 0
 
 
@@ -57,8 +57,9 @@ def reestimate_on(network: nn.Module, task: Task, data: Split | None) -> None:
         raise UserError("BatchNorm's statistics need calibration examples, and there are none; give a split with some")
     generator = torch.Generator().manual_seed(VIEW_SEED)
     first = data.inputs[:EXAMPLES]
-    parts = np.array_split(first, ceil(len(first) / BATCH))  # alike in size, as each counts the same
-    views = (task.augment(to_tensor(part), generator) for part in parts)
+    at_once = examples_at_once(task.input_shape, fewest=FEWEST, most=BATCH)
+    parts = np.array_split(first, ceil(len(first) / at_once))  # alike in size, as each counts the same
+    views = (task.augment(to_tensor(part).clone(), generator) for part in parts)  # which may work in place
     reestimate(network, (prepared(task.preprocessing, view) for view in views))
 
 

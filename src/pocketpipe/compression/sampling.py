@@ -14,13 +14,11 @@ from torch.nn.modules.conv import _ConvNd
 from pocketpipe.compression.members import Reader, ReadingModule
 from pocketpipe.compression.modules import evaluating
 from pocketpipe.errors import UserError
-from pocketpipe.samples import prepared, to_tensor
+from pocketpipe.samples import examples_at_once, prepared, to_tensor
 from pocketpipe.task import Split, Task
 
 EXAMPLES, FEWEST = 512, 32
 """Calibration examples that are taken at once, and at least these however large one is."""
-ELEMENTS = 2**22
-"""Numbers that all inputs together may have."""
 VIEW_SEED = 1
 
 Look = Callable[[str, ReadingModule, Tensor, Tensor], None]
@@ -40,14 +38,14 @@ def calibration(task: Task, data: Split | None, device: torch.device, *, wanted_
 def training_views(task: Task, data: Split | None, device: torch.device, *, wanted_by: str) -> Tensor:
     """As `calibration`, one augmented view of each: what the weights were trained on, and statistics are taken from."""
     first = _first(task, data, wanted_by)
-    views = task.augment(to_tensor(first.inputs), torch.Generator().manual_seed(VIEW_SEED))
+    views = task.augment(to_tensor(first.inputs).clone(), torch.Generator().manual_seed(VIEW_SEED))
     return prepared(task.preprocessing, views).to(device)
 
 
 def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
     if data is None or not len(data):
         raise UserError(f"{wanted_by} needs calibration examples, and there are none; give a split that has some")
-    limit = min(EXAMPLES, max(FEWEST, ELEMENTS // prod(task.input_shape)))
+    limit = examples_at_once(task.input_shape, fewest=FEWEST, most=EXAMPLES)
     return Split(data.name, data.inputs[:limit], data.targets[:limit])
 
 

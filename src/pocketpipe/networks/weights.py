@@ -6,7 +6,9 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pocketpipe.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from pocketpipe.network import StoredNetwork
+    from pocketpipe.task import Task
 
 WRAPPER, PREFIX = "state_dict", "module."
 """What training scripts and DataParallel put around the weights."""
@@ -33,6 +39,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if state and all(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
     return state
+
+
+def with_weights_of(path: Path, network: StoredNetwork, task: Task) -> StoredNetwork:
+    """`network` with the weights in the file, in the number formats of its own. Raises UserError if they do not fit."""
+    return network.with_weights(replace(network, state=read_weights(path)).build(task))
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

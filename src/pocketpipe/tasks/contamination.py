@@ -38,16 +38,22 @@ class Contamination(Value):
 
 
 def contamination(
-    train_metric: float, val_metric: float, holdout_metric: float | None, sizes: Mapping[str, int]
+    train_metric: float,
+    val_metric: float,
+    holdout_metric: float | None,
+    sizes: Mapping[str, int],
+    *,
+    higher_is_better: bool = True,
 ) -> Contamination:
-    """Judge weights that a user brings, by their metric (a share, higher is better) on each split.
+    """Judge weights that a user brings, by their metric (a share) on each split.
 
     sizes: number of examples measured, by split: train, val, holdout.
 
     With a hold-out: val is *memorized* if the weights do better on it, by more than three standard errors,
     than on data they have not seen. Without one, this cannot be known. Val *looks memorized* if the weights are
     nearly perfect on train and no worse on val, as far as its size can tell; so does an easy task that was
-    learned honestly, and the warning says so. A metric that is no share of examples is *not judged*.
+    learned honestly, and the warning says so. A metric that is no share of examples is *not judged*, nor one of which
+    less is better.
     """
 
     def judged(status: Status, *warnings: str) -> Contamination:
@@ -55,10 +61,13 @@ def contamination(
             status=status, train=train_metric, val=val_metric, holdout=holdout_metric, warnings=warnings
         )
 
-    if not all(0.0 <= value <= 1.0 for value in (train_metric, val_metric, holdout_metric or 0.0)):
+    if not higher_is_better or not all(
+        0.0 <= value <= 1.0 for value in (train_metric, val_metric, holdout_metric or 0.0)
+    ):
         return judged(
             "not judged",
-            "weights were given; whether they have seen val cannot be told from a metric that is no share (0..1)",
+            "weights were given; whether they have seen val can only be told from a metric that is a share of examples "
+            "(0..1), higher being better",
         )
     if holdout_metric is not None:
         error = _error_of_difference(val_metric, sizes["val"], holdout_metric, sizes["holdout"])

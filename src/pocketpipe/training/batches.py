@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketpipe.samples import prepared, to_tensor
+from pocketpipe.samples import examples_at_once, prepared, to_tensor
 from pocketpipe.task import Split, Task
 
 PART = 512
-"""Examples that are augmented at once where a view is made of all."""
+"""Examples at once where a view is made of all, and where teachers are asked about it (fewer, if one is large)."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Batches:
 
     def view(self, number: int) -> Iterator[Tensor]:
         """Prepared inputs of all examples in the split's order, in parts, as epochs with that view show them."""
-        for part in torch.split(self._view(number), PART):
+        for part in torch.split(self._view(number), examples_at_once(self._task.input_shape, fewest=1, most=PART)):
             yield prepared(self._task.preprocessing, part)
 
     def _augmented(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
@@ -111,7 +111,7 @@ class Batches:
         if self._shown is None or self._shown[0] != number:
             self._shown = None  # before the next one is made: there are never two
             generator = torch.Generator(self._inputs.device).manual_seed(epoch_seed(self._seed, number))
-            parts = [self._task.augment(part, generator) for part in torch.split(self._inputs, PART)]
+            parts = [self._task.augment(part.clone(), generator) for part in torch.split(self._inputs, PART)]
             self._shown = (number, torch.cat(parts))
         return self._shown[1]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pocketpipe.doors import Value
+from pocketpipe.errors import UserError
 from pocketpipe.network import NetworkChoice
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -82,6 +83,14 @@ class Distillation(Value):
     """Further ones; what is learned is the mean of all softened outputs."""
     cached_views: Annotated[int, Field(ge=1)] | None = None
     """Show so many augmented views in turn and ask the teachers once about each; null = new views, asked every step."""
+
+    def check(self, answer: tuple[int, ...], labels: int) -> None:
+        """Raises UserError if `answer`, the shape of what a network says of one example, is no choice among labels."""
+        if labels < 2 or answer[-1:] != (labels,):
+            raise UserError(
+                f"distillation: outputs are softened along the last axis, which must be the {labels} labels; they are "
+                f"{answer} for an example; set distillation to null"
+            )
 
     @model_validator(mode="after")
     def _features_are_not_cached(self) -> Distillation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
-from pocketpipe.networks.weights import read_weights
-from pocketpipe.task import Splits, TaskChoice
+from pocketpipe.networks.weights import with_weights_of
+from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.curves import Curves
 from pocketpipe.training.job import TrainingJob
 from pocketpipe.training.progress import EpochProgress
@@ -54,14 +54,14 @@ def fit(
     `shared`: a folder for what several trainings use (cached outputs of teachers); the caller removes it.
     Raises UserError if the loss diverges, a process dies, weights cannot be read, or the settings cannot be had here.
     """
-    teachers = (*([teacher] if teacher is not None else []), *further_teachers(recipe, data_root))
+    task = task_choice.build(data_root)
+    teachers = (*([teacher] if teacher is not None else []), *further_teachers(recipe, data_root, task))
     job = TrainingJob(network, task_choice, data_root, splits, recipe, settings, seed, title, teachers)
     place = Workspace(workspace, shared)
     place.open_for(job.digest())
-    metric = task_choice.build(data_root).metric_name
     finished = place.result()
     if finished is None:
-        with EpochProgress(title, recipe.epochs, metric) as progress:
+        with EpochProgress(title, recipe.epochs, task.metric_name) as progress:
             if settings.ranks == 1:
                 from pocketpipe.training.train import train
 
@@ -73,13 +73,13 @@ def fit(
         raise UserError(f"{title}: the training ended without a result; its logs are in {place.ranks}")
     place.discard_inputs()
     trained, curves, facts = finished
-    return Fitted(trained, {_curve_name(name, metric): tuple(v) for name, v in curves.values.items()}, facts)
+    return Fitted(trained, {_curve_name(name, task.metric_name): tuple(v) for name, v in curves.values.items()}, facts)
 
 
-def further_teachers(recipe: Recipe, data_root: Path) -> tuple[StoredNetwork, ...]:
+def further_teachers(recipe: Recipe, data_root: Path, task: Task) -> tuple[StoredNetwork, ...]:
     """The teachers that a recipe names beside the pipeline's own. Raises UserError for weights that cannot be read."""
     named = recipe.distillation.teachers if recipe.distillation is not None else ()
-    return tuple(replace(choice.fresh(), state=read_weights(choice.path(data_root))) for choice in named)
+    return tuple(with_weights_of(choice.path(data_root), choice.fresh(), task) for choice in named)
 
 
 def _curve_name(name: str, metric: str) -> str:

@@ -6,12 +6,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pocketpipe.samples import in_batches, prepared, to_tensor
+from pocketpipe.samples import examples_at_once, in_batches, prepared, to_tensor
 from pocketpipe.task import Split, Task
 
+MOST = 512
+"""Examples at once; fewer, if one is large."""
 
-def predict(network: nn.Module, task: Task, inputs: np.ndarray, batch_size: int = 512) -> np.ndarray:
+
+def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:
     """Outputs (N, ...) as float32 for stored inputs (N, *input_shape), in eval mode on the network's device."""
+    at_once = examples_at_once(task.input_shape, fewest=1, most=MOST)
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     was_training = network.training
     network.eval()
@@ -19,7 +23,7 @@ def predict(network: nn.Module, task: Task, inputs: np.ndarray, batch_size: int 
         with torch.inference_mode():
             outputs = [
                 network(prepared(task.preprocessing, to_tensor(part).to(device))).float().cpu()
-                for part in in_batches(inputs, batch_size)
+                for part in in_batches(inputs, at_once)
             ]
     finally:
         network.train(was_training)

@@ -89,6 +89,12 @@ class Recipe(Value):
         return self
 
     @model_validator(mode="after")
+    def _statistics_of_an_average(self) -> Recipe:
+        if self.ema_statistics == "reestimated" and self.ema is None:
+            raise ValueError("ema_statistics: there is no average whose statistics they are; set ema (0.999, say)")
+        return self
+
+    @model_validator(mode="after")
     def _features_of_one_size(self) -> Recipe:
         if self.progressive_resizing and self.distillation and self.distillation.features:
             raise ValueError("progressive_resizing: distillation.features compares maps of one size; set one to null")

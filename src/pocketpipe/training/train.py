@@ -16,6 +16,7 @@ from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Task
+from pocketpipe.training.answers import answer_shape
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
 from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs
 from pocketpipe.training.distilling import Distillation
@@ -50,6 +51,9 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     task = job.task_choice.build(job.data_root)
     torch.manual_seed(epoch_seed(job.seed, INITIALIZATION))
     network = _for_training(job.network, task)
+    answer = answer_shape(network, task.input_shape)
+    if job.recipe.distillation is not None:
+        job.recipe.distillation.check(answer, len(task.labels))
     if job.recipe.progressive_resizing is not None:
         job.recipe.progressive_resizing.check(network, task.input_shape)
     steps = job.recipe.epochs * max(1, len(job.splits.train) // job.recipe.batch_size)

@@ -165,7 +165,7 @@ def test_a_plan_is_carried_out_and_replayed_from_its_json() -> None:
 
 def test_projection_removes_the_fewest_blocks_that_keep_the_limits() -> None:
     """In MACs all blocks of ResNet-20 are alike, so it is a count."""
-    block = sum(PROFILE.layer(name).macs(PROFILE.widths()) for name in PROFILE.blocks[0].layers)
+    block = sum(PROFILE.layer(name).cost(PROFILE.widths()).macs for name in PROFILE.blocks[0].layers)
     dense = PROFILE.cost().macs
     for blocks in range(1, 8):
         for over in (0, block // 2):

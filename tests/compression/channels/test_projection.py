@@ -56,7 +56,7 @@ def _cases(draw: st.DrawFn) -> tuple[NetworkProfile, dict[str, float], Grid, Lim
 
 
 @given(_cases())
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_never_over_and_as_close_as_channels_allow(
     case: tuple[NetworkProfile, dict[str, float], Grid, Limits],
 ) -> None:

@@ -136,6 +136,17 @@ def test_tuned_weights_choose_anew_until_they_have_settled() -> None:
     assert torch.equal(weight_of(made, "conv1"), settled)
 
 
+def test_a_mask_that_closes_after_the_choice_takes_the_weights_with_it() -> None:
+    sparsity = SparsityStep(density=0.1, schedule="gradual", begin=0.5, end=1.0)
+    made = _carried_out(sparsity, CodebookStep(bits=3, tuned="weights"))
+    for progress in (0.0, 0.5, 0.76, 0.9, 1.0):
+        for module in scheduled(made):
+            module.at(progress)
+    for layer in ("conv1", "layer2.0.conv2"):
+        weight = weight_of(made, layer)
+        assert weight.count_nonzero() <= 0.11 * weight.numel()
+
+
 @pytest.mark.parametrize("grid", ["float", "int8"])
 @pytest.mark.parametrize("granularity", ["per_layer", "per_channel"])
 @pytest.mark.parametrize("tuned", ["centroids", "weights"])
@@ -218,7 +229,7 @@ def test_the_largest_layers_lose_bits_first() -> None:
     limits = Limits(file_bytes=int(profile.cost().file_bytes / 6))
     bits = CodebookStep(bits=8).project(profile, limits).layers
     assert bits is not None
-    elements = {layer.name: layer.macs(profile.widths()) // layer.positions for layer in profile.layers}
+    elements = {layer.name: layer.cost(profile.widths()).macs // layer.positions for layer in profile.layers}
     by_size = sorted(bits, key=lambda name: elements[name])
     assert [bits[name] for name in by_size] == sorted(bits.values(), reverse=True)
 

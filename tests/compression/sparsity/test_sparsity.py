@@ -40,8 +40,8 @@ def _bytes(nonzeros: dict[str, int], profile: NetworkProfile) -> int:
     """By hand: a bit an element and four bytes a non-zero, or all dense; four bytes a bias."""
     total = profile.file_overhead
     for layer in profile.layers:
-        elements = layer.macs(profile.widths()) // layer.positions
-        biases = layer.parameters(profile.widths()) - elements
+        elements = layer.cost(profile.widths()).macs // layer.positions
+        biases = layer.cost(profile.widths()).parameters - elements
         total += min(4 * elements, -(-elements // 8) + 4 * nonzeros[layer.name]) + 4 * biases
     return total
 

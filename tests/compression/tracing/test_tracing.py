@@ -365,9 +365,9 @@ def test_products_of_activations_have_macs_and_no_parameters() -> None:
     assert [layer.name for layer in products] == [
         f"attention.scaled_dot_product_attention.{part}" for part in ("scores", "values")
     ]
-    assert [layer.macs(profile.widths()) for layer in products] == [3 * 5 * 5 * 4] * 2
-    assert [layer.macs(profile.widths({"attention.qkv": 1})) for layer in products] == [5 * 5 * 4] * 2
-    assert all(layer.parameters(profile.widths()) == layer.stored_bytes(profile.widths()) == 0 for layer in products)
+    assert [layer.cost(profile.widths()).macs for layer in products] == [3 * 5 * 5 * 4] * 2
+    assert [layer.cost(profile.widths({"attention.qkv": 1})).macs for layer in products] == [5 * 5 * 4] * 2
+    assert all(layer.cost(profile.widths())[1:3] == (0, 0) for layer in products)
 
 
 def test_parameters_are_those_of_the_network() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
@@ -66,8 +66,16 @@ class BlocksStep(Step):
         return {run[0]: {"_type": "randint", "_value": [0, len(run) + 1]} for run in profile.runs}
 
     def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
-        """As many blocks as proposed; runs that an earlier step took out are not asked for."""
-        keep = {run[0]: round(parameters[run[0]]) for run in profile.runs if run[0] in parameters}
+        """As many blocks as proposed; runs that an earlier step took out are not asked for.
+
+        Of a run that an earlier step has parted (blocks of other widths are no longer alike) the first blocks stay, as
+        of the whole.
+        """
+        keep = {}
+        for run in profile.runs:
+            first, before = _whole_run(run[0], parameters, profile)
+            if first in parameters:
+                keep[run[0]] = min(max(round(parameters[first]) - before, 0), len(run))
         return self.model_copy(update={"keep": keep})
 
     def informed(
@@ -225,6 +233,15 @@ class BlocksStep(Step):
             mistakes.append("blocks.removed: a block is named twice")
         if mistakes:
             raise Mistakes(mistakes)
+
+
+def _whole_run(block: str, named: Container[str], profile: NetworkProfile) -> tuple[str, int]:
+    """(the block at which the run of `block` began, if that is `named`; how many of the run come before `block`)."""
+    follows = {each.name: each.follows for each in profile.blocks}
+    first, before = block, 0
+    while first not in named and follows[first] is not None:
+        first, before = str(follows[first]), before + 1
+    return first, before
 
 
 def _whole(runs: Runs) -> Kept:

@@ -54,6 +54,21 @@ class Grid:
         return max(self.smallest(channels), ceil(width / self.multiple - 1) * self.multiple)
 
 
+class Priced:
+    """What settings of one profile cost; a bisection and a walk among neighbours come back to the same ones."""
+
+    def __init__(self, profile: NetworkProfile) -> None:
+        self.profile = profile
+        self._known: dict[frozenset[tuple[str, int]], Cost] = {}
+
+    def __call__(self, widths: Mapping[str, int]) -> Cost:
+        """See `cost_of`."""
+        setting = frozenset(widths.items())
+        if setting not in self._known:
+            self._known[setting] = cost_of(self.profile, widths)
+        return self._known[setting]
+
+
 def cost_of(profile: NetworkProfile, widths: Mapping[str, int]) -> Cost:
     """Predicted cost of the network that is left: what is not zero in a sparse layer may all be among that."""
     sparse = any(layer.density < 1 for layer in profile.layers)
@@ -69,11 +84,12 @@ def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, 
     """
     groups = [group for group in profile.groups if group.name in ratios]
     refuse_unreachable(profile, groups, grid, limits)
-    factor = _largest_factor(profile, groups, ratios, grid, limits)
+    priced = Priced(profile)
+    factor = _largest_factor(priced, groups, ratios, grid, limits)
     wanted = {group.name: factor * ratios[group.name] * group.channels for group in groups}
-    widths = _filled(profile, groups, _scaled(groups, ratios, grid, factor), wanted, grid, limits)
-    nearby = _nearby(profile, groups, widths, grid, limits)
-    return _filled(profile, groups, nearby, wanted, grid, limits)
+    widths = _filled(priced, groups, _scaled(groups, ratios, grid, factor), wanted, grid, limits)
+    nearby = _nearby(priced, groups, widths, grid, limits)
+    return _filled(priced, groups, nearby, wanted, grid, limits)
 
 
 def refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid: Grid, limits: Limits) -> None:
@@ -92,21 +108,21 @@ def _scaled(groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid,
 
 
 def _largest_factor(
-    profile: NetworkProfile, groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid, limits: Limits
+    priced: Priced, groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid, limits: Limits
 ) -> float:
     """The largest common factor on the ratios that keeps the limits, by bisection."""
     low, high = 0.0, 1.0 / min((ratios[group.name] for group in groups), default=1.0)
-    if limits.keeps(cost_of(profile, _scaled(groups, ratios, grid, high))):
+    if limits.keeps(priced(_scaled(groups, ratios, grid, high))):
         return high
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        kept = limits.keeps(cost_of(profile, _scaled(groups, ratios, grid, middle)))
+        kept = limits.keeps(priced(_scaled(groups, ratios, grid, middle)))
         low, high = (middle, high) if kept else (low, middle)
     return low
 
 
 def _filled(
-    profile: NetworkProfile,
+    priced: Priced,
     groups: list[ChannelGroup],
     widths: dict[str, int],
     wanted: Mapping[str, float],
@@ -118,7 +134,7 @@ def _filled(
     while open_groups:
         group = max(open_groups, key=lambda g: (wanted[g.name] - widths[g.name]) / g.channels)
         wider = {**widths, group.name: grid.wider(widths[group.name], group.channels)}
-        if wider != widths and limits.keeps(cost_of(profile, wider)):
+        if wider != widths and limits.keeps(priced(wider)):
             widths = wider
         else:
             open_groups.remove(group)  # costs only grow from here: what does not fit now never will
@@ -126,7 +142,7 @@ def _filled(
 
 
 def _nearby(
-    profile: NetworkProfile,
+    priced: Priced,
     groups: list[ChannelGroup],
     widths: dict[str, int],
     grid: Grid,
@@ -136,14 +152,14 @@ def _nearby(
 
     Only small networks come here, where one channel is more than 2 %.
     """
-    if _memory_stands_in_the_way(profile, groups, widths, grid, limits):
+    if _memory_stands_in_the_way(priced, groups, widths, grid, limits):
         return widths
     queue, seen = deque([widths]), {tuple(widths.values())}
     best = widths
-    while queue and not _close_enough(profile, groups, best, limits):
+    while queue and not _close_enough(priced, groups, best, limits):
         setting = queue.popleft()
-        cost = cost_of(profile, setting)
-        if limits.keeps(cost) and limits.usage(cost) > limits.usage(cost_of(profile, best)):
+        cost = priced(setting)
+        if limits.keeps(cost) and limits.usage(cost) > limits.usage(priced(best)):
             best = setting
         for group in groups:
             width = setting[group.name]
@@ -156,15 +172,15 @@ def _nearby(
 
 
 def _memory_stands_in_the_way(
-    profile: NetworkProfile, groups: list[ChannelGroup], widths: dict[str, int], grid: Grid, limits: Limits
+    priced: Priced, groups: list[ChannelGroup], widths: dict[str, int], grid: Grid, limits: Limits
 ) -> bool:
     """Whether RAM alone keeps every group from being wider: it goes by the largest layers, and takes no exchange."""
     memory = limits.only("peak_ram_bytes")
     wider = [{**widths, group.name: grid.wider(widths[group.name], group.channels)} for group in groups]
     changed = [setting for setting in wider if setting != widths]
-    return bool(memory.given()) and not any(memory.keeps(cost_of(profile, setting)) for setting in changed)
+    return bool(memory.given()) and not any(memory.keeps(priced(setting)) for setting in changed)
 
 
-def _close_enough(profile: NetworkProfile, groups: list[ChannelGroup], widths: dict[str, int], limits: Limits) -> bool:
+def _close_enough(priced: Priced, groups: list[ChannelGroup], widths: dict[str, int], limits: Limits) -> bool:
     whole = all(widths[group.name] == group.channels for group in groups)
-    return whole or limits.usage(cost_of(profile, widths)) >= CLOSE_ENOUGH
+    return whole or limits.usage(priced(widths)) >= CLOSE_ENOUGH

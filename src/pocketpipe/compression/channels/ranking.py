@@ -138,12 +138,13 @@ class _Prices:
         after = {**before, group: narrower}
         saved = 0.0
         for layer in self.layers[group]:
+            wide, narrow = layer.cost(before), layer.cost(after)
             if self.limits.macs is not None:
-                saved += (layer.macs(before) - layer.macs(after)) / self.limits.macs
+                saved += (wide.macs - narrow.macs) / self.limits.macs
             if self.limits.file_bytes is not None:
-                saved += (layer.stored_bytes(before) - layer.stored_bytes(after)) / self.limits.file_bytes
+                saved += (wide.stored_bytes - narrow.stored_bytes) / self.limits.file_bytes
             if self.limits.flash_bytes is not None:
-                saved += (layer.flash_bytes(before) - layer.flash_bytes(after)) / self.limits.flash_bytes
+                saved += (wide.flash_bytes - narrow.flash_bytes) / self.limits.flash_bytes
         return saved
 
     def neighbours(self, group: str) -> set[str]:

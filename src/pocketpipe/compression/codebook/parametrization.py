@@ -96,6 +96,8 @@ class Codebook(nn.Module):
             return
         due = min(int(progress / SETTLED * RENEWALS), RENEWALS)
         if due == self._last_asked:
+            if self.form.zero and due == RENEWALS:  # a mask beneath may still be closing
+                self.indices.masked_fill_(weight == 0, 0)
             return
         self._last_asked = due
         if due > int(self.renewed):

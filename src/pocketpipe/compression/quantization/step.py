@@ -225,7 +225,7 @@ class QuantizationStep(Step):
         }
         largest = max(
             (layer for layer in after.layers if fewer.get(layer.name) is not None),
-            key=lambda layer: layer.stored_bytes(widths),
+            key=lambda layer: layer.cost(widths).stored_bytes,
             default=None,
         )
         if largest is None:
@@ -237,7 +237,7 @@ class QuantizationStep(Step):
 
     def _filled(self, profile: NetworkProfile, limits: Limits) -> Self:
         """With more bits as long as `limits` are kept, layers with the fewest first, of these the smallest."""
-        elements = {layer.name: layer.parameters(profile.widths()) for layer in profile.layers}
+        elements = {layer.name: layer.cost(profile.widths()).parameters for layer in profile.layers}
         step = self
         waiting = [layer for run in _runs(profile).values() for layer in run]
         while waiting:

@@ -21,9 +21,7 @@ def profile_network(
     task = task_choice.build(data_root)
     module = teacher.build(task)
     onnx = export_onnx(module, task.input_shape)
-    traced = profile_of(module, task.input_shape)
-    overhead = len(onnx) - traced.cost().file_bytes
-    profile = traced.model_copy(update={"file_overhead": max(overhead, 0)})
+    profile = profile_of(module, task.input_shape).in_file_of(len(onnx))
     reach = refuse_impossible(profile, [method.step() for method in MethodChoice.all_of(methods)], budget)
     cost = profile.cost()
     return (

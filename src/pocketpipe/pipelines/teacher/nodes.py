@@ -1,12 +1,12 @@
 """Train the teacher, or take the weights that the user brings and say what they have seen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pocketpipe.champion import Champion
 from pocketpipe.network import NetworkChoice, StoredNetwork
-from pocketpipe.networks.weights import read_weights
+from pocketpipe.networks.weights import with_weights_of
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Split, Splits, Task, TaskChoice
 from pocketpipe.tasks.contamination import Contamination, contamination
@@ -33,7 +33,7 @@ def make_teacher(
     final = recipe.given_weights == "final"
     start, whence, given = network_choice.fresh(), "random weights", None
     if weights is not None and (final or champion is None):
-        start, whence = _read(start, weights, task), f"given weights {weights.name}"
+        start, whence = with_weights_of(weights, start, task), f"given weights {weights.name}"
         given = _Given.of(start, task, splits)
         if final:
             return start, given.record(f"{whence}; training skipped")
@@ -62,11 +62,6 @@ def make_teacher(
     )
 
 
-def _read(network: StoredNetwork, weights: Path, task: Task) -> StoredNetwork:
-    """`network` with the weights in a file."""
-    return network.with_weights(replace(network, state=read_weights(weights)).build(task))
-
-
 @dataclass(frozen=True)
 class _Given:
     """What is known of weights that the user brings."""
@@ -83,6 +78,7 @@ class _Given:
             val_metric=metrics[f"val_{task.metric_name}"],
             holdout_metric=metrics.get(f"holdout_{task.metric_name}"),
             sizes={"train": _sample(splits.train), "val": len(splits.val), "holdout": len(splits.holdout or ())},
+            higher_is_better=task.higher_is_better,
         )
         return cls(metrics, seen, "; ".join(split.name for split in _measured_splits(splits)))
 

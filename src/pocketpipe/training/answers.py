@@ -1,0 +1,39 @@
+"""What a network answers to one example: training needs one tensor, the same while it is trained as afterwards."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pocketpipe.errors import UserError, first_line
+
+
+def answer_shape(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the answer to one example, without the batch axis.
+
+    Raises UserError if it is no tensor, or another one while the network is trained (auxiliary heads).
+    """
+    probe = copy.deepcopy(network)  # a forward in training moves BatchNorm's statistics and sets quantizers
+    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    examples = torch.zeros(2, *input_shape, device=device)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        after, during = (_answer(probe.train(mode), examples) for mode in (False, True))
+    if during.shape != after.shape:
+        raise UserError(
+            f"network: answers {tuple(during.shape[1:])} while it is trained, {tuple(after.shape[1:])} afterwards; "
+            "let it return the same in both"
+        )
+    return tuple(after.shape[1:])
+
+
+def _answer(network: nn.Module, examples: Tensor) -> Tensor:
+    when = "while it is trained" if network.training else "after training"
+    try:
+        answer = network(examples)
+    except Exception as error:  # whatever a network of the user's says
+        raise UserError(f"network: it fails on two examples of zeros, {when} ({first_line(error)})") from error
+    if not isinstance(answer, Tensor):
+        raise UserError(f"network: answers with a {type(answer).__name__} {when}; return one tensor in both modes")
+    return answer

@@ -1,0 +1,64 @@
+"""What a network must answer to be trained, and taught."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pocketpipe.errors import UserError
+from pocketpipe.training.answers import answer_shape
+from pocketpipe.training.distilling import Distillation
+from training.samples import Auxiliary, Blobs, auxiliary, normalized, train
+
+
+class Wide(Auxiliary):
+    """More outputs while it is trained."""
+
+    def forward(self, inputs: torch.Tensor) -> object:
+        return self.body(inputs).repeat(1, 2) if self.training else self.body(inputs)
+
+
+class Failing(Auxiliary):
+    """Fails while it is trained."""
+
+    def forward(self, inputs: torch.Tensor) -> object:
+        return self.body(inputs.flatten() if self.training else inputs)
+
+
+def test_the_shape_of_an_answer_leaves_the_network_as_it_was() -> None:
+    network = normalized(Blobs.input_shape, 4)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    generator = torch.random.get_rng_state()
+    assert answer_shape(network, Blobs.input_shape) == (4,)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Auxiliary, "network: answers with a tuple while it is trained; return one tensor in both modes"),
+        (Wide, r"network: answers \(8,\) while it is trained, \(4,\) afterwards"),
+        (Failing, "network: it fails on two examples of zeros, while it is trained"),
+    ],
+)
+def test_another_answer_in_training_is_told(kind: type[nn.Module], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        answer_shape(kind(Blobs.input_shape, 4), Blobs.input_shape)
+
+
+def test_a_training_does_not_begin_with_such_a_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="answers with a tuple while it is trained"):
+        train(tmp_path, network=auxiliary)
+
+
+@pytest.mark.parametrize(("answer", "labels"), [((), 1), ((1,), 1), ((1,), 2), ((4, 32, 32), 4), ((2, 7), 2)])
+def test_only_a_choice_among_labels_can_be_softened(answer: tuple[int, ...], labels: int) -> None:
+    with pytest.raises(UserError, match="distillation: outputs are softened along the last axis"):
+        Distillation().check(answer, labels)
+
+
+def test_choices_among_labels_may_have_positions() -> None:
+    Distillation().check((4,), 4)
+    Distillation().check((16, 4), 4)
