@@ -102,6 +102,29 @@ def test_skipped_and_doubled_hours() -> None:
 
 
 @pytest.mark.parametrize(
+    ("expression", "zone", "start", "expected"),
+    [
+        ("@weekly", "Atlantic/Azores", datetime(2026, 3, 28, 12), ["29 01:00", "05 00:00"]),  # a Sunday without 00:00
+        ("30 1,2 * * *", "Europe/Berlin", datetime(2026, 3, 28, 12), ["29 01:30", "29 03:30", "30 01:30"]),
+        (
+            "*/30 2 * * *",
+            "Europe/Berlin",
+            datetime(2026, 10, 24, 12),
+            ["25 02:00", "25 02:30", "25 02:00", "25 02:30", "26 02:00"],
+        ),
+    ],
+)
+def test_no_time_is_lost_or_out_of_order_when_clocks_change(
+    expression: str, zone: str, start: datetime, expected: list[str]
+) -> None:
+    there = ZoneInfo(zone)
+    found = times(Cron.parse(expression).trigger(there), start.replace(tzinfo=there), len(expected))
+    assert [moment.strftime("%d %H:%M") for moment in found] == expected
+    instants = [moment.astimezone(UTC) for moment in found]
+    assert instants == sorted(set(instants))
+
+
+@pytest.mark.parametrize(
     ("expression", "message"),
     [
         ("", "has 0 fields instead of 5"),

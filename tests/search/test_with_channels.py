@@ -81,6 +81,9 @@ def _step(name, **options):
 TOGETHER = [
     # What is left out of ResNet-20 comes in whole blocks: above and below the limit in turn.
     ("resnet20", ["blocks", "quantization"], {"speedup": 2.0}, 0.8),
+    # Blocks of other widths, and of other densities, are runs of their own.
+    ("resnet20", ["channels", "blocks"], {"speedup": 2.0}, 0.8),
+    ("resnet20", ["sparsity", "blocks"], {"speedup": 2.0, "compression": 4.0}, 0.6),
     # MACs are not sparsity's to save, and it comes first.
     ("resnet8", ["sparsity", "channels"], {"speedup": 5.0, "compression": 8.0}, 0.97),
     # Codebooks have bits by layer once blocks have left few of them.

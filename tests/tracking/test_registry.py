@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pocketpipe.errors import UserError
-from pocketpipe.tracking.describe import describe_champion
+from pocketpipe.tracking.describe import describe_champion, describe_champions
 from pocketpipe.tracking.gates import Decision
 from pocketpipe.tracking.registry import Registry
 from pocketpipe.tracking.runs import RunTracker
@@ -104,6 +104,7 @@ def test_what_was_rolled_back_is_not_promoted_again_by_itself(registry: Registry
     again = registry.settle(NAME, add("two"), YES, against="1")
     assert not again.promoted
     assert "rolled back" in again.reasons[0]
+    assert not registry.settle(NAME, "2", YES, against="1").promoted, "however often it is decided"
     registry.set_champion(NAME, "2")  # a person may
     assert registry.champion_version(NAME) == "2"
 
@@ -158,6 +159,16 @@ def test_an_unknown_name_is_answered_with_those_that_are_known(registry: Registr
     add("one")
     with pytest.raises(UserError, match=f"has no champion; names in the registry: {NAME}"):
         describe_champion(registry, "nobody") if act == "champion" else registry.rollback("nobody")
+
+
+def test_a_model_without_a_champion_hides_no_other(registry: Registry, add):
+    with pytest.raises(UserError, match="no model is registered yet"):
+        describe_champions(registry)
+    registry.settle(NAME, add("one"), YES, against=None)
+    registry.store.client.create_registered_model("another-model")
+    without, crowned = describe_champions(registry)
+    assert without.startswith("'another-model' has no champion")
+    assert crowned.startswith(f"{NAME} version 1 is the champion")
 
 
 def test_an_unknown_version_is_one_line(registry: Registry, add):

@@ -11,13 +11,15 @@ night when they go back a time that comes twice is taken twice.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
 from pocketpipe.errors import UserError
 
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+LARGEST_CHANGE = timedelta(hours=3)
+"""Clocks go forward or back by less."""
 _LONGEST = {month: 29 if month == 2 else 30 if month in (4, 6, 9, 11) else 31 for month in range(1, 13)}
 _PART = re.compile(r"(?P<first>\*|\w+)(-(?P<last>\w+))?(/(?P<step>\d+))?")
 _NICKNAMES = {
@@ -138,9 +140,41 @@ class Cron:
         often = {"minute": _listed(self.minutes), "hour": _listed(self.hours), "month": _listed(self.months)}
         day = {"day": _listed(self.days)}
         weekday = {"day_of_week": ",".join(_WEEKDAYS[number] for number in self.weekdays)}
-        if self.either_day:
-            return OrTrigger([CronTrigger(**often, **only, timezone=zone) for only in (day, weekday)])  # type: ignore[no-any-return]
-        return CronTrigger(**often, **day, **weekday, timezone=zone)  # type: ignore[no-any-return]
+        choices = ({**often, **day}, {**often, **weekday}) if self.either_day else ({**often, **day, **weekday},)
+        hands = OrTrigger([CronTrigger(**fields, timezone=UTC) for fields in choices])
+        return WallClock(hands, zone or CronTrigger().timezone)
+
+
+@dataclass(frozen=True)
+class WallClock:
+    """A trigger in a time zone.
+
+    APScheduler's own loses a time that lies in a skipped hour where it steps there by instants.
+    """
+
+    hands: Trigger
+    """Where the clock's hands are to stand, as if they were UTC's."""
+    zone: tzinfo
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """As of any trigger."""
+        after = (now if previous_fire_time is None else previous_fire_time).astimezone(UTC)
+        found: list[datetime] = []
+        last_looked_at = None
+        shown = self.hands.get_next_fire_time(None, after.astimezone(self.zone).replace(tzinfo=UTC) - LARGEST_CHANGE)
+        while shown is not None and (last_looked_at is None or shown <= last_looked_at):
+            moments = self._moments(shown.replace(tzinfo=None))
+            found += [each for each in moments if each > after or (previous_fire_time is None and each == after)]
+            if found and last_looked_at is None:  # hands that stand later may come sooner, while clocks change
+                last_looked_at = shown + LARGEST_CHANGE
+            shown = self.hands.get_next_fire_time(shown, shown)
+        return min(found).astimezone(self.zone) if found else None
+
+    def _moments(self, shown: datetime) -> list[datetime]:
+        """When the clock shows this, in UTC: twice where an hour comes twice; what is skipped, an hour later."""
+        moments = [shown.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
+        is_skipped = moments[0].astimezone(self.zone).replace(tzinfo=None) != shown
+        return moments[:1] if is_skipped else moments
 
 
 def _listed(values: tuple[int, ...]) -> str:

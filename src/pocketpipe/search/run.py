@@ -77,7 +77,7 @@ def search(
                 attempts.try_to_make("random", _random_parameters(space, seed, control), limits)
         for fraction in settings.ladder:
             easier = relaxed(limits, profile.cost(), fraction)
-            attempts.make("ladder", uniform_parameters(methods, profile, easier), easier)
+            attempts.try_to_make("ladder", uniform_parameters(methods, profile, easier), easier)
     return attempts.trials
 
 
@@ -106,6 +106,10 @@ def _random_parameters(space: SearchSpace, seed: int, control: int) -> dict[str,
     return parameters
 
 
+class OutOfReach(UserError):
+    """A proposal that cannot be brought under the limits."""
+
+
 @dataclass
 class _Attempts:
     """The trials made so far, and how to make one more."""
@@ -127,22 +131,25 @@ class _Attempts:
 
     def try_to_make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial | None:
         """As `make`; None if the proposal cannot be brought under the limits."""
-        aim = limits
+        try:
+            return self.make(origin, parameters, limits)
+        except OutOfReach:
+            self._advance()
+            return None
+
+    def make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial:
+        """Project, pin and score one proposal, or take over what is known of the same plan. Raises OutOfReach."""
+        aim, refused = limits, ""
         for _ in range(AIMS):
             try:
                 plan = on_budget(self.methods, parameters, self.profile, aim)
-            except UserError:
-                break
+            except UserError as error:
+                raise OutOfReach(refused or str(error)) from error
             try:
                 return self._score(origin, plan, limits)
             except OverBudget as over:  # the weights, once looked at, take more than shapes alone promised
-                aim = tightened(aim, limits, over.cost)
-        self._advance()
-        return None
-
-    def make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial:
-        """Project, pin and score one proposal, or take over what is known of the same plan."""
-        return self._score(origin, on_budget(self.methods, parameters, self.profile, limits), limits)
+                aim, refused = tightened(aim, limits, over.cost), str(over)
+        raise OutOfReach(refused)
 
     def _score(self, origin: Origin, plan: CompressionPlan, limits: Limits) -> Trial:
         proposal = plan.to_json()

@@ -5,6 +5,20 @@ from pocketpipe.tracking.gates import delivered_metric
 from pocketpipe.tracking.registry import Registry
 
 
+def describe_champions(registry: Registry) -> list[str]:
+    """A text for each registered model: its champion, or why none can be shown. Raises UserError if there is none."""
+    if not registry.names():
+        raise UserError("no model is registered yet: run the compress pipeline first")
+    return [_champion_or_why_not(registry, name) for name in registry.names()]
+
+
+def _champion_or_why_not(registry: Registry, name: str) -> str:
+    try:
+        return describe_champion(registry, name)
+    except UserError as error:
+        return str(error)
+
+
 def describe_champion(registry: Registry, name: str) -> str:
     """The champion of `name`: figures, verdicts, data, files, history. Raises UserError if there is none."""
     champion = registry.champion(name)

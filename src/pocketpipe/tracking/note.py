@@ -139,16 +139,16 @@ def _cost(evaluation: Evaluation) -> str:
 
 def _figures(evaluation: Evaluation) -> str:
     head = ("network", "file", "examples", evaluation.metric_name, "worst class", "agrees with ONNX Runtime", "latency")
-    rows = [_figure_row(subject) for subject in evaluation.subjects]
+    rows = [_figure_row(s, s.worst(higher_is_better=evaluation.higher_is_better)) for s in evaluation.subjects]
     missing = [f"- {_cell(f'{s.name}: {s.not_measured}')}" for s in evaluation.subjects if s.not_measured]
     table = f"**Figures** on {_cell(evaluation.data)}\n\n" + _table(head, rows)
     return "\n".join([table, "", *missing]) if missing else table
 
 
-def _figure_row(subject: Subject) -> Sequence[str]:
+def _figure_row(subject: Subject, worst_class: tuple[str, float] | None) -> Sequence[str]:
     if subject.not_measured:
         return (subject.name, subject.file, "0", "not measured", "", "", "")
-    worst = "" if subject.worst is None else f"{subject.worst[0]}: {metric_text(subject.worst[1])}"
+    worst = "" if worst_class is None else f"{worst_class[0]}: {metric_text(worst_class[1])}"
     latency = "" if subject.latency_ms is None else f"{subject.latency_ms:.3f} ms"
     if subject.latency_ratio is not None:
         latency += f" ({subject.latency_ratio:.2f}x ONNX Runtime's)"

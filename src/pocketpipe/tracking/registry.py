@@ -194,7 +194,8 @@ class Registry:
     def _challenge(self, name: str, version: str, reasons: Sequence[str]) -> None:
         self._get(name, version)
         self.store.client.set_registered_model_alias(name, CHALLENGER, version)
-        self._explain(name, version, CHALLENGER, reasons)
+        before = self._get(name, version).tags.get(OUTCOME, "")
+        self._explain(name, version, before if before.startswith(ROLLED_BACK) else CHALLENGER, reasons)
 
     def _move_back(self, name: str, left: str | None, history: list[str]) -> None:
         client = self.store.client
