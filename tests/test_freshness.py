@@ -137,19 +137,19 @@ def test_every_file_of_the_house_that_is_no_python_belongs_to_a_stage(tmp_path: 
 _STALE_BY_FILE = """
 import json
 from pathlib import Path
-from pocketpipe.lineage.code import code_digest
+from pocketpipe.lineage.code import code_of
 from pocketpipe.targets.base import TARGETS
 
 targets = ("x86_64", "fpga", "armv7", "cortex_m")
 stages = {name: ["pocketpipe.pipelines.compile.nodes", *TARGETS.modules_of(name)] for name in targets}
 stages["report"] = ["pocketpipe.pipelines.report.nodes"]
-before = {stage: code_digest(modules) for stage, modules in stages.items()}
+before = {stage: code_of(modules).digest for stage, modules in stages.items()}
 files = [file for file in Path().rglob("*.*") if file.suffix != ".py" and file.name != "py.typed"]
 stale = {}
 for file in files:
     content = file.read_bytes()
     file.write_bytes(content + b" ")
-    stale[file.as_posix()] = [stage for stage in stages if code_digest(stages[stage]) != before[stage]]
+    stale[file.as_posix()] = [stage for stage in stages if code_of(stages[stage]).digest != before[stage]]
     file.write_bytes(content)
 print(json.dumps(stale))
 """

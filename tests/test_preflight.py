@@ -84,6 +84,46 @@ def test_an_operator_without_integer_form_is_found_before_any_training() -> None
     check_feasible(checked, {"search"})
 
 
+@pytest.mark.parametrize(("compression", "refused"), [(20.0, False), (60.0, True)])
+def test_bytes_that_only_the_graph_leaves_out_of_reach_are_told_before_the_training(
+    compression: float, refused: bool
+) -> None:
+    """Weights alone could be 90 times smaller; with the graph around them the file cannot be 50 times."""
+    asked = parameters() | {"budget": {"compression": compression}}
+    checked = checked_config(asked)
+    if not refused:
+        check_feasible(checked, {"search"})
+        return
+    with pytest.raises(Mistakes, match=r"budget\.compression: 60x asked, 1\.\.47\.\dx reachable"):
+        check_feasible(checked, {"search"})
+
+
+class Patches(nn.Module):
+    """Moves five axes of which no two stay side by side."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.reshape(-1, 2, 2, 2, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64))
+
+
+@NETWORKS.register("patches, for a test")
+def build_patches(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return Patches(outputs)
+
+
+def test_what_the_c_kernels_do_not_move_is_found_before_any_training() -> None:
+    asked = parameters() | {"methods": ["quantization"], "network": {"name": "patches, for a test"}}
+    with pytest.raises(Mistakes) as caught:
+        check_feasible(
+            checked_config({**asked, "targets": ["x86_64", "fpga"], "budget": {"macs": 10**9}}), {"search", "compile"}
+        )
+    (line,) = caught.value.lines
+    assert re.fullmatch(r"targets: fpga: operator '.*' \(Transpose\): 5 axes besides the batch; .*", line)
+
+
 def test_targets_of_integers_want_a_method_that_brings_them() -> None:
     with pytest.raises(Mistakes, match="targets: fpga needs integers: add quantization to methods"):
         checked_config({**parameters(), "targets": ["fpga"], "methods": ["channels"]})

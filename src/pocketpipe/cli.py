@@ -9,7 +9,7 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
 from kedro.utils import find_kedro_project
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from pocketpipe import machine
 from pocketpipe.errors import UserError
@@ -157,14 +157,12 @@ def download(name: str) -> None:
 def champion(name: str | None) -> None:
     """Show the champion of the registered model NAME (all models, if no name is given)."""
     from pocketpipe.datasets.champion import open_registry
-    from pocketpipe.tracking.describe import describe_champion
+    from pocketpipe.tracking.describe import describe_champion, describe_champions
 
     def show() -> None:
         registry = open_registry()
-        if not name and not registry.names():
-            raise UserError("no model is registered yet: run the compress pipeline first")
-        for known in [name] if name else registry.names():
-            click.echo(describe_champion(registry, known))
+        for text in [describe_champion(registry, name)] if name else describe_champions(registry):
+            click.echo(text)
 
     _for_people(show)
 
@@ -191,9 +189,10 @@ def schedule(cron: str, config: str, env: str | None) -> None:
 
     def run() -> None:
         project = _project()
-        _refuse_unknown("recipe (--env)", [env], [folder.name for folder in _recipes(project, {}).glob("*/")])
         if not Path(config).is_file():
             raise UserError(f"--config: {config} is not a file (it counts from {Path.cwd()})")
+        options = (safe_load(Path(config).read_text()) or {}).get("run") or {}
+        _refuse_unknown("recipe (--env)", [env], [folder.name for folder in _recipes(project, options).glob("*/")])
         sys.exit(run_schedule(cron, command, lock=lock))
 
     _for_people(run)

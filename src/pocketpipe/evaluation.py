@@ -12,7 +12,7 @@ from pocketpipe.verdict import Verdict, budget_kept
 class Subject(Value):
     """One thing that was evaluated: a network in PyTorch, the ONNX file, or a delivered library.
 
-    >>> Subject(name="onnx", file="student.onnx", metric=0.97, metric_by_class={"0": 1.0, "8": 0.9}).worst
+    >>> Subject(name="onnx", file="student.onnx", metric=0.97, metric_by_class={"0": 1.0, "8": 0.9}).worst()
     ('8', 0.9)
     """
 
@@ -41,10 +41,12 @@ class Subject(Value):
     not_measured: str | None = None
     """Why there are no figures, and how to get them."""
 
-    @property
-    def worst(self) -> tuple[str, float] | None:
-        """Class with the lowest metric, and that metric."""
-        return min(self.metric_by_class.items(), key=lambda item: item[1]) if self.metric_by_class else None
+    def worst(self, *, higher_is_better: bool = True) -> tuple[str, float] | None:
+        """Class with the worst metric, and that metric."""
+        if not self.metric_by_class:
+            return None
+        choose = min if higher_is_better else max
+        return choose(self.metric_by_class.items(), key=lambda item: item[1])
 
 
 class Evaluation(Value):

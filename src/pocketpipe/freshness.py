@@ -18,7 +18,7 @@ from pocketpipe import machine
 from pocketpipe.config import Config
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.datasets.sources import SourceDataset, Workspace
-from pocketpipe.lineage.code import code_digest, module_closure
+from pocketpipe.lineage.code import code_of
 from pocketpipe.lineage.fingerprint import engine_versions, fingerprint
 from pocketpipe.network import NETWORKS
 from pocketpipe.plan import STEPS
@@ -70,10 +70,12 @@ def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dic
                 outside[name] = _source_digest(catalog[name], config)
         inputs = {name: made_by.get(name) or outside[name] for name in _data_inputs(node)}
         inputs |= _teacher_digests(node, config) | _hosts(node, config)
-        code = code_digest(modules)
+        code = code_of(modules)
         engines = ENGINES.get(stage, ())
-        name = fingerprint(node=node.name, parameters=own, inputs=inputs, code=code, engines=engine_versions(engines))
-        found[node.name] = Ingredients(stage, name, inputs, own, module_closure(modules), code, engines)
+        name = fingerprint(
+            node=node.name, parameters=own, inputs=inputs, code=code.digest, engines=engine_versions(engines)
+        )
+        found[node.name] = Ingredients(stage, name, inputs, own, code.modules, code.digest, engines)
         made_by.update(dict.fromkeys(node.outputs, name))
     return found
 
@@ -86,7 +88,7 @@ def request_fingerprint(found: Mapping[str, Ingredients], config: Config) -> str
     teachers = {str(teacher.weights): teacher.digest(machine.data_root()) for teacher in named}
     modules = [*chain.from_iterable(_named(config).values())]
     modules += chain.from_iterable(NETWORKS.modules_of(teacher.name) for teacher in named)
-    return fingerprint(parameters=config, teachers=teachers, code=code_digest(modules), **sources)
+    return fingerprint(parameters=config, teachers=teachers, code=code_of(modules).digest, **sources)
 
 
 def hand_over(pipeline: Pipeline, catalog: DataCatalog, found: dict[str, Ingredients]) -> None:

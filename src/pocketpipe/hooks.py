@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -23,7 +24,7 @@ from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.freshness import Ingredients, hand_over, ingredients, request_fingerprint
-from pocketpipe.lineage.provenance import provenance_now, read_provenance
+from pocketpipe.lineage.provenance import git_commit, provenance_now, read_provenance
 from pocketpipe.preflight import check_feasible, checked_config
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.terminal import print_verdicts
@@ -87,7 +88,10 @@ class RunHooks:
         hand_over(whole, catalog, self.ingredients)
         if any(node.namespace == "promote" for node in pipeline.nodes):
             _forget_what_was_not_decided(catalog)
-        stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
+        again = not run_params["only_missing_outputs"]  # --all-outputs
+        stale = [node for node in pipeline.nodes if again or not _is_fresh(node, catalog)]
+        for name in (output for node in stale for output in node.outputs):
+            _fresh(catalog, name).replaces = again
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
         request = request_fingerprint(self.ingredients, config)
@@ -178,6 +182,7 @@ class RunHooks:
             log.info("already made: %s", ", ".join(str(node.namespace) for node in nodes))
 
     def _hand_provenance(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        commit = git_commit(Path.cwd())
         for node in pipeline.nodes:
             made_from = self.ingredients[node.name]
             provenance = provenance_now(
@@ -189,6 +194,7 @@ class RunHooks:
                 code=made_from.code,
                 engines=made_from.engines,
                 run=self._tracker().run_id,
+                commit=commit,
             )
             for output in node.outputs:
                 _fresh(catalog, output).provenance = provenance

@@ -4,7 +4,7 @@ form that can be compiled, which takes seconds to tell, once the rest is right."
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +16,13 @@ from pocketpipe.budget import Budget
 from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.network import NETWORKS, NetworkChoice
 from pocketpipe.plan import STEPS, MethodChoice, Step, is_step, order_mistakes
 from pocketpipe.profile import NetworkProfile
+from pocketpipe.search.feasibility import reach, refuse_impossible
 from pocketpipe.search.settings import SearchSettings
-from pocketpipe.targets.base import TARGETS, Target
+from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.native import NativeTarget
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import TASKS, TaskChoice
@@ -29,6 +31,8 @@ from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, T
 
 S = TypeVar("S")
 
+GRAPH_BYTES = 250
+"""Of an exported file for each layer and each tensor, more than any network of ours has: nodes, names, scales."""
 FREE_MEGABYTES = 200
 """Room that the outputs of a small run take, MLflow's copies included."""
 
@@ -234,24 +238,40 @@ def _check_data(choice: TaskChoice) -> None:
 def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request, stages: set[str]) -> None:
     """Build the network, load given weights, trace it and hold the budget against what is reachable."""
     from pocketpipe.compression.tracing import profile_of
-    from pocketpipe.networks.weights import read_weights
-    from pocketpipe.search.feasibility import refuse_impossible
+    from pocketpipe.exporting.onnx import export_onnx
+    from pocketpipe.networks.weights import with_weights_of
+    from pocketpipe.training.answers import answer_shape
 
     task = task_choice.build(machine.data_root())
     network = network_choice.fresh()
     weights = network_choice.weights_path(machine.data_root())
     if weights is not None:
-        network = replace(network, state=read_weights(weights))
+        network = with_weights_of(weights, network, task)
     built = network.build(task)
     profile = profile_of(built, task.input_shape)
     if "compile" in stages and not any(":" in name for name in request.targets):  # a target of one's own may take them
         _refuse_recurrent_modules(network_choice.name, profile)
+    answer = answer_shape(built, task.input_shape) if stages & STAGES_WITH_TEACHERS else ()
     for section, recipe in request.recipes:
+        if recipe.distillation is not None and stages & STAGES_WITH_TEACHERS:
+            with _within(section):
+                recipe.distillation.check(answer, len(task.labels))
         if recipe.progressive_resizing is not None:
             with _within(section):
                 recipe.progressive_resizing.check(built, task.input_shape)
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
-        refuse_impossible(profile, [method.step() for method in request.methods], request.budget)
+        methods = [method.step() for method in request.methods]
+        refuse_impossible(profile, methods, request.budget)
+        if not _reaches_with_room(profile, methods, request.budget):
+            onnx = export_onnx(built, task.input_shape)
+            refuse_impossible(profile.in_file_of(len(onnx)), methods, request.budget)
+
+
+def _reaches_with_room(profile: NetworkProfile, methods: list[Step], budget: Budget) -> bool:
+    """Whether the budget is reached even if a file's graph takes more than any that we know: its size is not known
+    before the network is exported, which takes seconds."""
+    most = GRAPH_BYTES * (len(profile.layers) + len(profile.buffers))
+    return reach(profile.model_copy(update={"file_overhead": most}), methods, budget).feasible
 
 
 def _refuse_recurrent_modules(name: str, profile: NetworkProfile) -> None:
@@ -273,7 +293,7 @@ def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, requ
     from pocketpipe.integer.lowering import lower
 
     quantization = next((step for method in request.methods if (step := method.step()).brings_integers), None)
-    lowering = [name for name in request.targets if _lowers(TARGETS.resolve(name))]
+    lowering = [name for name in request.targets if TARGETS.resolve(name).lowers]
     if quantization is None or not lowering:
         return
     task = task_choice.build(machine.data_root())
@@ -281,7 +301,15 @@ def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, requ
         quantized = quantization.apply(network_choice.fresh().build(task), task)
     except UserError:
         return  # the plan itself does not fit the network, which is said elsewhere
-    yield from _said(f"targets: {', '.join(lowering)}", lambda: lower(export_onnx(quantized.eval(), task.input_shape)))
+    graphs: list[IntegerGraph] = []
+
+    def lowered() -> None:
+        graphs.append(lower(export_onnx(quantized.eval(), task.input_shape)))
+
+    yield from _said(f"targets: {', '.join(lowering)}", lowered)
+    for graph in graphs:
+        for name in lowering:
+            yield from _said(f"targets: {name}", partial(TARGETS.resolve(name).check_integers, graph))
 
 
 def _check_export(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> Iterator[str]:
@@ -309,11 +337,6 @@ def _check_trainer(settings: TrainerSettings) -> None:
     accelerator(settings)
 
 
-def _lowers(target: Target) -> bool:
-    """Whether it makes integers of a quantized file, rather than take that as it is."""
-    return target.integer_only or type(target).compile_integers is not Target.compile_integers
-
-
 @contextmanager
 def _within(section: str) -> Iterator[None]:
     """Say which section a mistake is in."""
@@ -325,10 +348,9 @@ def _within(section: str) -> Iterator[None]:
 
 def _check_teacher(task_choice: TaskChoice, teacher: FurtherTeacher) -> None:
     """Build it and load its weights."""
-    from pocketpipe.networks.weights import read_weights
+    from pocketpipe.networks.weights import with_weights_of
 
-    weights = read_weights(teacher.path(machine.data_root()))
-    replace(teacher.fresh(), state=weights).build(task_choice.build(machine.data_root()))
+    with_weights_of(teacher.path(machine.data_root()), teacher.fresh(), task_choice.build(machine.data_root()))
 
 
 def _weights_missing(network: NetworkChoice, where: str) -> list[str]:

@@ -2,14 +2,22 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from end_to_end.forked import Forked
+
 PROJECT = Path(__file__).parents[2]
+
+Running = subprocess.Popen[str] | Forked
 
 SHORT = (
     "teacher.epochs=4,teacher.warmup_epochs=1,teacher.batch_size=128,search.trials=3,search.controls=1,search.finalists=2,"
@@ -18,8 +26,9 @@ SHORT = (
 )
 """Seconds, and an accuracy that is not asked much of."""
 
-FLOAT = "methods=[channels],budget.compression=2.0,targets=- x86_64"
-"""Without integers, which take longer to search for, and for one target. Kedro splits at commas: lists are in lines."""
+FLOAT = "network.name=lenet,methods=[channels],budget.compression=2.0,targets=- x86_64"
+"""A small network without integers, which take longer to search for, and for one target. Kedro splits at commas: lists
+are in lines."""
 
 QUICK = f"{SHORT},{FLOAT}"
 """The recipe of most tests."""
@@ -43,8 +52,10 @@ class House:
 
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
+    cold: bool = False
+    """Whether commands start as users start them, imports and all."""
 
-    def start(self, module: str, *arguments: str, program: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    def start(self, module: str, *arguments: str, program: tuple[str, ...] = ()) -> Running:
         """Start `python -m module ...` (or `python program ...`) as a process group of its own, without waiting."""
         environment = os.environ | {
             "POCKETPIPE_OUTPUT": str(self.output),
@@ -52,6 +63,10 @@ class House:
             "COLUMNS": "200",
             **self.environment,
         }
+        if not program and not self.cold:
+            log, name = tempfile.mkstemp(dir=self.output.parent, prefix="said-")
+            os.close(log)
+            return Forked(module, arguments, environment, PROJECT, Path(name))
         return subprocess.Popen(
             [sys.executable, *(program or ("-m", module)), *arguments],
             cwd=PROJECT,
@@ -62,9 +77,7 @@ class House:
             start_new_session=True,
         )
 
-    def start_run(
-        self, pipeline: str, parameters: str = "", *more: str, program: tuple[str, ...] = ()
-    ) -> "subprocess.Popen[str]":
+    def start_run(self, pipeline: str, parameters: str = "", *more: str, program: tuple[str, ...] = ()) -> Running:
         """Start a pipeline with the quick recipe."""
         chosen = ",".join(filter(None, [QUICK, parameters]))
         return self.start("kedro", "run", "--pipeline", pipeline, "--params", chosen, *more, program=program)
@@ -98,8 +111,21 @@ def digests(house: House) -> dict[str, str]:
     }
 
 
-def _finish(process: "subprocess.Popen[str]") -> Finished:
+def kill_when(house: House, parameters: str, reached: Callable[[], bool]) -> None:
+    """Start `compress`, and kill -9 it and all that it started as soon as `reached` says so."""
+    process = house.start_run("compress", parameters)
+    deadline = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run never came so far"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _finish(process: Running) -> Finished:
     out, _ = process.communicate(timeout=900)
+    assert process.returncode is not None
     return Finished(process.returncode, out)
 
 

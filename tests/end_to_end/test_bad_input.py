@@ -103,7 +103,10 @@ def a_file_as_output(data: Path) -> None:
     (data / "occupied").write_text("a file where the output folder should be")
 
 
-FOLDER = "task.name=image_folder,task.options.path=photos,task.options.size=8"
+PLAIN = "network.name=lenet,methods=[channels],targets=[x86_64]"
+"""Nothing about the network takes time to check."""
+FOLDER = f"task.name=image_folder,task.options.path=photos,task.options.size=8,{PLAIN}"
+ARCHIVE = f"task.name=cifar10,{PLAIN}"
 
 CASES = {
     "unknown key": Case("budget.speed_up=2", "budget.speed_up: 2", "speedup"),
@@ -144,9 +147,9 @@ CASES = {
     "pickle as weights": Case("network.weights=w.pt", "w.pt", prepare=evil_weights),
     "truncated weights": Case("network.weights=w.safetensors", "w.safetensors", prepare=torn_weights),
     "no data set": Case("task.name=cifar10,network.name=resnet20", "cifar-10", "POCKETPIPE_DATA"),
-    "truncated archive": Case("task.name=cifar10", "cifar-10-python.tar.gz", prepare=torn_archive),
-    "wrong checksum": Case("task.name=cifar10", "cifar-10-python.tar.gz", "MD5", prepare=foreign_archive),
-    "archive that climbs out": Case("task.name=cifar10", "../escaped", prepare=climbing_archive),
+    "truncated archive": Case(ARCHIVE, "cifar-10-python.tar.gz", prepare=torn_archive),
+    "wrong checksum": Case(ARCHIVE, "cifar-10-python.tar.gz", "MD5", prepare=foreign_archive),
+    "archive that climbs out": Case(ARCHIVE, "../escaped", prepare=climbing_archive),
     "no such folder": Case(FOLDER, "photos"),
     "one unreadable image": Case(FOLDER, "7.png", prepare=one_unreadable),
     "a class with one image": Case(FOLDER, "dog", prepare=a_lonely_class),
@@ -158,7 +161,7 @@ CASES = {
     "nothing can be slimmed": Case(
         "network.name=own.networks:rigid,methods=[channels],targets=[x86_64]", "reachable", "left whole", "view"
     ),
-    "runs kept as plain files": Case("", "MLFLOW_TRACKING_URI", "sqlite", MLFLOW_TRACKING_URI="file:./mlruns"),
+    "runs kept as plain files": Case(PLAIN, "MLFLOW_TRACKING_URI", "sqlite", MLFLOW_TRACKING_URI="file:./mlruns"),
 }
 
 
@@ -241,6 +244,16 @@ def test_a_recipe_that_is_no_yaml(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "gru/parameters.yml, unable to read line" in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+def test_a_schedule_knows_the_recipes_that_its_run_file_names(tmp_path: Path) -> None:
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    run_file = tmp_path / "retrain.yml"
+    run_file.write_text(f"run: {{pipelines: retrain, conf_source: {tmp_path / 'recipes'}}}")
+    for env, said in (("mien", "recipe (--env): 'mien' is unknown; known: mine"), ("mine", "cron: 'never'")):
+        result = CliRunner().invoke(cli, ["schedule", "--cron", "never", "--config", str(run_file), "--env", env])
+        assert result.exit_code == 2
+        assert said in result.output
 
 
 def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

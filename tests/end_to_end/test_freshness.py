@@ -1,10 +1,12 @@
 """What is fresh is not made again, what is not is: budget A, then B, then A; one parameter; one stage."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from end_to_end.conftest import House, digests
+from end_to_end.conftest import House, digests, kill_when
 
 ALL = [
     "data", "teacher", "profile", "sparsify", "search", "finetune",
@@ -15,7 +17,7 @@ ALL = [
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> House:
     """A house in which the quick recipe ran once."""
-    house = House(tmp_path_factory.mktemp("fresh") / "output")
+    house = House(tmp_path_factory.mktemp("fresh") / "output", cold=True)
     run = house.run()
     assert run.code == 0, run.out
     assert run.stages() == ALL
@@ -29,10 +31,31 @@ def test_the_same_again_makes_nothing(made: House) -> None:
     assert "Budget kept" in again.out, "the verdicts are shown all the same"
 
 
-def test_one_finetuning_parameter_rebuilds_finetune_and_what_follows(made: House) -> None:
-    run = made.run("compress", "finetune.learning_rate=0.04")
-    assert run.code == 0, run.out
-    assert run.stages() == ALL[ALL.index("finetune") :]
+def test_a_finetuning_parameter_rebuilds_what_follows_and_a_kill_there_changes_nothing(
+    made: House, tmp_path: Path
+) -> None:
+    """To the byte. Kills in other stages: `test_interruptions`."""
+    house = House(tmp_path / "output")
+    shutil.copytree(made.output, house.output, symlinks=True, ignore=shutil.ignore_patterns("mlflow*", "workspaces"))
+    longer = "finetune.learning_rate=0.03,finetune.epochs=40"
+    rest = ALL[ALL.index("finetune") :]
+    uninterrupted = made.run("compress", longer)
+    assert uninterrupted.stages() == rest, uninterrupted.out
+
+    made_before = set(house.output.glob("finetune/*/*"))
+    kill_when(house, longer, lambda: _finetuning(house.output / "workspaces"))
+    assert set(house.output.glob("finetune/*/*")) == made_before
+
+    again = house.run("compress", longer)
+    assert again.code == 0, again.out
+    assert again.stages() == rest
+    assert digests(house) == digests(made)
+
+
+def _finetuning(work: Path) -> bool:
+    """The first epochs are checkpointed."""
+    curves = work.glob("finetune/*/curves.json")
+    return any(len(json.loads(file.read_text()).get("train_loss", [])) >= 2 for file in curves)
 
 
 @pytest.mark.slow
@@ -62,8 +85,16 @@ def test_one_stage_alone_finds_its_inputs(made: House) -> None:
     fresh = made.run("compress", "", "--namespaces", "export")
     assert fresh.code == 0, fresh.out
     assert fresh.stages() == []
+    before = provenance(made)
     forced = made.run("compress", "", "--namespaces", "export", "--all-outputs")
     assert forced.stages() == ["export"], forced.out
+    assert "already made" not in forced.out
+    assert provenance(made)["run"] != before["run"]
+
+
+def provenance(house: House) -> dict[str, str]:
+    """Where the student's ONNX file comes from."""
+    return dict(json.loads((house.latest("student_onnx") / "provenance.json").read_text()))
 
 
 @pytest.mark.slow

@@ -23,8 +23,10 @@ def runs(house: House) -> list[Any]:
     return list(reversed(store.client.search_runs([store.experiment_id])))
 
 
-def test_a_missed_budget_keeps_its_files_and_says_what_would_pass(house: House) -> None:
-    missed = house.run("compress", f"{EASY},budget.minimum_metric=1.01")
+def test_own_task_network_and_step_go_through_the_chain_and_a_missed_budget_keeps_their_files(house: House) -> None:
+    """Through all doors at once; MLflow, report and the second run say what was missed."""
+    own = f"{EASY},task.options.count=240,network.options.width=12,methods=[own.steps:Evenly],budget.compression=1.5"
+    missed = house.run("compress", f"{own},budget.minimum_metric=1.01")
     assert missed.code == 1, missed.out
     assert missed.stages()[-1] == "promote"
     assert "no plan that was tried" in missed.out
@@ -33,12 +35,22 @@ def test_a_missed_budget_keeps_its_files_and_says_what_would_pass(house: House) 
     (top,) = [run for run in runs(house) if "mlflow.parentRunId" not in run.data.tags]
     assert top.data.tags["budget_kept"] == "false"
     assert "challenger" in top.data.tags["promotion"]
-    again = house.run("compress", f"{EASY},budget.minimum_metric=1.01")
+    again = house.run("compress", f"{own},budget.minimum_metric=1.01")
     assert again.code == 1, "the verdict is the same when nothing is made again"
     assert again.stages() == []
 
+    plan = json.loads((house.latest("plan") / "plan.json").read_text())
+    assert [step["kind"] for step in plan] == ["own.steps:Evenly"]
+    network = json.loads((house.latest("student") / "network" / "network.json").read_text())
+    assert network["reference"] == "own.networks:build"
+    assert network["options"] == {"width": 12}
+    metadata = json.loads((house.latest("deliveries") / "content" / "x86_64" / "metadata.json").read_text())
+    assert metadata["task"] == "own.tasks:build"
+    assert metadata["labels"] == ["bar", "cross", "square"]
+
 
 def test_the_default_delivers_the_same_integers_to_every_target(house: House) -> None:
+    house.cold = True
     run = house.run_default("search.trials=1,search.controls=0,search.finalists=1,search.ladder=[],finetune.epochs=2")
     assert run.code == 0, run.out
     evaluation = json.loads((house.latest("evaluation") / "value.json").read_text())

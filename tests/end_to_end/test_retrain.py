@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from end_to_end.conftest import House
+from end_to_end.conftest import House, Running
 from own.tasks import SHAPES, Shapes
 
 OWN = (
@@ -82,7 +81,7 @@ def test_new_classes_start_anew(house: House) -> None:
     assert "version 2 is the champion" in house.pocketpipe("champion", MODEL).out
 
 
-def wait_for(house: House, stage: str, process: "subprocess.Popen[str]") -> None:
+def wait_for(house: House, stage: str, process: Running) -> None:
     """Until `stage` has its workspace for this run: everything before it is made."""
     before = set(house.output.glob(f"workspaces/{stage}/*"))
     deadline = time.monotonic() + 300

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.encodings import decode, encode
+from pocketpipe.exporting.files import pack_file
 from pocketpipe.exporting.packing import pack, packed, unpack
 from pocketpipe.exporting.protobuf import tensor_spans
 
@@ -229,6 +230,18 @@ def test_foreign_files_are_refused_in_one_line(content: bytes) -> None:
     with pytest.raises(UserError, match="not a file that pocketpipe packed") as error:
         unpack(content)
     assert "\n" not in str(error.value)
+
+
+def test_weights_in_files_beside_it_are_not_left_behind_in_silence(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((8, 8), np.float32), "weight")
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "weight"], ["y"])], "g", [shape], [out], [weight])
+    file = tmp_path / "model.onnx"
+    onnx.save_model(helper.make_model(graph), file, save_as_external_data=True, size_threshold=0)
+    with pytest.raises(UserError, match=r"model\.onnx: weights lie in other files beside it"):
+        pack_file(file, None, overwrite=False)
+    assert not (tmp_path / "model.packed.safetensors").exists()
 
 
 def test_another_version_is_named() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pocketpipe.errors import UserError
-from pocketpipe.lineage.code import code_digest, module_closure
+from pocketpipe.lineage.code import code_of
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def digest(user: Path) -> str:
-    return code_digest([f"{user.name}.networks"])
+    return code_of([f"{user.name}.networks"]).digest
 
 
 def test_closure_follows_every_form_of_import(user: Path) -> None:
     name = user.name
-    closure = module_closure([f"{name}.networks"])
+    closure = code_of([f"{name}.networks"]).modules
     assert {module for module in closure if not module.startswith("pocketpipe")} == {
         name,
         f"{name}.networks",
@@ -75,7 +75,7 @@ def test_closure_follows_every_form_of_import(user: Path) -> None:
 
 
 def test_closure_is_found_without_importing(user: Path) -> None:
-    module_closure([f"{user.name}.networks"])
+    code_of([f"{user.name}.networks"])
     assert not any(module.startswith(user.name) for module in sys.modules)
 
 
@@ -88,7 +88,7 @@ def test_closure_covers_what_the_importer_loads(module: str) -> None:
     loaded = json.loads(
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     )
-    assert set(loaded) <= set(module_closure([module]))
+    assert set(loaded) <= set(code_of([module]).modules)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_edits_that_do_not_count(user: Path, file: str, old: str, new: str) -> N
 
 
 def test_same_code_elsewhere_has_the_same_digest(user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = f"from pocketpipe.lineage.code import code_digest; print(code_digest(['{user.name}.networks']))"
+    script = f"from pocketpipe.lineage.code import code_of; print(code_of(['{user.name}.networks']).digest)"
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     before = digest(user)
@@ -145,7 +145,7 @@ def test_module_named_in_a_text_is_followed(user: Path) -> None:
     """What is started as `python -m NAME` is part of the stage, though no import names it."""
     before = digest(user)
     edit(user / "late.py", "depth = 2", f"depth = 2\nWORKER = '{user.name}.unrelated'")
-    assert f"{user.name}.unrelated" in module_closure([f"{user.name}.networks"])
+    assert f"{user.name}.unrelated" in code_of([f"{user.name}.networks"]).modules
     assert digest(user) != before
 
 
@@ -195,29 +195,29 @@ def test_what_the_house_names_is_no_file_of_the_users(user: Path) -> None:
 
 def test_lazy_attributes_of_a_package_are_not_followed() -> None:
     """`pocketpipe.load` is offered by every import of pocketpipe; a change of the loader must not retrain a teacher."""
-    assert module_closure(["pocketpipe"]) == ("pocketpipe",)
+    assert code_of(["pocketpipe"]).modules == ("pocketpipe",)
 
 
 def test_installed_module_counts_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = code_digest(["torch.nn"])
-    assert module_closure(["torch.nn"]) == ("torch.nn",)
+    before = code_of(["torch.nn"]).digest
+    assert code_of(["torch.nn"]).modules == ("torch.nn",)
     monkeypatch.setattr("pocketpipe.lineage.code.metadata.version", lambda name: "0.0.1")
-    assert code_digest(["torch.nn"]) != before
+    assert code_of(["torch.nn"]).digest != before
 
 
 def test_packages_that_the_users_modules_import_count_by_their_version(
     user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = digest(user)  # its networks import torch
-    house = code_digest(["pocketpipe.training.module"])
+    house = code_of(["pocketpipe.training.module"]).digest
     monkeypatch.setattr("pocketpipe.lineage.code.metadata.version", lambda name: "0.0.1")
     assert digest(user) != before
-    assert code_digest(["pocketpipe.training.module"]) == house, "engines of the house are named by stage"
+    assert code_of(["pocketpipe.training.module"]).digest == house, "engines of the house are named by stage"
 
 
 def test_missing_module_is_named() -> None:
     with pytest.raises(UserError, match=r"'no_such_module\.networks'.*not found"):
-        code_digest(["no_such_module.networks"])
+        code_of(["no_such_module.networks"])
 
 
 def test_broken_source_is_named_with_its_line(user: Path) -> None:

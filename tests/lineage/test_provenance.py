@@ -41,7 +41,7 @@ def made(project: Path) -> Provenance:
         stage="finetune",
         engines=["numpy", "torch"],
         run="run-1",
-        project=project,
+        commit=git_commit(project),
     )
 
 

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from pocketpipe.reporting.drawing import PALETTE
+from pocketpipe.reporting.figures import figures
+from pocketpipe.reporting.findings import Findings
 from pocketpipe.reporting.report import render
 from reporting.sample import QEMU, TEST, VAL, findings
 
@@ -20,6 +23,23 @@ VOID = {"meta", "br", "img", "link", "hr", "input"}
 FETCHING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
 WARNING = "the given weights have most likely seen val"
 NEAREST = "trial 26 (ladder): 1.21x fewer MACs, accuracy 0.9705"
+
+
+@cache
+def drawn_once() -> dict[str, str]:
+    """The figures of the sample; to draw them takes seconds."""
+    return figures(findings())
+
+
+@pytest.fixture
+def same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what a page says, whatever it shows."""
+    monkeypatch.setattr("pocketpipe.reporting.report.figures", lambda case: drawn_once())
+
+
+def error_rate(case: Findings) -> Findings:
+    """The same with a metric of which less is better."""
+    return replace(case, evaluation=case.evaluation.model_copy(update={"higher_is_better": False}))
 
 
 class Page(HTMLParser):
@@ -99,10 +119,20 @@ def test_every_verdict_and_subject_is_shown_with_its_file(kept: str) -> None:
         row = f"{verdict.requirement} {verdict.asked} {verdict.got} {verdict.file} ✓ {verdict.status}"
         assert squeezed(row) in squeezed(text)
     for subject in evaluation.subjects:
-        assert subject.worst is not None
+        worst = subject.worst()
+        assert worst is not None
         assert subject.metric is not None
-        row = f"{subject.name} {subject.file} {subject.examples} {subject.metric:.4f} {subject.worst[0]}"
+        row = f"{subject.name} {subject.file} {subject.examples} {subject.metric:.4f} {worst[0]}"
         assert squeezed(row) in squeezed(text)
+
+
+@pytest.mark.usefixtures("same_figures")
+def test_the_worst_class_is_the_one_with_the_highest_error() -> None:
+    case = error_rate(findings())
+    subject = case.evaluation.subject("onnx")
+    highest = max(subject.metric_by_class, key=lambda name: subject.metric_by_class[name])
+    row = f"{subject.name} {subject.file} {subject.examples} {subject.metric:.4f} {highest}"
+    assert squeezed(row) in squeezed(Page(render(case)).text)
 
 
 def test_integers_and_sizes_on_the_device_are_shown(kept: str) -> None:
@@ -120,6 +150,7 @@ def test_kept_budget_is_the_first_thing_said(kept: str) -> None:
     assert VAL in text
 
 
+@pytest.mark.usefixtures("same_figures")
 def test_standard_error_of_the_metric_is_that_of_a_proportion(kept: str) -> None:
     share = 351 / 360  # 0.9750
     assert f"±{(share * (1 - share) / 359) ** 0.5:.4f}" in Page(kept).text
@@ -127,6 +158,7 @@ def test_standard_error_of_the_metric_is_that_of_a_proportion(kept: str) -> None
     assert "cannot tell which" not in render(findings(drop=0.05))
 
 
+@pytest.mark.usefixtures("same_figures")
 def test_failed_budget_names_what_failed_and_the_nearest_plan() -> None:
     text = Page(render(findings(drop=0.0194, nearest=NEAREST, warnings=(WARNING, WARNING)))).text
     assert "Budget not kept accuracy_drop: asked accuracy drop <= 0.0100, got +0.0194" in text
@@ -136,10 +168,12 @@ def test_failed_budget_names_what_failed_and_the_nearest_plan() -> None:
     assert text.index("✗ failed") < text.index("✓ passed"), "what needs attention comes first"
 
 
+@pytest.mark.usefixtures("same_figures")
 def test_failed_budget_without_a_passing_plan_says_so() -> None:
     assert "No plan that was tried passes" in Page(render(findings(drop=0.0194))).text
 
 
+@pytest.mark.usefixtures("same_figures")
 def test_unmeasured_target_is_shown_with_the_way_to_measure_it() -> None:
     text = Page(render(findings(arm_measured=False))).text
     assert "Budget kept as far as it was measured" in text
@@ -173,6 +207,7 @@ def test_given_weights_have_no_curves() -> None:
     assert "training-finetune" in page.ids
 
 
+@pytest.mark.usefixtures("same_figures")
 def test_controls_are_marked_before_fine_tuning_unless_they_got_it(kept: str) -> None:
     case = findings()
     uniform = next(trial for trial in case.trials if trial.origin == "uniform")
@@ -182,6 +217,7 @@ def test_controls_are_marked_before_fine_tuning_unless_they_got_it(kept: str) ->
     assert f"{row} 0.9321" in Page(render(replace(case, trials=tuned))).text
 
 
+@pytest.mark.usefixtures("same_figures")
 def test_request_plan_and_digests_are_there_to_repeat_the_run(kept: str) -> None:
     case, text = findings(), Page(kept).text
     assert "budget: {speedup: 2.5, compression: 2.0, accuracy_drop: 0.01}" in text

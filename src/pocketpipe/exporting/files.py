@@ -5,7 +5,7 @@ from pathlib import Path
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.bits import Damaged
 from pocketpipe.exporting.packing import SUFFIX, Packed, packed, unpack
-from pocketpipe.exporting.protobuf import tensor_spans
+from pocketpipe.exporting.protobuf import WeightsElsewhere, tensor_spans
 from pocketpipe.exporting.transport import packed_name
 from pocketpipe.storage import replacing
 
@@ -20,6 +20,8 @@ def pack_file(file: Path, output: Path | None, *, overwrite: bool) -> tuple[Pack
     content = file.read_bytes()
     try:
         tensor_spans(content)
+    except WeightsElsewhere as error:
+        raise UserError(f"{file}: {error}; save it in one file (onnx.save_model) first") from error
     except Damaged as error:
         raise UserError(f"{file}: not an ONNX file, or not the whole of it ({error})") from error
     made = packed(content)

@@ -22,7 +22,8 @@ _INSIDE: dict[str, dict[int, str]] = {
 }
 """onnx.proto: by message, the fields that lead to tensors."""
 
-_DIMS, _DATA_TYPE, _NAME = 1, 2, 8
+_DIMS, _DATA_TYPE, _NAME, _DATA_LOCATION = 1, 2, 8, 14
+_EXTERNAL = 1
 _CONTENT = {4: 4.0, 9: None, 10: 8.0}
 """Fields of a TensorProto that hold its numbers as they lie in memory: float_data, raw_data, double_data."""
 _ELEMENT_SIZES = {
@@ -32,6 +33,12 @@ _ELEMENT_SIZES = {
     **dict.fromkeys((7, 11, 13, 14), 8.0),  # int64, double, uint64, complex64
     **dict.fromkeys((21, 22, 23), 0.5),  # uint4, int4, float4
 }
+
+
+class WeightsElsewhere(Damaged):
+    """Numbers of the file are in other files."""
+
+
 DEEPEST = 64
 """Graphs within graphs; more is no ONNX file."""
 
@@ -53,7 +60,10 @@ class Span:
 
 
 def tensor_spans(onnx: bytes) -> list[Span]:
-    """Where tensors' numbers lie in the file, ascending. Raises Damaged for what is not an ONNX file, or cut off."""
+    """Where tensors' numbers lie in the file, ascending. Raises Damaged for what is not an ONNX file, or cut off.
+
+    Raises WeightsElsewhere where numbers are not in it.
+    """
     spans: list[Span] = []
     fields = _walk(Cursor(onnx), "Model", spans, DEEPEST)
     if 7 not in fields:
@@ -77,6 +87,8 @@ def _walk(cursor: Cursor, message: str, spans: list[Span], depth: int) -> set[in
                 data_type = value
             elif message == "Tensor" and field == _DIMS:
                 rows = rows or value
+            elif message == "Tensor" and (field, value) == (_DATA_LOCATION, _EXTERNAL):
+                raise WeightsElsewhere("weights lie in other files beside it")
         elif wire in (_FIXED64, _FIXED32):
             cursor.skip(8 if wire == _FIXED64 else 4)
         elif wire == _BYTES:

@@ -12,6 +12,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +24,23 @@ from pocketpipe.lineage.source import ParsedSource, read_source
 HOUSE = "pocketpipe"
 
 
-def code_digest(modules: Iterable[str]) -> str:
-    """SHA-256 over the sources of `modules` and of all modules of pocketpipe and of the user that they import.
+@dataclass(frozen=True)
+class Code:
+    """The code that some modules depend on."""
+
+    digest: str
+    """SHA-256 over the sources."""
+    modules: tuple[str, ...]
+    """Names of all modules that it covers, sorted."""
+
+
+def code_of(modules: Iterable[str]) -> Code:
+    """The sources of `modules` and of all modules of pocketpipe and of the user that they import.
+
+    >>> "pocketpipe.doors" in code_of(["pocketpipe.plan"]).modules
+    True
+    >>> code_of(["collections"]).modules
+    ('collections',)
 
     Comments, layout and docstrings do not count; files of a package that its modules name (templates, C sources) do.
     Of a module among the installed packages only its package's version counts; so does that of packages that the
@@ -34,23 +50,14 @@ def code_digest(modules: Iterable[str]) -> str:
     reached = _follow(modules)
     lines = [f"{name}\0{source if isinstance(source, str) else source.digest}\n" for name, source in reached.items()]
     lines += [f"{name}\0{asset_digest(file)}\n" for name, file in _assets(reached).items()]
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def module_closure(modules: Iterable[str]) -> tuple[str, ...]:
-    """Names of all modules that `code_digest` covers, sorted.
-
-    >>> "pocketpipe.doors" in module_closure(["pocketpipe.plan"])
-    True
-    >>> module_closure(["collections"])
-    ('collections',)
-    """
-    return tuple(sorted(_follow(modules)))
+    digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return Code(digest, tuple(sorted(reached)))
 
 
 def _follow(modules: Iterable[str]) -> dict[str, ParsedSource | str]:
     """Every module reached: its source, or (for an installed one that was asked for by name) its version."""
     reached: dict[str, ParsedSource | str] = {}
+    seen: set[str] = set()
     waiting = []
     for name in modules:
         if _is_followed(name.partition(".")[0]):
@@ -62,6 +69,9 @@ def _follow(modules: Iterable[str]) -> dict[str, ParsedSource | str]:
             raise UserError(f"module {name!r}: its source is not found, so its changes cannot be noticed")
     while waiting:
         name = waiting.pop()
+        if name in seen:  # before its file is looked for: most names come up many times
+            continue
+        seen.add(name)
         path = _locate(name)
         if name in reached or path is None:  # `from package import attribute` names no module
             continue

@@ -67,9 +67,9 @@ def provenance_now(
     code: str = "",
     engines: Iterable[str] = (),
     run: str | None = None,
-    project: Path | None = None,
+    commit: Commit | None = None,
 ) -> Provenance:
-    """Provenance of what is being made now, here. `project` is the folder whose git commit counts (default: cwd)."""
+    """Provenance of what is being made now, here, by code at `commit`."""
     return Provenance(
         fingerprint=fingerprint,
         inputs=dict(inputs),
@@ -80,7 +80,7 @@ def provenance_now(
         engines=engine_versions(engines),
         when=datetime.now(UTC).replace(microsecond=0),
         run=run,
-        commit=git_commit(project or Path.cwd()),
+        commit=commit,
         python=platform.python_version(),
         platform=f"{sys.platform} {platform.machine()}",  # no host name: files travel
     )
