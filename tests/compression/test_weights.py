@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from compression.odd_networks import ODD
 from compression.zoo import DIGIT, zoo
+from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import bare, laid_on, lay_on, original_of, owner, set_weight, weight_of
 from pocketpipe.errors import UserError
@@ -108,3 +109,31 @@ def test_what_lies_on_weights_is_no_layer_of_the_profile() -> None:
     for layer in ("conv1", "linear"):
         lay_on(network, layer, Times(torch.ones_like(weight_of(network, layer))))
     assert profile_of(network, DIGIT) == profile_of(zoo("resnet8", DIGIT), DIGIT)
+
+
+class OnScale(nn.Module):
+    """Multiples of a scale that it holds: a tensor of its own, not of the weight's shape."""
+
+    replaces_weight = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(0.125))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight / self.scale).round() * self.scale
+
+
+def test_what_replaces_a_weight_by_tensors_of_its_own_hides_no_layer() -> None:
+    plain = zoo("resnet8", DIGIT)
+    network = copy.deepcopy(plain)
+    for layer in profile_of(plain, DIGIT).layers:
+        lay_on(network, layer.name, OnScale())
+    assert profile_of(network, DIGIT) == profile_of(plain, DIGIT)
+    widths = {group.name: group.channels // 2 for group in profile_of(plain, DIGIT).slimmable}
+    channels = {name: tuple(range(width)) for name, width in widths.items()}
+    task = type("Task", (), {"input_shape": DIGIT})
+    slim = ChannelsStep(widths=widths, channels=channels).apply(network, task)
+    weight = weight_of(slim, "layer3.0.conv2")
+    assert len(weight) == 32
+    assert torch.equal(weight * 8, (weight * 8).round())

@@ -47,3 +47,14 @@ def test_given_weights_are_the_teacher_or_where_its_training_starts(weights: Pat
         return float((network.state["0.weight"] - final.state["0.weight"]).abs().max())
 
     assert 0 < moved(trained) < 1e-4 < moved(anew)
+
+
+def test_weights_that_know_hardly_more_than_the_most_frequent_class_are_told(weights: Path, tmp_path: Path) -> None:
+    """Labels in another order, say: the budget's terms are relative to them."""
+    _, record = made(weights, GENTLE, tmp_path / "random")
+    (warning,) = [line for line in record.warnings if "hardly more than the most frequent class" in line]
+    assert "(0.2500)" in warning
+    trained, _ = made(None, TeacherRecipe(**RECIPE.model_dump()), tmp_path / "trained")
+    save_file(dict(trained.state), tmp_path / "good.safetensors")
+    _, record = made(tmp_path / "good.safetensors", GENTLE, tmp_path / "good")
+    assert not [line for line in record.warnings if "hardly" in line]

@@ -130,9 +130,15 @@ def test_nearest_passing_with_an_error_rate():
 
 
 def test_in_words():
-    assert in_words(FRONT[2], 0.98) == (
+    fewer = Budget(speedup=4)
+    assert in_words(FRONT[2], 0.98, fewer) == (
         "trial 2 (ladder): 3.00x fewer MACs, 1.90x smaller file, metric 0.9600 on the selection split "
         "before fine-tuning (teacher 0.9800)"
     )
-    assert "after a short fine-tuning" in in_words(FRONT[3], 0.98)
-    assert in_words(None, 0.98).startswith("no plan that was tried keeps the accuracy")
+    assert "after a short fine-tuning" in in_words(FRONT[3], 0.98, fewer)
+    assert in_words(None, 0.98, fewer).startswith("no plan that was tried keeps the accuracy")
+    small = FRONT[2].model_copy(
+        update={"cost": FRONT[2].cost.model_copy(update={"flash_bytes": 51_200, "peak_ram_bytes": 40_960})}
+    )
+    words = in_words(small, 0.98, Budget(flash_kb={"cortex_m": 40}, ram_kb={"cortex_m": 32}))
+    assert "1.90x smaller file, 50.0 kB of flash, 40.0 kB of RAM, metric" in words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pocketpipe.budget import Budget
+from pocketpipe.budget import KB, Budget
 from pocketpipe.search.trial import Trial
 
 LARGER = 0.97
@@ -40,15 +40,23 @@ def nearest_passing(
     return max(passing, key=nearness, default=None)
 
 
-def in_words(trial: Trial | None, dense_score: float) -> str:
-    """One sentence for the verdicts and the report."""
+def in_words(trial: Trial | None, dense_score: float, budget: Budget) -> str:
+    """One sentence for the verdicts and the report, in the terms of the budget."""
     if trial is None:
         return "no plan that was tried keeps the accuracy asked; relax the budget, or give the search more trials"
     when = "before fine-tuning" if trial.tuned_score is None else "after a short fine-tuning"
     return (
         f"trial {trial.index} ({trial.origin}): {trial.speedup:.2f}x fewer MACs, "
-        f"{trial.compression:.2f}x smaller file, "
+        f"{trial.compression:.2f}x smaller file, {_on_a_device(trial, budget)}"
         f"metric {_score(trial):.4f} on the selection split {when} (teacher {dense_score:.4f})"
+    )
+
+
+def _on_a_device(trial: Trial, budget: Budget) -> str:
+    """What the plan is predicted to take there, where the budget asks."""
+    taken = {"flash": (budget.flash_kb, trial.cost.flash_bytes), "RAM": (budget.ram_kb, trial.cost.peak_ram_bytes)}
+    return "".join(
+        f"{size / KB:.1f} kB of {name}, " for name, (asked, size) in taken.items() if asked and size is not None
     )
 
 

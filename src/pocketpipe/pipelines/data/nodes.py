@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Split, Splits, TaskChoice
 
@@ -21,9 +23,27 @@ def load_data(task_choice: TaskChoice, data_root: Path, seed: int) -> tuple[Spli
             "measured_on": test.name,
             **{f"{_role(split, splits)}_digest": split.digest for split in known},
         },
+        warnings=tuple(line for split in known for line in _sorted_by_class(split)),
         data="; ".join(split.name for split in known),
     )
     return splits, test, record
+
+
+FIRST = 512
+"""Examples that quantization ranges come from; BatchNorm's statistics come from four times as many."""
+
+
+def _sorted_by_class(split: Split) -> tuple[str, ...]:
+    """A line if the first examples, which stages look at for all, lack most of the classes."""
+    if split.targets.ndim != 1 or not np.issubdtype(split.targets.dtype, np.integer):
+        return ()
+    there, first = len(np.unique(split.targets)), len(np.unique(split.targets[:FIRST]))
+    if 2 * first > there:
+        return ()
+    return (
+        f"{split.name}: the first {min(FIRST, len(split)):,} examples have {first} of {there} classes; ranges and "
+        "statistics come from the first ones, so mix the classes (seeded) where the task reads them",
+    )
 
 
 def _role(split: Split, splits: Splits) -> str:

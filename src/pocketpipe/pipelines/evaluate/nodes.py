@@ -191,7 +191,7 @@ def _nearest(trials: list[Trial], search_record: StageRecord, budget: Budget, ta
     dense = search_record.metrics[f"dense_{task.metric_name}"]
     winner = next((trial for trial in trials if trial.index == search_record.facts.get("winner")), None)
     passing = nearest_passing(trials, dense, budget, missed=winner, higher_is_better=task.higher_is_better)
-    return in_words(passing, dense)
+    return in_words(passing, dense, budget)
 
 
 def _record(evaluation: Evaluation, search_record: StageRecord, task: Task) -> StageRecord:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from pocketpipe.champion import Champion
 from pocketpipe.network import NetworkChoice, StoredNetwork
 from pocketpipe.networks.weights import with_weights_of
@@ -13,6 +15,9 @@ from pocketpipe.tasks.contamination import Contamination, contamination
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import TeacherRecipe, TrainerSettings
+
+BETTER_THAN_GUESSING = 0.1
+"""Of what guessing leaves over, the least that weights worth compressing know."""
 
 
 def make_teacher(
@@ -57,7 +62,7 @@ def make_teacher(
         metrics=metrics,
         curves=fitted.curves,
         facts={"start": whence, **(given.facts if given is not None else {}), **fitted.facts},
-        warnings=given.seen.warnings if given is not None else (),
+        warnings=given.warnings if given is not None else (),
         data=splits.selection.name,
     )
 
@@ -69,6 +74,8 @@ class _Given:
     metrics: dict[str, float]
     seen: Contamination
     data: str
+    guessing: tuple[str, ...] = ()
+    """A line if they do hardly better than guessing."""
 
     @classmethod
     def of(cls, network: StoredNetwork, task: Task, splits: Splits) -> Self:
@@ -80,7 +87,12 @@ class _Given:
             sizes={"train": _sample(splits.train), "val": len(splits.val), "holdout": len(splits.holdout or ())},
             higher_is_better=task.higher_is_better,
         )
-        return cls(metrics, seen, "; ".join(split.name for split in _measured_splits(splits)))
+        guessing = _hardly_better_than_guessing(metrics[f"val_{task.metric_name}"], splits.val, task)
+        return cls(metrics, seen, "; ".join(split.name for split in _measured_splits(splits)), guessing)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return (*self.guessing, *self.seen.warnings)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -93,9 +105,26 @@ class _Given:
             headline=f"training skipped, weights given: {_in_words(self.metrics)}",
             metrics=self.metrics,
             facts={"start": start, **self.facts},
-            warnings=self.seen.warnings,
+            warnings=self.warnings,
             data=self.data,
         )
+
+
+def _hardly_better_than_guessing(metric: float, split: Split, task: Task) -> tuple[str, ...]:
+    """A line if given weights have next to nothing of what the most frequent class alone would score.
+
+    Every budget relative to them would be kept by a network that knows nothing.
+    """
+    if not task.higher_is_better or len(task.labels) < 2 or split.targets.ndim != 1:
+        return ()
+    _, counts = np.unique(split.targets, return_counts=True)
+    guessing = float(counts.max() / len(split))
+    if not 0.0 <= metric <= guessing + BETTER_THAN_GUESSING * (1.0 - guessing):
+        return ()
+    return (
+        f"the given weights have {task.metric_name} {metric:.4f} on {split.name}, hardly more than the most frequent "
+        f"class alone ({guessing:.4f}): are preprocessing, order of axes and order of labels those of their training?",
+    )
 
 
 def _metrics(network: StoredNetwork, task: Task, splits: Splits) -> dict[str, float]:
