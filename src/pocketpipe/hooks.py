@@ -88,10 +88,7 @@ class RunHooks:
         hand_over(whole, catalog, self.ingredients)
         if any(node.namespace == "promote" for node in pipeline.nodes):
             _forget_what_was_not_decided(catalog)
-        again = not run_params["only_missing_outputs"]  # --all-outputs
-        stale = [node for node in pipeline.nodes if again or not _is_fresh(node, catalog)]
-        for name in (output for node in stale for output in node.outputs):
-            _fresh(catalog, name).replaces = again
+        stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
         request = request_fingerprint(self.ingredients, config)

@@ -237,7 +237,7 @@ class NetworkProfile(Value):
     @property
     def runs(self) -> tuple[tuple[str, ...], ...]:
         """The blocks, by name, that follow each other directly and are built alike: which of a run go makes no
-        difference to the cost."""
+        difference to the cost, but for what a mask left of their weights."""
         runs: list[list[str]] = []
         forms = {block.name: self._form(block) for block in self.blocks}
         for block in self.blocks:

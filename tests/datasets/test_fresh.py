@@ -41,16 +41,6 @@ def test_the_first_value_of_a_fingerprint_stays(tmp_path: Path) -> None:
     assert dataset.load() == b"one run"
 
 
-def test_what_is_made_again_on_purpose_takes_its_place(tmp_path: Path) -> None:
-    dataset = BytesDataset(str(tmp_path / "onnx"), file="student.onnx")
-    dataset.fingerprint = "aaaa"
-    dataset.save(b"on a busy machine")
-    dataset.replaces = True
-    dataset.save(b"measured again")
-    assert dataset.load() == b"measured again"
-    assert (tmp_path / "onnx" / "latest" / "student.onnx").read_bytes() == b"measured again"
-
-
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     dataset = FolderDataset(str(tmp_path / "deliveries"))
     dataset.fingerprint = "aaaa"

@@ -81,7 +81,7 @@ def _step(name, **options):
 TOGETHER = [
     # What is left out of ResNet-20 comes in whole blocks: above and below the limit in turn.
     ("resnet20", ["blocks", "quantization"], {"speedup": 2.0}, 0.8),
-    # Blocks of other widths, and of other densities, are runs of their own.
+    # Blocks of other widths are runs of their own; of other densities they are not.
     ("resnet20", ["channels", "blocks"], {"speedup": 2.0}, 0.8),
     ("resnet20", ["sparsity", "blocks"], {"speedup": 2.0, "compression": 4.0}, 0.6),
     # MACs are not sparsity's to save, and it comes first.

@@ -28,8 +28,6 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
         self.fingerprint: str | None = None
         self.provenance: Provenance | None = None
         self.metadata = metadata
-        self.replaces = False
-        """Whether what is saved takes the place of what is there already: a person asked for all outputs."""
 
     @property
     def path(self) -> Path:
@@ -51,10 +49,10 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
 
     def save(self, data: T) -> None:
         """Write it; readers never see half of it."""
-        if self._exists() and not self.replaces:
+        if self._exists():
             return  # the same fingerprint means the same content: another run was quicker
         try:
-            with appearing_whole(self.path, first_wins=not self.replaces) as scratch:
+            with appearing_whole(self.path, first_wins=True) as scratch:
                 self._write(data, scratch)
                 if self.provenance is not None:
                     made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})

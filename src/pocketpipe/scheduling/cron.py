@@ -159,12 +159,28 @@ class WallClock:
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
         """As of any trigger."""
         after = (now if previous_fire_time is None else previous_fire_time).astimezone(UTC)
+        shown = after.astimezone(self.zone).replace(tzinfo=UTC)
+        first = self.hands.get_next_fire_time(shown if previous_fire_time is not None else None, shown)
+        if first is None:
+            return None
+        there = first.replace(tzinfo=self.zone)
+        if self._is_even(after) and self._is_even(there):
+            return there
+        return self._while_clocks_change(after, strictly=previous_fire_time is not None)
+
+    def _is_even(self, moment: datetime) -> bool:
+        """Whether no change of the clocks is near."""
+        around = (moment.astimezone(UTC) + way * LARGEST_CHANGE for way in (-1, 0, 1))
+        return len({each.astimezone(self.zone).utcoffset() for each in around}) == 1
+
+    def _while_clocks_change(self, after: datetime, *, strictly: bool) -> datetime | None:
+        """The earliest of all moments that the hands' positions around `after` stand for."""
         found: list[datetime] = []
         last_looked_at = None
         shown = self.hands.get_next_fire_time(None, after.astimezone(self.zone).replace(tzinfo=UTC) - LARGEST_CHANGE)
         while shown is not None and (last_looked_at is None or shown <= last_looked_at):
             moments = self._moments(shown.replace(tzinfo=None))
-            found += [each for each in moments if each > after or (previous_fire_time is None and each == after)]
+            found += [each for each in moments if each > after or (not strictly and each == after)]
             if found and last_looked_at is None:  # hands that stand later may come sooner, while clocks change
                 last_looked_at = shown + LARGEST_CHANGE
             shown = self.hands.get_next_fire_time(shown, shown)

@@ -18,7 +18,9 @@ from pocketpipe.budget import Budget, Limits
 from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.blocks.choice import CRITERIA, Chooser, dissimilarity, taylor
 from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.tracing import profile_of
+from pocketpipe.compression.weights import weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import export_onnx
@@ -452,3 +454,19 @@ def test_layers_of_a_transformer_go(name: str) -> None:
         profile_of(short, shape).cost().macs
         == BlocksStep(keep={runs[0][0]: len(runs[0]) - 1}).predict(profile_of(network, shape)).cost().macs
     )
+
+
+@pytest.mark.parametrize(
+    ("removed", "density"), [(("layer1.0",), 1.0), (("layer1.1",), 0.1), (None, 1.0)], ids=["sparse", "dense", "open"]
+)
+def test_what_a_mask_left_in_a_block_stays_with_it(removed: tuple[str, ...] | None, density: float) -> None:
+    """The first block is sparse, the others are not: which one goes decides about the weights that stay."""
+    densities = {layer.name: 0.1 for layer in PROFILE.layers if layer.name.startswith("layer1.0.")}
+    blocks = BlocksStep(keep={"layer1.0": 2}, removed=removed, criterion="last")
+    plan = CompressionPlan((SparsityStep(protocol="given", densities=densities), blocks))
+    promised = plan.predict(PROFILE)
+    assert promised.layer("layer1.0.conv1").density == pytest.approx(density, abs=0.01)
+    made, _ = plan.carry_out(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)
+    for layer in promised.layers:
+        weight = weight_of(made, layer.name)
+        assert int(weight.count_nonzero()) <= round(layer.density * weight.numel())

@@ -87,7 +87,7 @@ class BlocksStep(Step):
         order = chooser.order(self.criterion, {run: len(run) for run in runs}, sum(map(len, runs)))
         for count in range(len(order) + 1):
             keep = {run[0]: len(set(run) - set(order[:count])) for run in runs}
-            if limits.keeps(profile.without(_vacated(runs, keep)).cost()):
+            if limits.keeps(_left(profile, runs, keep).cost()):
                 return (keep,)
         return ()
 
@@ -123,7 +123,7 @@ class BlocksStep(Step):
         keep, gone = _whole(runs), list[str]()
 
         def cost_kept(keep: Kept) -> bool:
-            return limits.keeps(profile.without(_vacated(runs, keep)).cost())
+            return limits.keeps(_left(profile, runs, keep).cost())
 
         for name in _order_on_the_way(keep, self._kept(runs)):
             if cost_kept(keep):
@@ -140,7 +140,7 @@ class BlocksStep(Step):
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with fewer blocks in each run, at the end of which places are empty then."""
         self._refuse_misfits(profile)
-        return profile.without(_vacated(profile.runs, self._kept(profile.runs)))
+        return _left(profile, profile.runs, self._kept(profile.runs), self.removed)
 
     def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
         """The blocks that matter least by the criterion, on the first examples of `data`."""
@@ -251,6 +251,33 @@ def _whole(runs: Runs) -> Kept:
 def _vacated(runs: Runs, keep: Kept) -> list[str]:
     """The places that are empty when each run keeps that many blocks: its last ones."""
     return [path for run in runs for path in run[keep[run[0]] :]]
+
+
+def _left(profile: NetworkProfile, runs: Runs, keep: Kept, removed: tuple[str, ...] | None = None) -> NetworkProfile:
+    """The profile when each run keeps that many blocks: those that are not `removed`, once that is known.
+
+    Blocks of a run are built alike, but a mask may have left them more or fewer weights: while it is open which ones
+    stay, each place is as dense as the densest of the run.
+    """
+    return profile.with_layers(_densities(profile, runs, keep, removed)).without(_vacated(runs, keep))
+
+
+def _densities(
+    profile: NetworkProfile, runs: Runs, keep: Kept, removed: tuple[str, ...] | None
+) -> dict[str, dict[str, float]]:
+    """By layer of the places that are left, where a run's blocks differ."""
+    inside = {block.name: block.layers for block in profile.blocks}
+    density = {layer.name: layer.density for layer in profile.layers}
+    found: dict[str, dict[str, float]] = {}
+    for run in runs:
+        staying = run if removed is None else tuple(path for path in run if path not in removed)
+        for place in range(keep[run[0]]):
+            moved_in = run if removed is None else (staying[place],)
+            for position, layer in enumerate(inside[run[place]]):
+                densest = max(density[inside[path][position]] for path in moved_in)
+                if densest != density[layer]:
+                    found[layer] = {"density": densest}
+    return found
 
 
 def _order_on_the_way(whole: Kept, proposed: Kept) -> Iterator[str]:

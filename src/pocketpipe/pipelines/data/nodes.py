@@ -23,22 +23,26 @@ def load_data(task_choice: TaskChoice, data_root: Path, seed: int) -> tuple[Spli
             "measured_on": test.name,
             **{f"{_role(split, splits)}_digest": split.digest for split in known},
         },
-        warnings=tuple(line for split in known for line in _sorted_by_class(split)),
+        warnings=_sorted_by_class(splits.train, seed),
         data="; ".join(split.name for split in known),
     )
     return splits, test, record
 
 
+FEWEST_CLASSES = 3
+"""Of two, a rare one may be missing by chance."""
 FIRST = 512
 """Examples that quantization ranges come from; BatchNorm's statistics come from four times as many."""
 
 
-def _sorted_by_class(split: Split) -> tuple[str, ...]:
-    """A line if the first examples, which stages look at for all, lack most of the classes."""
+def _sorted_by_class(split: Split, seed: int) -> tuple[str, ...]:
+    """A line if the first examples, which stages look at for all, have at most half of the classes that as many drawn
+    at random have."""
     if split.targets.ndim != 1 or not np.issubdtype(split.targets.dtype, np.integer):
         return ()
-    there, first = len(np.unique(split.targets)), len(np.unique(split.targets[:FIRST]))
-    if 2 * first > there:
+    drawn = np.random.default_rng(seed).permutation(split.targets)[:FIRST]
+    there, first, at_random = (len(np.unique(labels)) for labels in (split.targets, split.targets[:FIRST], drawn))
+    if at_random < FEWEST_CLASSES or 2 * first > at_random:
         return ()
     return (
         f"{split.name}: the first {min(FIRST, len(split)):,} examples have {first} of {there} classes; ranges and "
