@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from pocketpipe.errors import UserError
-from pocketpipe.task import Split, TaskChoice
+from pocketpipe.task import Preprocessing, Split, TaskChoice
+from pocketpipe.tasks.classification import ClassificationTask
 
 NOWHERE = Path("no-data-folder-needed")
 
@@ -120,3 +121,19 @@ def test_the_digest_is_of_the_contents_and_not_of_the_name() -> None:
     split = Split("a", np.zeros((2, 3), np.uint8), np.zeros(2, np.int64))
     assert split.digest == Split("b", split.inputs, split.targets).digest
     assert split.digest != Split("a", split.inputs, np.array([0, 1])).digest
+
+
+class OwnSplits(ClassificationTask):
+    """Has neither `read` nor `load` yet."""
+
+    input_shape = (1,)
+    labels = ("a", "b")
+    preprocessing = Preprocessing()
+
+    def source_digest(self) -> str:
+        return ""
+
+
+def test_a_task_without_read_or_load_is_told_so() -> None:
+    with pytest.raises(UserError, match=r"task OwnSplits: give it read\(\), for all examples, or load\(\)"):
+        OwnSplits().load(seed=0, holdout=None)

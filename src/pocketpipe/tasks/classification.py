@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -34,12 +33,15 @@ class ClassificationTask(Task):
     pick: Callable[[Split, float, str], np.ndarray] = staticmethod(stratified)
     """How a share of a split is chosen: indices from (split, share, salt); another salt, another choice."""
 
-    @abstractmethod
     def read(self) -> tuple[Split, Split | None]:
         """(all examples, None), or (published training examples, published test examples).
 
         Their names say what they are in the plural: "digits", "CIFAR-10 test images". Raises UserError.
+        A task that brings splits of its own overrides `load` instead.
         """
+        raise UserError(
+            f"task {type(self).__name__}: give it read(), for all examples, or load(), for splits of its own"
+        )
 
     def load(self, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
         """(splits, test). With holdout `test_half`, one half of test chooses plans and the other half measures."""
