@@ -18,7 +18,8 @@ from pocketpipe.networks.weights import read_weights
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 CIFAR_RESNETS = ("resnet8", "resnet20", "resnet32", "resnet44", "resnet56")
-FOR_IMAGES = (*CIFAR_RESNETS, "resnet8_mlperf_tiny", "lenet", "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet50")
+OTHERS = ("resnet8_mlperf_tiny", "airbench", "lenet", "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet50")
+FOR_IMAGES = (*CIFAR_RESNETS, *OTHERS)
 
 PUBLISHED = [
     # network, input, classes, parameters: torchvision's model pages, MLPerf Tiny, the papers
@@ -74,6 +75,19 @@ def test_small_resnets_have_the_published_keys() -> None:
 def test_a_sequence_is_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match=f"network '{name}' reads images"):
         NETWORKS.resolve(name)((8, 8), 10)
+
+
+def test_what_comes_in_goes_through_an_untrained_airbench() -> None:
+    group = NETWORKS.resolve("airbench")(SMALL, 10).groups[1]
+    x = torch.randn(2, 64, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(group.conv1(x)[:, :64], x)
+        assert group.conv1(x)[:, 64:].std() > 0.1
+
+
+def test_airbench_refuses_images_that_cannot_be_halved_three_times() -> None:
+    with pytest.raises(UserError, match="7x32 is below 8x8"):
+        NETWORKS.resolve("airbench")((3, 7, 32), 10)
 
 
 def test_an_image_is_refused_by_the_recurrent_network() -> None:
