@@ -281,6 +281,17 @@ def test_what_has_no_integer_form_is_refused_with_node_and_operator() -> None:
         lower(file.bytes(file.node("Sigmoid", file.on_grid("input", 0.0503))))
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1,), ()])
+def test_a_bias_has_any_shape_that_onnx_allows(shape: tuple[int, ...]) -> None:
+    file = File((5,))
+    generator = np.random.default_rng(0)
+    weight = file.weight(generator.integers(-127, 128, (5, 3)), np.full(3, 0.0103), axis=1)
+    bias = file.constant(generator.standard_normal(shape).astype(np.float32))
+    made = file.bytes(file.on_grid(file.node("Gemm", file.on_grid("input", 0.0203), weight, bias), 0.0507))
+    (linear,) = agrees(made, some(0, 5)).operators
+    assert linear.bias.shape == (3,)
+
+
 def _folds_into_the_batch(file: File) -> str:
     x = file.on_grid("input", 0.05)
     return file.node("Reshape", x, file.constant(np.array([-1, 4, 3])))
@@ -327,6 +338,13 @@ def _has_scales_along_its_inputs(file: File) -> str:
     return file.node("MatMul", x, file.weight(np.ones((24, 24)), np.linspace(0.1, 0.2, 24), axis=0))
 
 
+def _is_a_byte_of_128(file: File) -> str:
+    x = file.node("Flatten", file.on_grid("input", 0.05))
+    stored = file.constant(np.full((24, 3), 128, np.uint8))
+    weight = file.node("DequantizeLinear", stored, file.constant(np.float32(0.1)), file.constant(np.uint8(0)))
+    return file.node("MatMul", x, weight)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -339,6 +357,7 @@ def _has_scales_along_its_inputs(file: File) -> str:
         (_cuts_integers_by_relu, r"\(Relu\): cuts integers"),
         (_is_quantized_to_two_grids, r"\(QuantizeLinear\): the network's input is quantized before, to another grid"),
         (_has_scales_along_its_inputs, r"\(MatMul\): its weight has scales along axis 0, not along its outputs"),
+        (_is_a_byte_of_128, r"\(MatMul\): its weight does not fit int8"),
     ],
 )
 def test_what_would_be_understood_wrongly_is_refused(make: Callable[[File], str], reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,14 @@ def test_the_program_is_small_static_and_for_arm(folder: Path) -> None:
     footprint = DeliveryMetadata.read(folder).footprint
     assert footprint is not None
     assert footprint.weights < len(program) == footprint.flash < footprint.weights + 20_000
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_the_readme_leaves_the_program_as_it_is(folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "out"))
+    lines = (copied / "README.md").read_text().split("```sh\n")[1].split("```")[0]
+    subprocess.run(["sh", "-ec", lines], cwd=copied, check=True)
+    assert (copied / "runner").read_bytes() == (folder / "runner").read_bytes()
 
 
 def test_same_file_gives_same_bytes(folder: Path, tmp_path: Path) -> None:

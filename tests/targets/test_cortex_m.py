@@ -83,7 +83,8 @@ def test_the_readme_builds_the_image_with_another_compiler(folder: Path, tmp_pat
     copied = Path(shutil.copytree(folder, tmp_path / "out"))
     lines = (copied / "README.md").read_text().split("```sh\n")[2].split("```")[0]
     subprocess.run(["sh", "-ec", lines], cwd=copied, check=True)
-    assert (copied / "model.elf").read_bytes() != (folder / "model.elf").read_bytes()
+    assert (copied / "own.elf").read_bytes() != (folder / "model.elf").read_bytes()
+    assert (copied / "model.elf").read_bytes() == (folder / "model.elf").read_bytes()
 
 
 @needs_gnu

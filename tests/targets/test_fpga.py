@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,50 @@ def test_cmake_builds_it_and_ctest_passes(copied: Path) -> None:
     assert (copied / "outputs.bin").read_bytes() == (copied / "golden" / "outputs.bin").read_bytes()
 
 
+@pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake")
+def test_a_project_with_a_runner_of_its_own_takes_it_with_cmake(folder: Path, tmp_path: Path) -> None:
+    """No program of ours comes with it, which would need files, and names that the project may have."""
+    (tmp_path / "CMakeLists.txt").write_text(
+        f"""cmake_minimum_required(VERSION 3.10)
+project(device C)
+add_subdirectory("{folder}" network)
+add_executable(runner main.c)
+target_link_libraries(runner pocketpipe_model)
+"""
+    )
+    (tmp_path / "main.c").write_text(_PRINTS_THE_GRID)
+    for line in ("cmake -B build", "cmake --build build"):
+        subprocess.run(line.split(), cwd=tmp_path, check=True, capture_output=True)
+    printed = subprocess.run([tmp_path / "build" / "runner"], capture_output=True, text=True, check=True).stdout
+    output = digits.graph().tensors[digits.graph().output]
+    scale, zero_point = printed.split()
+    assert (np.float32(scale), int(zero_point)) == (np.float32(output.scale), output.zero_point)
+    assert not list((tmp_path / "build").rglob("testbench*"))
+
+
+_PRINTS_THE_GRID = """
+#include <stdio.h>
+#include "model.h"
+int main(void) {
+    pocketpipe_input input[POCKETPIPE_INPUTS] = {0};
+    int8_t output[POCKETPIPE_OUTPUTS];
+    pocketpipe_run(input, output);
+    return printf("%.9g %d", POCKETPIPE_OUTPUT_SCALE, POCKETPIPE_OUTPUT_ZERO_POINT) < 0;
+}
+"""
+
+
+def test_a_file_cannot_take_two_networks_for_one(folder: Path, tmp_path: Path) -> None:
+    Fpga(unroll=5).compile(digits.quantized_file(), digits.metadata("fpga"), tmp_path / "other")
+    for name, second in (("same", folder), ("both", tmp_path / "other")):
+        (tmp_path / f"{name}.c").write_text(f'#include "{folder}/model.h"\n#include "{second}/model.h"\n')
+    command = (*digits.ZIG, "-c", "-o", "made.o")
+    subprocess.run([*command, "same.c"], cwd=tmp_path, check=True)
+    refused = subprocess.run([*command, "both.c"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "one network a file" in refused.stderr
+
+
 def test_one_line_of_the_readme_builds_the_runner(copied: Path) -> None:
     build, run = (copied / "README.md").read_text().split("```sh\n")[1].splitlines()[:2]
     for line in (build.replace("cc", " ".join(digits.ZIG), 1), run):
@@ -199,6 +244,14 @@ def test_python_loads_it_where_there_is_a_compiler(folder: Path, monkeypatch: py
         pocketpipe.load(folder)
 
 
+def test_threads_do_not_share_memory(folder: Path) -> None:
+    stored = digits.data()[1].inputs
+    model = pocketpipe.load(folder)
+    with ThreadPoolExecutor(4) as threads:
+        outputs = list(threads.map(model, [stored] * 12))
+    assert all(np.array_equal(each, digits.right(stored)) for each in outputs)
+
+
 def test_what_is_stored_in_float_enters_as_int8(tmp_path: Path) -> None:
     metadata = digits.metadata("fpga").model_copy(update={"input_dtype": "float32"})
     stored = digits.golden_examples().astype(np.float32) + np.float32(0.3)
@@ -210,7 +263,22 @@ def test_what_is_stored_in_float_enters_as_int8(tmp_path: Path) -> None:
         digits.graph(), integers
     ).tobytes()
     entry = digits.graph().tensors[digits.graph().input]
-    assert f"floor(x / {entry.scale!r} + 0.5)" in (tmp_path / "out" / "README.md").read_text()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert f"floor(x / {entry.scale!r} + 0.5)" in readme
+    assert "int8_t, channels first, prepared and quantized as above" in readme
+    assert f"#define POCKETPIPE_INPUT_SCALE {entry.scale!r}f\n" in (tmp_path / "out" / "model.h").read_text()
+
+
+def test_what_is_no_number_is_the_lowest_integer(tmp_path: Path) -> None:
+    metadata = digits.metadata("x86_64").model_copy(update={"input_dtype": "float32"})
+    stored = digits.golden_examples().astype(np.float32)
+    stored[:, 0, 3, 4] = np.nan
+    outputs = []
+    for name in ("fpga", "x86_64"):
+        TARGETS.resolve(name).compile(digits.quantized_file(), metadata, tmp_path / name, stored)
+        outputs.append(TARGETS.resolve(name).run(tmp_path / name, stored))
+    assert np.array_equal(*outputs)
+    assert np.array_equal(outputs[0], digits.right(np.where(np.isnan(stored), -np.inf, stored)))
 
 
 def test_a_bare_graph_is_compiled_and_run() -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ OPTIONS = ("-std=c99", "-O3")
 
 
 class CompiledSources:
-    """A delivery in C as a function of this process. One call at a time."""
+    """A delivery in C as a function of this process. May be called from several threads at once."""
 
     def __init__(self, folder: Path, metadata: DeliveryMetadata, compiler: Sequence[str]) -> None:
         """`compiler`: a command line up to what makes a shared library of C files. Raises UserError if it fails."""
@@ -27,7 +28,8 @@ class CompiledSources:
         assert metadata.integers is not None, "a delivery in C says what its integers stand for"
         self.metadata = metadata
         self._ends = metadata.integers
-        self._arena = np.zeros(metadata.footprint.arena, np.int8)
+        self._arena_bytes = metadata.footprint.arena
+        self._threads = threading.local()
         self._outputs = int(np.prod(metadata.output_shape, dtype=np.int64))
         self._run = _compiled(folder, compiler).pocketpipe_run_in
         self._run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -43,9 +45,16 @@ class CompiledSources:
         """int8 (N, outputs) for examples (N, ...) as the sources take them: uint8 or int8."""
         entering = np.ascontiguousarray(entering)
         outputs = np.empty((len(entering), self._outputs), np.int8)
+        arena = self._arena()
         for example, output in zip(entering, outputs, strict=True):
-            self._run(self._arena.ctypes.data, example.ctypes.data, output.ctypes.data)
+            self._run(arena.ctypes.data, example.ctypes.data, output.ctypes.data)
         return outputs
+
+    def _arena(self) -> np.ndarray:
+        """This thread's working memory."""
+        if not hasattr(self._threads, "arena"):
+            self._threads.arena = np.zeros(self._arena_bytes, np.int8)
+        return self._threads.arena  # type: ignore[no-any-return]
 
 
 def host_compiler() -> tuple[str, ...]:

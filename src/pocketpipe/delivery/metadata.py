@@ -82,9 +82,9 @@ class DeliveryMetadata(Value):
             raise UserError(f"examples have shape {examples.shape}, expected (N, {expected})")
         stored = np.dtype(self.input_dtype)
         if np.issubdtype(stored, np.integer) and not np.issubdtype(examples.dtype, np.integer):
+            prepared = " (run_prepared takes what is preprocessed already)" if self.integers is None else ""
             raise UserError(
-                f"examples are {examples.dtype}, expected {stored} as stored: the model scales them itself "
-                "(run_prepared takes what is preprocessed already)"
+                f"examples are {examples.dtype}, expected {stored} as stored: the model scales them itself{prepared}"
             )
 
     def write(self, folder: Path) -> None:

@@ -33,8 +33,9 @@ class IntegerTensor:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def quantized(self, real: np.ndarray) -> np.ndarray:
-        """Real numbers (N, ...) as int8, by the one rounding rule."""
+        """Real numbers (N, ...) as int8, by the one rounding rule; what is not a number is `low`, as in C."""
         scaled = np.floor(np.asarray(real, np.float64) / self.scale + 0.5) + self.zero_point
+        scaled = np.where(np.isnan(scaled), self.low, scaled)
         result: np.ndarray = np.clip(scaled, self.low, self.high).astype(np.int8)
         return result
 

@@ -97,7 +97,7 @@ class AArch64(NativeTarget):
             cpu=self.cpu(),
             toolchain=find_toolchain(self.architecture),
             programs=(RUNNER,),
-            run=f"{emulator}./runner input.bin output.f32",
+            run=f"{emulator}./runner input.bin output.f32  # a static program that is delivered",
             chosen=chosen,
             examples=examples,
         )

@@ -129,9 +129,9 @@ image's sections, 2 kB of stack included. In an application of your own, add `mo
 
 ```sh
 {GNU} -mcpu={CPU} -mthumb @OPTIMIZE@ -ffreestanding -nostdlib -ffunction-sections -fdata-sections \\
-    -Wl,--gc-sections -T {LINKING} {BOARD} {MODEL} -lgcc -o {IMAGE}
+    -Wl,--gc-sections -T {LINKING} {BOARD} {MODEL} -lgcc -o own.elf
 cp golden/inputs.bin input.bin
-{EMULATOR} {" ".join(MACHINE)} -kernel {IMAGE}
+{EMULATOR} {" ".join(MACHINE)} -kernel own.elf
 cmp output.bin golden/outputs.bin
 ```"""
 

@@ -146,7 +146,8 @@ def compile_native(
             _write_golden(delivery, network, metadata, examples)
         filled = _fill_in(metadata, compiled, cpu, toolchain, delivery)
         compiler = "cc" if toolchain.machine == "x86_64" else f"{toolchain.machine}-linux-gnu-gcc"
-        build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o runner"
+        own = f"{RUNNER}_of_yours" if RUNNER in programs else RUNNER  # what is delivered is not overwritten
+        build_line = f"{compiler} -O2 {RUNNER_SOURCE} {LIBRARY_FILE} -Wl,-rpath,. -o {own}"
         write_readme(delivery, filled, build=build_line, run=run)
         filled.model_copy(update={"hashes": {**metadata.hashes, **digests(delivery)}}).write(delivery)
 

@@ -137,7 +137,7 @@ def _scale(weight: Constant) -> np.ndarray:
 
 def _int8(lowering: Lowering, node: NodeProto, weight: Constant) -> np.ndarray:
     assert weight.quantized is not None
-    if abs(weight.quantized).max(initial=0) > 128:
+    if weight.quantized.min(initial=0) < -128 or weight.quantized.max(initial=0) > 127:
         raise lowering.refusal(node, "its weight does not fit int8")
     return weight.quantized.astype(np.int8)
 
@@ -147,7 +147,8 @@ def _bias(
 ) -> np.ndarray:
     """int32 (out,), in units of input scale times weight scale, the input's zero point taken out."""
     unit = x.scale * _scale(weight)
-    real = np.zeros(len(matrix)) if bias is None else bias.values.astype(np.float64)
+    given = np.zeros(1) if bias is None else bias.values.astype(np.float64).reshape(-1)
+    real = np.broadcast_to(given, len(matrix))  # Gemm's may be (1, out) or one number
     sums = matrix.astype(np.int64).reshape(len(matrix), -1).sum(1)
     taken_out: np.ndarray = np.floor(real / unit + 0.5) - x.zero_point * sums
     if abs(taken_out).max(initial=0) >= 2**31:

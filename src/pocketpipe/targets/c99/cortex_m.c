@@ -4,6 +4,10 @@
 
 #include "model.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-loop-distribute-patterns") /* or it would see a memset in memset, and call it */
+#endif
+
 extern uint32_t stack_top, data_in_flash, data_begin, data_end, bss_begin, bss_end;
 
 void reset(void);

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
 
-CC_LINE = "cc -O2 -std=c99 runner.c model.c -o runner"
-RUN_LINE = "./runner golden/inputs.bin outputs.bin"
+# Not `runner`: some targets deliver a program of that name.
+CC_LINE = "cc -O2 -std=c99 runner.c model.c -o run_here"
+RUN_LINE = "./run_here golden/inputs.bin outputs.bin"
 TEST_LINE = "cc -O2 -std=c99 testbench.c model.c -o testbench && ./testbench"
 
 
@@ -42,6 +43,7 @@ def usage(metadata: DeliveryMetadata, own: str) -> str:
     """How to build, run and call it; `own`: the target's own sections."""
     integers = metadata.integers
     assert integers is not None, "deliveries in C say what their integers stand for"
+    entering = "as stored" if integers.input is None else "prepared and quantized as above"
     return f"""## On any machine
 
 ```sh
@@ -58,7 +60,7 @@ ends with 0 if none does.
 ```c
 #include "model.h"
 
-pocketpipe_input input[POCKETPIPE_INPUTS]; /* {integers.input_type}, channels first, as stored */
+pocketpipe_input input[POCKETPIPE_INPUTS]; /* {integers.input_type}, channels first, {entering} */
 int8_t output[POCKETPIPE_OUTPUTS];
 pocketpipe_run(input, output); /* with static memory; pocketpipe_run_in takes the caller's */
 ```

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import numpy as np
 
 from pocketpipe.integer.codebook import Codebook, codebooks_of
-from pocketpipe.integer.graph import Convolution, IntegerGraph, Linear, Reshape
+from pocketpipe.integer.graph import Convolution, IntegerGraph, IntegerTensor, Linear, Reshape
 from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
 from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, plan
@@ -46,8 +47,7 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
     for operator in graph.operators:
         emitter.emit(operator)
     emitter.leave()
-    input_type = "int8_t" if entry is None else "uint8_t"
-    files = headers(emitter) | _functions(emitter, arena, unroll, input_type)
+    files = headers(emitter) | _functions(emitter, arena, unroll, takes_bytes=entry is not None)
     return Sources(files, arena, emitter.constants.size, emitter.codebooks)
 
 
@@ -77,21 +77,32 @@ def _memory(graph: IntegerGraph) -> tuple[dict[str, int], int]:
     return lifetimes.offsets(places), arena
 
 
-def _functions(emitter: Emitter, arena: int, unroll: int, input_type: str) -> dict[str, str]:
-    graph = emitter.graph
-    return {
-        HEADER: _HEADER.format(
-            input_type=input_type,
-            inputs=graph.tensors[graph.input].elements,
-            outputs=graph.tensors[graph.output].elements,
-            arena=arena,
-        ),
-        MODEL: _MODEL.format(
-            unroll=unroll,
-            banks="\n".join(f"    POCKETPIPE_BANKS({name})" for name in ("arena", *emitter.weights)),
-            calls="\n".join(f"    {call}" for call in emitter.calls),
-        ),
-    }
+def _functions(emitter: Emitter, arena: int, unroll: int, *, takes_bytes: bool) -> dict[str, str]:
+    entry, end = (emitter.graph.tensors[name] for name in (emitter.graph.input, emitter.graph.output))
+    model = _MODEL.format(
+        unroll=unroll,
+        banks="\n".join(f"    POCKETPIPE_BANKS({name})" for name in ("arena", *emitter.weights)),
+        calls="\n".join(f"    {call}" for call in emitter.calls),
+    )
+    header = _HEADER.format(
+        own=f"0x{crc32(model.encode() + ''.join(emitter.constants.definitions).encode()):08x}",
+        input_type="uint8_t" if takes_bytes else "int8_t",
+        input_shape=" x ".join(map(str, entry.shape)),
+        entering="bytes as stored" if takes_bytes else "POCKETPIPE_INPUT_SCALE * (q - POCKETPIPE_INPUT_ZERO_POINT)",
+        output_shape=" x ".join(map(str, end.shape)),
+        inputs=entry.elements,
+        outputs=end.elements,
+        arena=arena,
+        grids=_grid("OUTPUT", end) if takes_bytes else f"{_grid('INPUT', entry)}\n{_grid('OUTPUT', end)}",
+    )
+    return {HEADER: header, MODEL: model}
+
+
+def _grid(side: str, tensor: IntegerTensor) -> str:
+    """As macros: float constants are these scales to the bit, which come from float32."""
+    return f"""\
+#define POCKETPIPE_{side}_SCALE {tensor.scale!r}f
+#define POCKETPIPE_{side}_ZERO_POINT ({tensor.zero_point})"""
 
 
 _WEIGHTS = """\
@@ -108,14 +119,21 @@ _WEIGHTS = """\
 
 _HEADER = """\
 /* The network as one function. */
-#ifndef POCKETPIPE_INTEGERS_H
-#define POCKETPIPE_INTEGERS_H
+#if defined(POCKETPIPE_MODEL) && POCKETPIPE_MODEL != {own}
+#error "this file has another network's model.h already: one network a file"
+#endif
+#ifndef POCKETPIPE_MODEL
+#define POCKETPIPE_MODEL {own}
 
 #include <stdint.h>
 
+/* Input: {input_shape}, channels first, {entering}.
+   Output: {output_shape}, POCKETPIPE_OUTPUT_SCALE * (q - POCKETPIPE_OUTPUT_ZERO_POINT), in the order of `labels` in
+   metadata.json. */
 #define POCKETPIPE_INPUTS {inputs}
 #define POCKETPIPE_OUTPUTS {outputs}
 #define POCKETPIPE_ARENA {arena} /* bytes of static working memory */
+{grids}
 
 typedef {input_type} pocketpipe_input;
 
@@ -123,7 +141,7 @@ typedef {input_type} pocketpipe_input;
 extern "C" {{
 #endif
 
-/* With static working memory. */
+/* With static working memory: not from two threads, or a thread and an interrupt, at once. */
 void pocketpipe_run(const pocketpipe_input input[POCKETPIPE_INPUTS], int8_t output[POCKETPIPE_OUTPUTS]);
 
 /* With working memory of the caller's: several examples at once. */
