@@ -9,6 +9,15 @@ from pocketpipe.plan import CompressionPlan
 from pocketpipe.storage import load_network, save_network
 
 TEACHER, STUDENT, PLAN, ONNX, EVALUATION = "teacher", "student", "plan.json", "student.onnx", "evaluation.json"
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a new student is compared with on the same examples: the champion's file, and what it was measured at."""
+
+    onnx: bytes
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True)

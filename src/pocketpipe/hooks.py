@@ -18,8 +18,15 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from pocketpipe import machine
+from pocketpipe.champion import REPORT
 from pocketpipe.config import Config, with_multiples
-from pocketpipe.datasets.champion import ChampionDataset, RegistryDataset, RegistryOfRun, open_registry
+from pocketpipe.datasets.champion import (
+    ChampionDataset,
+    RegistryDataset,
+    RegistryOfRun,
+    YardstickDataset,
+    open_registry,
+)
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
@@ -67,7 +74,11 @@ class RunHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Type the parameters before Kedro touches them: all mistakes at once, in our words."""
-        context.config_loader["parameters"] = with_multiples(context.config_loader["parameters"])
+        try:
+            parameters = context.config_loader["parameters"]
+        except ValueError as error:  # the same section in two files of a recipe
+            raise UserError(" ".join(str(error).split())) from error
+        context.config_loader["parameters"] = with_multiples(parameters)
         self.config = checked_config(context.config_loader["parameters"])
 
     @hook_impl
@@ -94,7 +105,7 @@ class RunHooks:
         request = request_fingerprint(self.ingredients, config)
         if "retrain" in names:
             self._stop_if_nothing_changed(_champion(catalog), request)
-        run_id, beside = self._tracker().run_id, _champion(catalog) if "retrain" in names else None
+        run_id, beside = self._tracker().run_id, _yardstick(catalog) if "retrain" in names else None
         registry = RegistryOfRun(open_registry(), config.registered_name, run_id, request, beside)
         _registry(catalog).run = registry
         self._skip([node for node in pipeline.nodes if node not in stale], catalog)
@@ -146,13 +157,13 @@ class RunHooks:
             return
         evaluation: Evaluation = catalog.load("evaluation")
         tracker.end(evaluation=evaluation, promotion=catalog.load("promotion") if "promotion" in outputs else None)
-        report = _fresh(catalog, "report").latest / "report.html"
+        report = _fresh(catalog, "report").latest / REPORT if "report" in outputs else None
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
         if "deliveries" in outputs:
             log.info("deliveries: %s", _fresh(catalog, "deliveries").latest / "content")
         log.info("whole run: %.0f s", perf_counter() - self.started)
         if not evaluation.budget_kept:
-            raise BudgetMissed("the budget was not kept; all files are kept, see the report")
+            raise BudgetMissed("the budget was not kept; all files are kept" + (", see the report" if report else ""))
 
     def _open_run(self, names: list[str], run_params: dict[str, Any], config: Config) -> None:
         self.tracker = RunTracker(open_registry().store)
@@ -258,6 +269,12 @@ def _champion(catalog: DataCatalog) -> Registered | None:
     return dataset.registered
 
 
+def _yardstick(catalog: DataCatalog) -> Registered | None:
+    dataset = catalog["yardstick"]
+    assert isinstance(dataset, YardstickDataset)
+    return dataset.registered
+
+
 def _registry(catalog: DataCatalog) -> RegistryDataset:
     dataset = catalog["registry"]
     assert isinstance(dataset, RegistryDataset)
@@ -265,13 +282,17 @@ def _registry(catalog: DataCatalog) -> RegistryDataset:
 
 
 def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
-    """Let the promote stage run again if its version is not in this registry, or if it was told to run again."""
+    """Let the promote stage run again if its version is not in this registry, if it was told to run again, or if it
+    made a champion that is none any more.
+    """
     outputs = [_fresh(catalog, name) for name in ("promotion", "promote_record")]
     if not all(output.exists() for output in outputs):
         return
     promotion: Promotion = outputs[0].load()
     undecided = any(reason.startswith(OVERTAKEN) for reason in promotion.reasons)
-    if undecided or not open_registry().has(promotion):
+    registry = open_registry()
+    dethroned = promotion.promoted and registry.champion_version(promotion.name) != promotion.version
+    if undecided or dethroned or not registry.has(promotion):
         for output in outputs:
             shutil.rmtree(output.path, ignore_errors=True)  # another run may be quicker
 

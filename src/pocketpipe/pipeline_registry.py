@@ -24,7 +24,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     from_champion = {
         "teacher": teacher.create_pipeline("champion"),
         "search": search.create_pipeline("champion"),
-        "evaluate": evaluate.create_pipeline("champion"),
+        "evaluate": evaluate.create_pipeline("yardstick"),
     }
     compress = sum(stages.values(), Pipeline([]))
     retrain = sum((stages | from_champion).values(), Pipeline([]))

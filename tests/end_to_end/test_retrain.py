@@ -68,6 +68,12 @@ def test_a_champion_from_first_to_last(house: House) -> None:
 
     assert "version 1 is the champion again" in house.pocketpipe("rollback", MODEL).out
 
+    write(data, count=520)
+    again = house.run("retrain", OWN)
+    assert again.stages() == ["promote"], "what it decided once does not hold any more"
+    assert "were rolled back" in again.out
+    assert "version 1 is the champion" in house.pocketpipe("champion", MODEL).out
+
 
 @pytest.mark.slow
 def test_new_classes_start_anew(house: House) -> None:

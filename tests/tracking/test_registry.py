@@ -81,6 +81,28 @@ def test_rollback_goes_back_through_all_champions_and_then_refuses(registry: Reg
         registry.rollback(NAME)
 
 
+def test_mlflows_table_of_versions_calls_one_of_them_champion(registry: Registry, add):
+    for content, against in (("one", None), ("two", "1"), ("three", "2")):
+        registry.settle(NAME, add(content), YES, against=against)
+    registry.rollback(NAME)
+    titles = [registry.store.client.get_model_version(NAME, v).description.splitlines()[0] for v in "123"]
+    assert titles == [
+        "champion until version 2 (before: champion: not worse)",
+        "champion (before: champion until version 3)",
+        "rolled back to version 2 (before: champion: not worse)",
+    ]
+
+
+def test_a_slower_day_makes_no_new_version(registry: Registry, add, evaluation, verdict):
+    """Times are measured anew by each run; everything else that is measured makes a version."""
+    slow = evaluation().subject("onnx").model_copy(update={"latency_ms": 0.3})
+    late = verdict("latency_ms", "failed")
+    assert add("one") == "1"
+    assert add("one", subjects=(slow,), verdicts=(*evaluation().verdicts, late)) == "1"
+    assert add("one", verdicts=(verdict("speedup", "failed"),)) == "2"
+    assert add("one", scores=(1.0, 1.0, 0.0, 0.0)) == "3"
+
+
 def test_rollback_skips_a_version_that_was_deleted(registry: Registry, add):
     for content in ("one", "two", "three"):
         registry.set_champion(NAME, add(content))

@@ -1,5 +1,7 @@
 """MLflow's pages: served on the loopback over a local store; a remote store through the same API."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,13 +29,33 @@ sys.exit(serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
 
 
 @pytest.fixture(scope="module")
-def address(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server in its own process, over a store of its own."""
-    folder = tmp_path_factory.mktemp("served")
+def plain_address(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server as `mlflow server` starts it by default: it hands artefacts on itself (`mlflow-artifacts:/`)."""
+    folder, port = tmp_path_factory.mktemp("plain"), _free_port()
     (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "kept"), "--workers", "1", "--port", str(port)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="module")
+def address(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in its own process, over a store of its own."""
+    folder, port = tmp_path_factory.mktemp("served"), _free_port()
+    (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
     command = [sys.executable, "-c", SERVE, f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"), str(port)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert child.stdout is not None
@@ -59,8 +81,11 @@ def _wait_for(url: str) -> None:
     pytest.fail(f"{url} does not answer")
 
 
-def test_runs_and_champions_are_kept_on_a_server_as_in_a_file(address: str, tmp_path: Path, evaluation):
-    tracker = RunTracker.open(address, tmp_path / "not used")
+@pytest.mark.parametrize("server", ["address", "plain_address"])
+def test_runs_and_champions_are_kept_on_a_server_as_in_a_file(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path, evaluation
+):
+    tracker = RunTracker.open(request.getfixturevalue(server), tmp_path / "not used")
     run_id = tracker.start("compress", {"seed": 0})
     tracker.start_stage("compile")
     package = tmp_path / "files"

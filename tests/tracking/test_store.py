@@ -1,6 +1,7 @@
 """Opening a store: quiet, absolute, and by several processes at once."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -98,3 +99,20 @@ def test_a_deleted_experiment_is_named_with_its_remedy(store: Store, tmp_path: P
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(UserError, match=f"restore --experiment-id {store.experiment_id}"):
         open_store(store.uri, tmp_path, "pocketpipe")
+
+
+def test_a_store_that_was_moved_is_found_by_the_link_that_it_asks_for(empty_database: Path, tmp_path: Path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    shutil.copy(empty_database, before / "mlflow.db")
+    tracker = RunTracker.open(f"sqlite:///{before / 'mlflow.db'}", before / "artifacts")
+    run_id = tracker.start("compress", {})
+    tracker.log_artifacts(Path(__file__))
+    tracker.end()
+    before.rename(after)
+    moved = (f"sqlite:///{after / 'mlflow.db'}", after / "artifacts", "pocketpipe")
+    with pytest.raises(UserError, match="was the folder moved") as refusal:
+        open_store(*moved)
+    subprocess.run(str(refusal.value).partition("link: ")[2], shell=True, check=True)
+    store = open_store(*moved)
+    assert Path(store.client.download_artifacts(run_id, Path(__file__).name)).read_text() == Path(__file__).read_text()

@@ -7,7 +7,7 @@ from typing import Any
 from kedro.io import DatasetError
 
 from pocketpipe import machine
-from pocketpipe.champion import Champion
+from pocketpipe.champion import ONNX, Champion, Yardstick
 from pocketpipe.config import Config
 from pocketpipe.datasets.sources import SourceDataset
 from pocketpipe.errors import first_line
@@ -76,12 +76,33 @@ class ChampionDataset(SourceDataset):
         return None if self.registered is None else Champion.load(self.registered.folder)
 
 
+class YardstickDataset(SourceDataset):
+    """The champion to compare with, also where it is no start; None where it answers with something else."""
+
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(metadata)
+        self.registered: Registered | None = None
+
+    def digest(self, config: Config) -> str:
+        found = open_registry().champion(config.registered_name)
+        labels = config.task.build(machine.data_root()).labels
+        self.registered = found if found is not None and found.evaluation.answers_as(labels) else None
+        return "none" if self.registered is None else self.registered.tags[CONTENT]
+
+    def load(self) -> Yardstick | None:
+        found = self.registered
+        return None if found is None else Yardstick((found.folder / ONNX).read_bytes(), found.evaluation)
+
+
 def no_start(registered: Registered, config: Config) -> str | None:
     """Why a champion cannot be gone on from: its outputs mean something else, or it is another network."""
     task = config.task.build(machine.data_root())
     if not registered.evaluation.answers_as(task.labels):
         return f"answers with {', '.join(registered.evaluation.classes)}, the data has {', '.join(task.labels)}"
-    teacher = Champion.load(registered.folder).teacher
+    try:
+        teacher = Champion.load(registered.folder).teacher
+    except Exception as error:  # a step of its plan is the user's, and no longer what it was
+        return f"cannot be read any more ({first_line(error)})"
     if (teacher.reference, teacher.options) != (config.network.name, config.network.options):
         return f"is a {teacher.reference}{teacher.options or ''}, not the network of this recipe"
     try:

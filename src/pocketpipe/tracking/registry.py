@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
+from pocketpipe.champion import REPORT
+from pocketpipe.delivery.folder import MEASURED
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.storage import appearing_whole
 from pocketpipe.tracking.entries import key, text
 from pocketpipe.tracking.gates import Decision, Promotion, delivered_metric
-from pocketpipe.tracking.store import Store
+from pocketpipe.tracking.store import Store, local_path
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -27,6 +30,10 @@ HISTORY = "champion_history"
 CONTENT = "content_sha256"
 OUTCOME, REASONS = "outcome", "reasons"
 ROLLED_BACK = "rolled back"
+TIMED = ("latency_ms",)
+"""Requirements that are times."""
+WITH_TIMES = (MEASURED, REPORT, EVALUATION)
+"""Names of files that hold times."""
 OVERTAKEN = "the champion became"
 """How the reason begins that another run was quicker: nothing was decided."""
 
@@ -184,12 +191,15 @@ class Registry:
     def _crown(self, name: str, version: str, reasons: Sequence[str]) -> None:
         client = self.store.client
         self._get(name, version)
+        before = self.champion_version(name)
         history = [known for known in self.history(name) if known != version] + [version]
         client.set_registered_model_tag(name, HISTORY, json.dumps(history))
         client.set_registered_model_alias(name, CHAMPION, version)
         self._explain(name, version, CHAMPION, reasons)
         if self._aliases(name).get(CHALLENGER) == version:
             client.delete_registered_model_alias(name, CHALLENGER)
+        if before not in (None, version):
+            self._retitle(name, before, f"{CHAMPION} until version {version}")
 
     def _challenge(self, name: str, version: str, reasons: Sequence[str]) -> None:
         self._get(name, version)
@@ -201,8 +211,17 @@ class Registry:
         client = self.store.client
         client.set_registered_model_alias(name, CHAMPION, history[-1])
         client.set_registered_model_tag(name, HISTORY, json.dumps(history))
+        self._retitle(name, history[-1], CHAMPION)
         if left is not None:
-            client.set_model_version_tag(name, left, OUTCOME, f"{ROLLED_BACK} to version {history[-1]}")
+            self._retitle(name, left, f"{ROLLED_BACK} to version {history[-1]}")
+
+    def _retitle(self, name: str, version: str, outcome: str) -> None:
+        """Say what a version is now, without its files; why it became what it was before stays."""
+        client = self.store.client
+        title, _, rest = (self._get(name, version).description or "").partition("\n")
+        before = f" (before: {title.partition(' (before: ')[0]})" if title else ""
+        client.set_model_version_tag(name, version, OUTCOME, outcome)
+        client.update_model_version(name, version, f"{outcome}{before}\n{rest}")
 
     def _explain(self, name: str, version: str, outcome: str, reasons: Sequence[str]) -> None:
         client = self.store.client
@@ -237,8 +256,8 @@ class Registry:
 
     def _folder(self, version: ModelVersion) -> Path:
         source = self.store.client.get_model_version_download_uri(version.name, version.version)
-        if source.startswith("file://") or "://" not in source:
-            folder = _local_path(source)
+        if urlparse(source).scheme in ("", "file"):
+            folder = local_path(source)
         else:
             content = version.tags.get(CONTENT, "")[:12]  # another server's version of that number has other files
             folder = self._downloaded(source, self.downloads / version.name / f"{version.version}-{content}")
@@ -263,15 +282,12 @@ class Registry:
         return folder
 
 
-def _local_path(source: str) -> Path:
-    from urllib.parse import unquote, urlparse
-
-    return Path(unquote(urlparse(source).path)) if source.startswith("file://") else Path(source)
-
-
 def _content_digest(folder: Path, evaluation: Evaluation) -> str:
-    digest = hashlib.sha256(evaluation.model_dump_json().encode())
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    """Of the files and what was measured, but for times: the same student is the same version on a slower day."""
+    lasting = tuple(verdict for verdict in evaluation.verdicts if verdict.requirement not in TIMED)
+    untimed = evaluation.model_copy(update={"subjects": (), "verdicts": lasting})
+    digest = hashlib.sha256(untimed.model_dump_json().encode())
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in WITH_TIMES):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

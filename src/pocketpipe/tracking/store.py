@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
@@ -119,6 +120,21 @@ def _quiet_client_class() -> type[MlflowClient]:
     return MlflowClient
 
 
+def local_path(uri: str) -> Path:
+    """The path that a `file:` address names, or that is given as it is."""
+    parts = urlparse(uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else Path(uri)
+
+
+def _refuse_moved(kept: Path, artifacts: Path) -> None:
+    """MLflow keeps absolute addresses, and would make the folders anew where they were."""
+    if kept != artifacts and not kept.parent.is_dir():
+        raise UserError(
+            f"the MLflow store keeps its files in {kept}, which is gone: was the folder moved? It finds them by a "
+            f"link: mkdir -p {kept.parent} && ln -s {artifacts} {kept}"
+        )
+
+
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -133,6 +149,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
             known = client.get_experiment_by_name(name)  # another process was quicker
             if known is None:
                 raise
+    if artifacts is not None:
+        _refuse_moved(local_path(known.artifact_location), artifacts.absolute())
     if known.lifecycle_stage != "active":
         raise UserError(
             f"MLflow experiment {name!r} was deleted; to have it again: "

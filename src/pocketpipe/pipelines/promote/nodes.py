@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pocketpipe.champion import Champion
+from pocketpipe.champion import REPORT, Champion
 from pocketpipe.datasets.champion import RegistryOfRun
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.network import StoredNetwork
@@ -33,7 +33,7 @@ def promote(
     if len(student_packed) < len(student_onnx):
         (package / "student.packed.safetensors").write_bytes(student_packed)
     shutil.copytree(deliveries, package / "deliveries")
-    (package / "report.html").write_text(report)
+    (package / REPORT).write_text(report)
     # The one whose scores on this test data are at hand: if another has taken its place meanwhile, `settle` objects.
     compared = evaluation.champion_scores is not None
     champion = run.beside if compared else run.registry.champion(run.model)
