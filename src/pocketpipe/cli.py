@@ -1,13 +1,17 @@
 """Commands: Kedro's `run` with our defaults and errors, and pocketpipe's own."""
 
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
+from kedro.io import DatasetError
 from kedro.utils import find_kedro_project
 from yaml import YAMLError, safe_load
 
@@ -33,10 +37,16 @@ def _run(**options: Any) -> None:
 def _run_in_project(options: dict[str, Any]) -> None:
     project = _project()
     bootstrap_project(project)
-    _refuse_unknown("recipe (--env)", [options["env"]], [f.name for f in _recipes(project, options).glob("*/")])
+    _refuse_recipe(_recipes(project, options), options["env"])
     from kedro.framework.project import pipelines
 
     _refuse_unknown("pipeline", options["pipelines"], list(pipelines))
+    nodes = [node for name in options["pipelines"] or ["__default__"] for node in pipelines[name].nodes]
+    _refuse_unknown("stage (--namespaces)", options["namespaces"], sorted({str(node.namespace) for node in nodes}))
+    for option, name in (("--nodes", "node_names"), ("--from-nodes", "from_nodes"), ("--to-nodes", "to_nodes")):
+        _refuse_unknown(f"node ({option})", options[name], sorted({node.name for node in nodes}))
+    if options["tags"]:
+        raise UserError("--tags: stages have none; choose them with --namespaces")
     callback = kedro_run.callback
     assert callback is not None
     callback(**options)
@@ -55,6 +65,20 @@ def _recipes(project: Path, options: dict[str, Any]) -> Path:
     return Path(options.get("conf_source") or project / "conf")
 
 
+def _refuse_recipe(recipes: Path, name: str | None) -> None:
+    """Raises UserError for a recipe that is not there, or of which files would be ignored without a word."""
+    _refuse_unknown("recipe (--env)", [name], [folder.name for folder in recipes.glob("*/")])
+    folder = recipes / (name or "base")
+    written = [file.relative_to(folder) for file in folder.rglob("*") if file.suffix in (".yml", ".yaml", ".json")]
+    unread = sorted(str(file) for file in written if not any(part.startswith(READ_BY_KEDRO) for part in file.parts))
+    if unread:
+        raise UserError(f"{folder}: nobody reads {', '.join(unread)}; its name must begin with parameters")
+
+
+READ_BY_KEDRO = ("parameters", "catalog", "credentials", "globals", "logging", ".")
+"""How the names of files and folders begin that a recipe consists of."""
+
+
 def _refuse_unknown(kind: str, asked: Iterable[str | None], known: Sequence[str]) -> None:
     for name in asked:
         if name and name not in known:
@@ -68,7 +92,7 @@ def _fresh_by_default(option: click.Parameter) -> click.Parameter:
         ["--only-missing-outputs/--all-outputs"],
         default=True,
         show_default=True,
-        help="Run only stages whose outputs are missing or no longer fresh, or all.",
+        help="Run only stages whose outputs are missing or no longer fresh, or all (what is there and fresh stays).",
     )
 
 
@@ -192,7 +216,7 @@ def schedule(cron: str, config: str, env: str | None) -> None:
         if not Path(config).is_file():
             raise UserError(f"--config: {config} is not a file (it counts from {Path.cwd()})")
         options = (safe_load(Path(config).read_text()) or {}).get("run") or {}
-        _refuse_unknown("recipe (--env)", [env], [folder.name for folder in _recipes(project, options).glob("*/")])
+        _refuse_recipe(_recipes(project, options), env)
         sys.exit(run_schedule(cron, command, lock=lock))
 
     _for_people(run)
@@ -212,7 +236,8 @@ def _for_people(work: Callable[[], object]) -> None:
     from pocketpipe.hooks import BudgetMissed, NothingChanged
 
     try:
-        work()
+        with _ended_in_order():
+            work()
     except Exception as error:
         mendable = _user_error(error)
         if mendable is None:
@@ -222,10 +247,29 @@ def _for_people(work: Callable[[], object]) -> None:
             sys.exit(BUDGET_MISSED if isinstance(mendable, BudgetMissed) else BAD_INPUT)
 
 
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C: workers end, nothing half-written stays, the MLflow run is closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _user_error(error: BaseException | None) -> UserError | None:
     """The UserError behind an error: Kedro wraps what a dataset raises."""
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, YAMLError):
             return UserError(" ".join(str(error).split()))
+        if isinstance(error, DatasetError) and (error.__cause__ is None or isinstance(error.__cause__, OSError)):
+            return UserError(" ".join(str(error).split()))  # a stage is missing, or a disk is full
         error = error.__cause__ or error.__context__
     return error

@@ -124,8 +124,8 @@ def option_mistakes(factory: Callable[..., Any], options: dict[str, Any], *, whe
     task.options.size: 'big': Input should be a valid integer, unable to parse string as an integer
     """
     parameters = {
-        name: (Any if p.annotation is p.empty else p.annotation, ... if p.default is p.empty else p.default)
-        for name, p in inspect.signature(factory, eval_str=True).parameters.items()
+        name: (_annotation(p, factory), ... if p.default is p.empty else p.default)
+        for name, p in inspect.signature(factory).parameters.items()
         if p.kind is p.KEYWORD_ONLY
     }
     model = create_model("Options", __config__=ConfigDict(extra="forbid"), **parameters)  # type: ignore[call-overload]
@@ -134,6 +134,18 @@ def option_mistakes(factory: Callable[..., Any], options: dict[str, Any], *, whe
     except ValidationError as error:
         return sorted(describe_validation(error, where=where, allowed=tuple(parameters)))
     return []
+
+
+def _annotation(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Any:
+    """What an option may be. Looked up for options alone: others may name what is imported for type checkers only."""
+    if parameter.annotation is parameter.empty:
+        return Any
+    if not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    try:
+        return eval(parameter.annotation, getattr(inspect.unwrap(factory), "__globals__", {}))
+    except NameError:
+        return Any
 
 
 def describe_validation(error: ValidationError, *, where: str, allowed: tuple[str, ...] = ()) -> list[str]:

@@ -369,13 +369,16 @@ def _no_room(folder: Path) -> list[str]:
         free = shutil.disk_usage(folder).free // 2**20
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # two runs at once
     except OSError as error:
         return [
             f"output folder {folder}: cannot be written ({error.strerror}); set POCKETPIPE_OUTPUT to another folder"
         ]
     if free < FREE_MEGABYTES:
-        return [f"output folder {folder}: {free} MB free, {FREE_MEGABYTES} MB needed; set POCKETPIPE_OUTPUT to another"]
+        return [
+            f"output folder {folder}: {free} MB free, {FREE_MEGABYTES} MB needed; free some (docs/scheduling.md, "
+            "Room), or set POCKETPIPE_OUTPUT to another (with another registry, unless MLFLOW_TRACKING_URI names one)"
+        ]
     return []
 
 

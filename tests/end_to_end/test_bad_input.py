@@ -204,7 +204,7 @@ def test_no_space_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.Monke
         subprocess.run(["umount", str(small)], check=True)
     assert code == 2, said
     assert said.startswith(f"output folder {small / 'output'}: ")
-    assert "MB free, 200 MB needed; set POCKETPIPE_OUTPUT" in said
+    assert "MB free, 200 MB needed; free some (docs/scheduling.md, Room), or set POCKETPIPE_OUTPUT" in said
     assert not left
 
 
@@ -216,6 +216,9 @@ def test_no_space_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.Monke
             ["--pipeline", "compress", "--env", "mien"],
             "recipe (--env): 'mien' is unknown; known: base, blocks, cifar10, ",
         ),
+        (["--namespaces", "data,techer"], "stage (--namespaces): 'techer' is unknown; known: compile, data, "),
+        (["--to-nodes", "evaluate"], "node (--to-nodes): 'evaluate' is unknown; known: compile.compile_targets, "),
+        (["--tags", "quick"], "--tags: stages have none; choose them with --namespaces"),
     ],
 )
 def test_unknown_pipeline_or_recipe(arguments: list[str], said: str) -> None:
@@ -243,6 +246,29 @@ def test_a_recipe_that_is_no_yaml(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2
     assert "gru/parameters.yml, unable to read line" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["paramters.yml", "recipe.yml", "nested/more.yaml"])
+def test_a_recipe_of_which_a_file_would_not_be_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("seed: 1")
+    bootstrap_project(PROJECT)
+    result = CliRunner().invoke(cli, ["run", "--env", "mine", "--conf-source", str(tmp_path)])
+    assert result.exit_code == 2
+    assert f"nobody reads {name}; its name must begin with parameters" in result.output
+
+
+def test_a_recipe_that_says_a_thing_twice(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "conf", tmp_path / "conf")
+    for name in ("parameters.yml", "parameters_more.yml"):
+        (tmp_path / "conf" / "gru" / name).write_text("seed: 1")
+    bootstrap_project(PROJECT)
+    result = CliRunner().invoke(cli, ["run", "--env", "gru", "--conf-source", str(tmp_path / "conf")])
+    assert result.exit_code == 2
+    assert "Duplicate keys" in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 

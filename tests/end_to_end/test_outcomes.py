@@ -113,7 +113,8 @@ INTERRUPTIBLE = (
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_is_not_left_running_in_mlflow(house: House) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_not_left_running_in_mlflow(house: House, number: signal.Signals) -> None:
     process = house.start_run(
         "compress", f"{EASY},teacher.epochs=300", "--namespaces", "data,teacher", program=("-c", INTERRUPTIBLE)
     )
@@ -122,9 +123,9 @@ def test_an_interrupted_run_is_not_left_running_in_mlflow(house: House) -> None:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 143 if number == signal.SIGTERM else process.returncode != 0
     statuses = {run.data.tags.get("stage", "the run"): run.info.status for run in runs(house)}
     assert statuses == {"the run": "KILLED", "data": "FINISHED", "teacher": "FAILED"}
 
