@@ -24,3 +24,5 @@ class StageRecord(Value):
     warnings: tuple[str, ...] = ()
     """What the user must be told, a line each: shown in the terminal, MLflow and the report."""
     data: str = ""
+    curves_of: str = ""
+    """The same for the curves, where it is other data."""

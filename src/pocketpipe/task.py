@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketpipe.doors import Door, Value
+from pocketpipe.errors import Mistakes
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +82,11 @@ class Splits:
         """The split on which plans are compared."""
         return self.holdout if self.holdout is not None else self.val
 
+    @property
+    def curves_of(self) -> str:
+        """What the curves of a training are measured on, in words."""
+        return f"{self.train.name} (loss); {self.val.name} (metric)"
+
 
 class Task(ABC):
     """What the network is for. A task is rebuilt from its name and options in every stage, never pickled.
@@ -106,6 +112,24 @@ class Task(ABC):
     @abstractmethod
     def load(self, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
         """Read the data: (splits, test). Raises UserError for what is missing or broken, naming the file."""
+
+    def refuse_misfits(self, *splits: Split) -> None:
+        """Raise Mistakes for examples that are not what this task says they are, a line each."""
+        lines = [line for split in splits for line in self._misfits(split)]
+        if lines:
+            raise Mistakes(lines)
+
+    def _misfits(self, split: Split) -> list[str]:
+        """What is wrong with a split, a line each. Extended by tasks that know more of their targets."""
+        if not len(split):
+            return [f"{split.name}: it has no examples"]
+        lines = []
+        if split.inputs.shape[1:] != tuple(self.input_shape):
+            shape = split.inputs.shape[1:]
+            lines.append(f"{split.name}: an example has shape {shape}, input_shape is {self.input_shape}")
+        if len(split.targets) != len(split):
+            lines.append(f"{split.name}: {len(split)} examples have {len(split.targets)} targets")
+        return lines
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Random training view of a whole batch of stored inputs, same shape and dtype. Default: unchanged."""

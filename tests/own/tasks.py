@@ -7,6 +7,7 @@ import numpy as np
 
 from pocketpipe.task import Preprocessing, Split
 from pocketpipe.tasks.classification import ClassificationTask
+from pocketpipe.tasks.splitting import by_content
 
 SHAPES = ("bar", "cross", "square")
 
@@ -49,7 +50,9 @@ def build(data_root: Path, *, count: int = 300) -> Shapes:
 
 
 class StoredShapes(Shapes):
-    """The same from a file that may change: `shapes.npz` in the data root."""
+    """The same from a file that may grow: `shapes.npz` in the data root."""
+
+    pick = staticmethod(by_content)
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from pocketpipe.errors import Mistakes
 from pocketpipe.pipelines.data.nodes import load_data
 from pocketpipe.task import Split, Splits, TaskChoice
 from training.samples import Blobs, blobs
@@ -24,3 +27,19 @@ def test_examples_that_are_sorted_by_class_are_told(by_class: bool, monkeypatch:
         assert warning.startswith("train: the first 512 examples have 2 of 4 classes; ")
     else:
         assert record.warnings == ()
+
+
+def test_splits_of_ones_own_are_what_the_task_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load(self: Blobs, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
+        train, wide = blobs("train", 40, 0), np.zeros((8, 1, 6, 7), np.uint8)
+        few = Split("val, another sensor", wide, np.zeros(7, np.int64))
+        return Splits(train, few), train.take(np.arange(0), name="test, none left")
+
+    monkeypatch.setattr(Blobs, "load", load)
+    with pytest.raises(Mistakes) as refusal:
+        load_data(TaskChoice(name="training.samples:build_task"), tmp_path, 0)
+    assert str(refusal.value).splitlines() == [
+        "val, another sensor: an example has shape (1, 6, 7), input_shape is (1, 6, 6)",
+        "val, another sensor: 8 examples have 7 targets",
+        "test, none left: it has no examples",
+    ]

@@ -169,8 +169,19 @@ def test_failed_budget_names_what_failed_and_the_nearest_plan() -> None:
 
 
 @pytest.mark.usefixtures("same_figures")
-def test_failed_budget_without_a_passing_plan_says_so() -> None:
-    assert "No plan that was tried passes" in Page(render(findings(drop=0.0194))).text
+def test_failed_budget_of_a_plan_that_was_kept_says_that_no_other_was_tried() -> None:
+    kept = replace(findings(drop=0.0194), trials=(), winner_index=None)
+    assert "No other plan was tried: the champion's was kept" in Page(render(kept)).text
+    assert "No other plan was tried" not in Page(render(findings(drop=0.0194))).text, "a device's limit was missed, say"
+
+
+@pytest.mark.usefixtures("same_figures")
+def test_a_training_is_shown_with_the_data_of_its_curves() -> None:
+    """The figures of its record may be of a hold-out, which no curve looks at."""
+    found = findings()
+    record = found.records["finetune"].model_copy(update={"curves_of": "train (loss); val of the curves (metric)"})
+    text = Page(render(replace(found, records={**found.records, "finetune": record}))).text
+    assert "Training: finetune On train (loss); val of the curves (metric)" in " ".join(text.split())
 
 
 @pytest.mark.usefixtures("same_figures")

@@ -47,6 +47,14 @@ def test_the_first_examples_are_of_all_classes(tmp_path: Path) -> None:
     assert set(splits.train.targets[:15].tolist()) == set(test.targets[:10].tolist()) == {0, 1, 2}
 
 
+def test_images_are_normalized_as_given_weights_need_it(tmp_path: Path) -> None:
+    pets = _fill(tmp_path / "pets", {"a": 20, "b": 20})
+    white = np.full((1, 3, 8, 8), 255, np.uint8)
+    assert _task(pets, size=8).preprocessing(white)[0, :, 0, 0].tolist() == [2.0, 2.0, 2.0]
+    given = _task(pets, size=8, mean=[0.4, 0.5, 0.6], std=[0.5])
+    np.testing.assert_allclose(given.preprocessing(white)[0, :, 0, 0], [1.2, 1.0, 0.8], rtol=1e-6)
+
+
 def test_an_image_stays_in_its_split_as_the_folder_grows(tmp_path: Path) -> None:
     small = _task(_fill(tmp_path / "a" / "pets", {"cat": 20, "dog": 20}))
     large = _task(_fill(tmp_path / "b" / "pets", {"cat": 60, "dog": 45}))

@@ -127,7 +127,8 @@ def captions(findings: Findings) -> dict[str, tuple[str, str]]:
         "classes": ("Class by class", f"Teacher and student in PyTorch, on {findings.evaluation.data}."),
     }
     for stage in TRAINED_STAGES:
-        data = findings.records[stage].data if stage in findings.records else ""
+        record = findings.records.get(stage)
+        data = "" if record is None else record.curves_of or record.data
         shown[f"training-{stage}"] = (f"Training: {stage}", f"On {data}." if data else "")
     return shown
 

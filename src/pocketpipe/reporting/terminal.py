@@ -20,9 +20,9 @@ WIDEST_FILE = 20
 
 
 def print_verdicts(
-    evaluation: Evaluation, warnings: Iterable[str], report: Path, *, console: Console | None = None
+    evaluation: Evaluation, warnings: Iterable[str], report: Path | None = None, *, console: Console | None = None
 ) -> None:
-    """Print the outcome of a run; `report` is where its page lies. Without colours where there is no terminal.
+    """Print the outcome of a run; `report` is where its page lies, if it has one. No colours without a terminal.
 
     Texts are printed as they are: square brackets in a file's or class's name are no markup.
     """
@@ -38,7 +38,8 @@ def print_verdicts(
         _line(console, "what would pass: ", evaluation.nearest_plan, "bold")
     for warning in dict.fromkeys(warnings):
         _line(console, "warning: ", warning, "yellow")
-    console.print(Text.assemble(("report: ", "bold"), str(report)), soft_wrap=True)  # one piece, to be copied
+    if report is not None:
+        console.print(Text.assemble(("report: ", "bold"), str(report)), soft_wrap=True)  # one piece, to be copied
 
 
 def _table(evaluation: Evaluation, *, plain: bool) -> Table:

@@ -37,14 +37,23 @@ class ImageFolder(ClassificationTask):
 
     pick = staticmethod(by_content)
 
-    def __init__(self, folder: Path, *, size: int = 32, colour: Colour = "rgb", cutout: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int = 32,
+        colour: Colour = "rgb",
+        cutout: int = 0,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
         self.folder = folder
         self.size = size
         self.cutout = cutout
         self.colour = colour
         channels = 3 if colour == "rgb" else 1
         self.input_shape = (channels, size, size)
-        self.preprocessing = Preprocessing(scale=1 / 255, mean=(0.5,) * channels, std=(0.25,) * channels)
+        self.preprocessing = Preprocessing(scale=1 / 255, mean=mean or (0.5,) * channels, std=std or (0.25,) * channels)
         self.labels = _class_names(folder)
 
     def source_digest(self) -> str:
@@ -106,12 +115,17 @@ def build(
     size: Annotated[int, Field(ge=8, le=512)] = 32,
     colour: Colour = "rgb",
     cutout: Annotated[int, Field(ge=0)] = 0,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[Annotated[float, Field(gt=0.0)], ...] | None = None,
 ) -> ImageFolder:
     """The images under `path` (absolute, or within `data_root`). Raises UserError if there are no classes.
 
     cutout: side in pixels of a square that each training view hides; for long trainings. 0: none.
+    mean, std: a network sees (pixel / 255 - mean) / std, for each channel or for all: as given weights were trained
+    (ImageNet's: [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]). null: 0.5 and 0.25.
     """
-    return ImageFolder(data_root / path, size=size, colour=colour, cutout=cutout)
+    means, stds = (None if numbers is None else tuple(numbers) for numbers in (mean, std))  # lists in a recipe
+    return ImageFolder(data_root / path, size=size, colour=colour, cutout=cutout, mean=means, std=stds)
 
 
 def _mixed(split: Split) -> Split:

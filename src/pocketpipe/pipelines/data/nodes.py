@@ -9,10 +9,14 @@ from pocketpipe.task import Split, Splits, TaskChoice
 
 
 def load_data(task_choice: TaskChoice, data_root: Path, seed: int) -> tuple[Splits, Split, StageRecord]:
-    """(train, val and holdout; test; record). The test split goes to the evaluate stage alone."""
+    """(train, val and holdout; test; record). The test split goes to the evaluate stage alone.
+
+    Raises UserError for examples that cannot be read or are not what the task says.
+    """
     task = task_choice.build(data_root)
     splits, test = task.load(seed=seed, holdout=task_choice.holdout)
     known = [split for split in (splits.train, splits.val, splits.holdout, test) if split is not None]
+    task.refuse_misfits(*known)
     record = StageRecord(
         stage="data",
         metrics={f"{_role(split, splits)}_examples": len(split) for split in known},

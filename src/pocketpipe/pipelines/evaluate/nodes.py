@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketpipe.budget import Budget
-from pocketpipe.champion import Champion
+from pocketpipe.champion import Yardstick
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
@@ -24,6 +24,8 @@ from pocketpipe.search.nearest import in_words, nearest_passing
 from pocketpipe.search.trial import Trial
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.task import Split, Task, TaskChoice
+from pocketpipe.tasks.classification import ClassificationTask
+from pocketpipe.tasks.splitting import stratified
 from pocketpipe.training.inference import predict
 
 ONNX_FILE = "student.onnx"
@@ -62,7 +64,7 @@ def evaluate(
     trials: list[Trial],
     search_record: StageRecord,
     data_root: Path,
-    champion: Champion | None = None,
+    champion: Yardstick | None = None,
 ) -> tuple[Evaluation, StageRecord]:
     """(evaluation, record). The record counts how often the test split was opened: once.
 
@@ -107,7 +109,19 @@ def evaluate(
         scores=tuple(task.scores(_of_all_examples(delivered, reference), test.targets).tolist()),
         champion_scores=_champion_scores(champion, task, test, settings.reference_macs),
     )
-    return evaluation, _record(evaluation, search_record, task)
+    record = _record(evaluation, search_record, task)
+    return evaluation, record.model_copy(update={"warnings": (*record.warnings, *_drawn_anew(champion, task, test))})
+
+
+def _drawn_anew(champion: Yardstick | None, task: Task, test: Split) -> tuple[str, ...]:
+    """A line if the test split is not the champion's, and may hold what the champion and its teacher have learned."""
+    redrawn = isinstance(task, ClassificationTask) and type(task).pick is stratified
+    if champion is None or not redrawn or champion.evaluation.test_digest == test.digest:
+        return ()
+    return (
+        f"{test.name}: drawn anew since the champion's, so champion and teacher may have learned from it; for data "
+        "that grows set pick = staticmethod(by_content) on the task",
+    )
 
 
 def _subject(
@@ -170,7 +184,7 @@ def _of_all_examples(delivered: list[Ran], reference: np.ndarray) -> np.ndarray:
 
 
 def _champion_scores(
-    champion: Champion | None, task: Task, test: Split, reference_macs: int
+    champion: Yardstick | None, task: Task, test: Split, reference_macs: int
 ) -> tuple[float, ...] | None:
     """As its own targets have them: of the integer reference, where it is quantized and that takes minutes."""
     if champion is None:

@@ -47,6 +47,7 @@ def finetune_student(
         facts=fitted.facts,
         warnings=worse_than_before(task, before, score),
         data=splits.selection.name,
+        curves_of=splits.curves_of,
     )
 
 

@@ -36,4 +36,5 @@ def sparsify_network(
         curves=fitted.curves,
         facts=fitted.facts,
         data=splits.selection.name,
+        curves_of=splits.curves_of,
     )

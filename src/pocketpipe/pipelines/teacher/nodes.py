@@ -63,7 +63,8 @@ def make_teacher(
         curves=fitted.curves,
         facts={"start": whence, **(given.facts if given is not None else {}), **fitted.facts},
         warnings=given.warnings if given is not None else (),
-        data=splits.selection.name,
+        data="; ".join(split.name for split in _measured_splits(splits)),
+        curves_of=splits.curves_of,
     )
 
 
