@@ -76,10 +76,11 @@ def test_recurrent_operators(module: Callable[..., torch.nn.Module], gates: int)
     assert cost.macs == 5 * 2 * gates * 4 * (3 + 4)
 
 
-def test_einsum_by_hand() -> None:
+@pytest.mark.parametrize("equation", ["bihd, bjhd -> bhij", "...ihd,...jhd->...hij", "...ihd,...jhd"])
+def test_einsum_by_hand(equation: str) -> None:
     from onnx import TensorProto, helper
 
-    node = helper.make_node("Einsum", ["q", "k"], ["scores"], equation="bihd, bjhd -> bhij")
+    node = helper.make_node("Einsum", ["q", "k"], ["scores"], equation=equation)
     shapes = {"q": (1, 5, 3, 4), "k": (1, 7, 3, 4), "scores": (1, 3, 5, 7)}
     values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()}
     graph = helper.make_graph([node], "products", [values["q"], values["k"]], [values["scores"]])

@@ -35,6 +35,22 @@ def test_the_shape_of_an_answer_leaves_the_network_as_it_was() -> None:
     assert torch.equal(torch.random.get_rng_state(), generator)
 
 
+class Viewing(nn.Module):
+    """Flattens as tutorials do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(64, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(inputs).view(len(inputs), -1))
+
+
+def test_a_view_of_images_that_lie_channels_last_is_told_with_its_way_out() -> None:
+    with pytest.raises(UserError, match=r"write x.flatten\(1\) or x.reshape"):
+        answer_shape(Viewing(), Blobs.input_shape)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [

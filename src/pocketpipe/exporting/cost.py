@@ -75,5 +75,10 @@ def _einsum_macs(equation: str, operands: Sequence[Shape]) -> int:
     inputs = equation.replace(" ", "").partition("->")[0].split(",")
     if len(operands) != 2:
         return 0
-    return prod({letter: size for axes, shape in zip(inputs, operands, strict=True)
-                 for letter, size in zip(axes, shape, strict=True)}.values())  # fmt: skip
+    lengths: dict[object, int] = {}
+    for axes, shape in zip(inputs, operands, strict=True):
+        before, dots, after = axes.partition("...")
+        hidden = len(shape) - len(before) - len(after) if dots else 0
+        for axis, size in zip((*before, *range(-hidden, 0), *after), shape, strict=True):
+            lengths[axis] = max(size, lengths.get(axis, 1))  # broadcast
+    return prod(lengths.values())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.errors import UserError, first_line
+from pocketpipe.training.layout import channels_last
 
 
 def answer_shape(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -18,6 +19,9 @@ def answer_shape(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[int,
     probe = copy.deepcopy(network)  # a forward in training moves BatchNorm's statistics and sets quantizers
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     examples = torch.zeros(2, *input_shape, device=device)
+    if examples.ndim == 4:  # images lie so in training
+        channels_last(probe)
+        examples = examples.contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         after, during = (_answer(probe.train(mode), examples) for mode in (False, True))
     if during.shape != after.shape:
@@ -33,7 +37,10 @@ def _answer(network: nn.Module, examples: Tensor) -> Tensor:
     try:
         answer = network(examples)
     except Exception as error:  # whatever a network of the user's says
-        raise UserError(f"network: it fails on two examples of zeros, {when} ({first_line(error)})") from error
+        hint = ""
+        if "view size" in str(error):
+            hint = "; images lie channels last, which x.view(...) cannot flatten: write x.flatten(1) or x.reshape(...)"
+        raise UserError(f"network: it fails on two examples of zeros, {when} ({first_line(error)}){hint}") from error
     if not isinstance(answer, Tensor):
         raise UserError(f"network: answers with a {type(answer).__name__} {when}; return one tensor in both modes")
     return answer

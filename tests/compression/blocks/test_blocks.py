@@ -276,6 +276,14 @@ def test_a_block_that_adds_nothing_goes_first(criterion: Any) -> None:
         assert step.removed[0] == "layer2.2"
 
 
+def test_large_images_come_few_at_once() -> None:
+    large = Split("large", np.zeros((70, 3, 512, 512), np.uint8), np.zeros(70, np.int64))
+    task = Noise()
+    task.input_shape = (3, 512, 512)
+    batches = list(Chooser(nn.Linear(1, 1), task, large, 70, 0)._batches())
+    assert [(len(inputs), len(wanted)) for inputs, wanted in batches] == [(32, 32), (32, 32), (6, 6)]
+
+
 def test_taylor_is_the_slope_in_what_a_block_adds() -> None:
     """By differences: a factor before the last convolution and its bias is a factor before all that the block adds."""
     network = _three()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from compression.noise import NO_DATA, SOME, TASK
 from compression.odd_networks import ODD
@@ -279,6 +280,28 @@ def test_options_of_a_configured_method_are_checked_together() -> None:
         "methods.channels.multiple",
         "methods.channels.width",
     ]
+
+
+class Narrow(nn.Module):
+    """Two channels in the middle, of which one goes early."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Conv2d(1, 16, 1), nn.Conv2d(16, 2, 1), nn.Conv2d(2, 16, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.last(torch.relu(self.middle(torch.relu(self.first(x)))))
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+def test_portions_go_on_where_a_group_is_down_to_one() -> None:
+    network: nn.Module = Narrow()
+    profile = profile_of(network, DIGIT)
+    wanted = ChannelsStep(widths={"first": 4, "middle": 1, "last": 4}, criterion="l1")
+    for step in wanted.in_portions(profile, 4):
+        network, _ = CompressionPlan((step,)).carry_out(network, TASK, SOME)
+    assert profile_of(network, DIGIT).cost() == wanted.predict(profile).cost()
 
 
 @pytest.mark.parametrize("pieces", ["portions", "layers"])

@@ -15,6 +15,7 @@ from pocketpipe.compression.importance import most_important
 from pocketpipe.compression.importance.discrimination import by_discrimination
 from pocketpipe.compression.importance.lasso import by_lasso
 from pocketpipe.compression.tracing import TracedGroup, trace
+from pocketpipe.errors import UserError
 from pocketpipe.tasks.digits import Digits
 
 
@@ -84,3 +85,10 @@ def test_it_repeats_and_leaves_the_network_alone() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert not any(submodule._forward_hooks for submodule in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_targets_that_are_no_classes_are_refused() -> None:
+    network, examples, _ = _case()
+    for targets in (torch.zeros(128, 8, 8, dtype=torch.int64), torch.zeros(128)):
+        with pytest.raises(UserError, match="dcp trains classifiers of whole examples"):
+            by_discrimination(network, [_inner(network)], TASK, examples, targets)

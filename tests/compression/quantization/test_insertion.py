@@ -361,3 +361,38 @@ def test_a_network_is_quantized_once() -> None:
 def test_quantizers_of_weights_are_parametrizations() -> None:
     quantized = insert(zoo("lenet", DIGIT), DIGIT, Bits())
     assert sum(isinstance(module, WeightQuantizer) for module in quantized.modules()) == 5
+
+
+class Transposed(nn.Module):
+    """Its argument has the name of a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, t: Tensor) -> Tensor:
+        return self.head(t)
+
+
+class Words(nn.Module):
+    """Reads ids of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(100, 4), nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.table(ids.long()).mean(1))
+
+
+def test_an_argument_is_an_input_whatever_its_name() -> None:
+    assert "input" in quantizers_of(insert(Transposed(), (4,), Bits()))
+
+
+def test_ids_are_not_rounded() -> None:
+    quantized = insert(Words(), (6,), Bits())
+    assert "input" not in quantizers_of(quantized)
+    set_weight_steps(quantized, "minmax")
+    ids = torch.arange(96, dtype=torch.float32).view(16, 6)
+    set_activation_steps(quantized, [ids], "minmax")
+    assert len(quantized.eval()(ids).unique(dim=0)) == 16

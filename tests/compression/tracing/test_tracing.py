@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -213,6 +215,74 @@ def test_numbers_in_modules_that_follow_are_found_by_trying() -> None:
     assert [(size.path, size.attribute) for size in traced.sizes] == [("attention", "num_heads")]
     shared = _traced("vit_shared")  # four heads, four wide, two with keys of their own
     assert {(size.path, size.attribute) for size in shared.sizes} == {("attention", "heads"), ("attention", "shared")}
+
+
+@pytest.mark.parametrize("name", ["vit_torch", "vit_explicit", "gated"])
+def test_what_can_be_thinned_does_not_depend_on_weights(name: str) -> None:
+    """A pinned plan is replayed on a fresh network, whose head of zeros shows nothing of what lies before it."""
+    network, shape = odd(name)
+    fresh = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in fresh.head.parameters():
+            parameter.zero_()
+    trained, untrained = (trace(each, shape) for each in (network, fresh))
+    assert untrained.profile() == trained.profile()
+    sizes = [[(size.path, size.attribute) for size in each.sizes] for each in (trained, untrained)]
+    assert sizes[0] == sizes[1]
+    assert name == "gated" or sizes[0]
+    assert not fresh.head.weight.any(), "the network itself is left as it is"
+
+
+class RootOfAParameter(nn.Module):
+    """Not finite where its variance is below 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.variance = nn.Parameter(torch.full((1, 6), 2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.first(x) * self.variance.sqrt())
+
+
+def test_parameters_of_which_a_root_is_taken_stay_as_they_are() -> None:
+    assert _by_name(trace(RootOfAParameter(), (4,))) == {"first": (6, ("first",))}
+
+
+class Words(nn.Module):
+    """Ids of tokens, which must be there in the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.outer = nn.Embedding(50, 12), nn.Linear(12, 20), nn.Linear(20, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.table(ids.long())
+        return self.head((x + self.outer(torch.relu(self.inner(x)))).mean(1))
+
+
+def test_a_network_that_reads_ids_is_tried_out_on_ids() -> None:
+    assert _by_name(trace(Words(), (6,)))["inner"] == (20, ("inner",))
+
+
+class Gpt(nn.Module):
+    """Layers as GPT-2 writes them: (in, out), the product added to the bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(7, 10)), nn.Parameter(torch.randn(10, 5))
+        self.before, self.after = nn.Parameter(torch.randn(10)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(self.after, torch.relu(torch.addmm(self.before, x, self.first)), self.second)
+
+
+def test_a_product_that_is_added_to_its_bias_is_a_layer() -> None:
+    network = Gpt()
+    profile = profile_of(network, (7,))
+    assert {group.name: group.channels for group in profile.slimmable} == {"first": 10}
+    assert profile.cost().macs == counted_macs(network, (7,)) == 7 * 10 + 10 * 5
 
 
 def test_what_is_held_elsewhere_does_not_hold_more_than_it_must() -> None:

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.taking_out import emptied, swapped
-from pocketpipe.samples import prepared_batches, to_tensor
+from pocketpipe.samples import examples_at_once, prepared_batches, to_tensor
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
 
 Criterion = Literal["loss", "taylor", "similarity", "last", "random"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
-BATCH = 256
+BATCH, FEWEST = 256, 32
+"""Examples at once, and at least these however large one is: BatchNorm's statistics come from them."""
 
 Quotas = Mapping[tuple[str, ...], int]
 """For each run of blocks, by their paths, how many of them may go."""
@@ -99,8 +100,9 @@ class Chooser:
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = next(self.network.parameters()).device
-        targets = torch.split(to_tensor(self.data.targets[: self.examples]), BATCH)
-        for inputs, wanted in zip(prepared_batches(self.task, self.data, BATCH, self.examples), targets, strict=True):
+        at_once = examples_at_once(self.task.input_shape, fewest=FEWEST, most=BATCH)
+        targets = torch.split(to_tensor(self.data.targets[: self.examples]), at_once)
+        for inputs, wanted in zip(prepared_batches(self.task, self.data, at_once, self.examples), targets, strict=True):
             yield inputs.to(device), wanted.to(device)
 
 

@@ -125,7 +125,12 @@ class ChannelsStep(Step):
     def in_portions(self, profile: NetworkProfile, count: int) -> tuple[ChannelsStep, ...]:
         """Steps that lead to these widths, each for the network that the one before left, at even factors of MACs."""
         self._refuse_misfits(profile)
-        return tuple(self._to(widths) for widths in in_portions(profile, self.widths, count))
+        steps, reached = [], profile.widths()
+        for widths in in_portions(profile, self.widths, count):
+            # Only what changes is named: an axis of length 1, once there, belongs to no group any more.
+            steps.append(self._to({name: width for name, width in widths.items() if width != reached[name]}))
+            reached |= widths
+        return tuple(steps)
 
     def by_layers(self, profile: NetworkProfile, every: int) -> tuple[ChannelsStep, ...]:
         """Steps that each bring the next `every` thinned groups, in graph order, to their widths."""

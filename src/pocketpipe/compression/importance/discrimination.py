@@ -14,6 +14,7 @@ from torch.nn import functional
 from pocketpipe.compression.members import ReadingModule, readers
 from pocketpipe.compression.sampling import channels_last, columns_of, input_rows, sampled, watched
 from pocketpipe.compression.tracing import TracedGroup
+from pocketpipe.errors import UserError
 from pocketpipe.task import Task
 
 ROUNDS = 16
@@ -92,8 +93,14 @@ def by_discrimination(
     gradient of the reconstruction's error plus the loss of a classifier trained on the layer's output; then
     the weights of all that are chosen are refitted (here in closed form). Instead of few classifiers along the
     network there is one at each layer that reads the group. `examples` (N, ...) are prepared inputs with their
-    `targets`. A group that no convolution or linear layer reads is not in the answer.
+    `targets`. A group that no convolution or linear layer reads is not in the answer. Raises UserError for targets
+    that are no classes.
     """
+    if targets.ndim != 1 or targets.is_floating_point():
+        raise UserError(
+            "channels.criterion: dcp trains classifiers of whole examples, and targets are "
+            f"{tuple(targets.shape)} of {targets.dtype} here; choose taylor, say"
+        )
     scores = {}
     examples, targets = examples[:EXAMPLES], targets[:EXAMPLES]
     for group in groups:

@@ -36,7 +36,12 @@ _MULTIPLYING_MODULES = (_ConvNd, nn.Linear, nn.Bilinear, nn.MultiheadAttention, 
 
 
 def operator_of(node: fx.Node) -> str:
-    """The function's or method's name, without a leading underscore: `relu`, `add`; the module's path."""
+    """The function's or method's name, without a leading underscore: `relu`, `add`; the module's path.
+
+    Empty for what is no call: an argument of `forward` may be called `t`, too.
+    """
+    if node.op in ("placeholder", "get_attr", "output"):
+        return ""
     if node.op == "call_function":
         return str(getattr(node.target, "__name__", node.target)).lstrip("_")
     return str(node.target)

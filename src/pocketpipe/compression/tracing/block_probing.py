@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from pocketpipe.compression.taking_out import emptied, moved_up, swapped
+from pocketpipe.compression.tracing.examples import example_for
 from pocketpipe.compression.tracing.walking import shape_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class _Zeroed(fx.Interpreter):
         values |= dict(self.network.named_parameters(remove_duplicate=False))
         values |= dict(self.network.named_buffers(remove_duplicate=False))
         names = [node.name for node in self.program.graph.nodes if node.op == "placeholder"]
-        example = _example(self.program)
+        example = _example(self.program, self.network)
         with torch.no_grad():
             inputs = (values[stored[name]] if name in stored else example for name in names)
             return _first(self.run(*inputs, enable_io_processing=False))
@@ -85,17 +86,18 @@ class _Zeroed(fx.Interpreter):
         return torch.zeros_like(value) if n in self.zero else value
 
 
-def _example(program: ExportedProgram) -> Tensor:
+def _example(program: ExportedProgram, network: nn.Module) -> Tensor:
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.name == name)
-    return torch.randn(shape_of(node), generator=torch.Generator().manual_seed(0))
+    return example_for(network, shape_of(node)[1:])
 
 
 def _output_with(network: nn.Module, program: ExportedProgram, modules: Mapping[str, nn.Module]) -> Tensor | None:
     """First output for the example with other modules in the network; None if it fails."""
+    example = _example(program, network)
     with swapped(network, modules), torch.no_grad():
         try:
-            return _first(network(_example(program)))
+            return _first(network(example))
         except Exception:  # the forward is the user's code, and may fail in any way
             return None
 

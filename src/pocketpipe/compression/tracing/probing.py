@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pocketpipe.compression.slimming import Kept, masked, slim
+from pocketpipe.compression.tracing.examples import example_for
 from pocketpipe.compression.tracing.walking import Decision, Size
 from pocketpipe.errors import first_line
 
@@ -154,7 +155,7 @@ def _problem(network: nn.Module, trace: Trace, groups: Sequence[TracedGroup]) ->
     if not groups:
         return None
     kept: Kept = {group.name: _some(group) for group in groups}
-    example = torch.randn(1, *trace.input_shape, generator=torch.Generator().manual_seed(0))
+    example = example_for(network, trace.input_shape)
     with torch.no_grad():
         expected = _first(masked(network, trace, kept)(example))
         slimmed = slim(network, trace, kept)

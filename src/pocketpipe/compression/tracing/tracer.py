@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from pocketpipe.buffers import Buffer
 from pocketpipe.compression.tracing.buffer_list import buffers_of, stored_by
+from pocketpipe.compression.tracing.examples import stir
 from pocketpipe.compression.tracing.graph import walk_graph
 from pocketpipe.compression.tracing.labels import Atom, Place
 from pocketpipe.compression.tracing.layer_list import layers_of
@@ -107,6 +108,7 @@ def profile_of(network: nn.Module, input_shape: tuple[int, ...]) -> NetworkProfi
 
 def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     _see_through(network)
+    stir(network, input_shape)
     program, first_names = exported(network, input_shape), first_names_of(network)
     stored = stored_by(program)
     adaptive = frozenset(

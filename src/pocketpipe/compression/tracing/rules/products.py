@@ -68,6 +68,21 @@ def matmul(walk: Walk, node: fx.Node) -> Any:
     return _multiplied(walk, node, left, right)
 
 
+@rule("addmm")
+def added_to_layer(walk: Walk, node: fx.Node) -> Any:
+    """A matrix product with something added: a linear layer as GPT-2 writes it, its weight (in, out)."""
+    given = arguments(node)
+    added, left, right = (walk.value(given[name]) for name in ("self", "mat1", "mat2"))
+    scaled = given.get("alpha", 1) != 1 or given.get("beta", 1) != 1
+    if scaled or added is None or left is None or right is None or left.parameter:
+        return unknown(walk, node)
+    if right.parameter:
+        product = product_with_weight(walk, node, left, right, out_axis=1)
+    else:
+        product = _multiplied(walk, node, left, right)
+    return joined(walk, node, [product, added], shape_of(node))
+
+
 @rule("baddbmm")
 def added_to_matmul(walk: Walk, node: fx.Node) -> Any:
     """A product of activations, with something added."""
