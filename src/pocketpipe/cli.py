@@ -1,17 +1,18 @@
 """Commands: Kedro's `run` with our defaults and errors, and pocketpipe's own."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
-from kedro.io import DatasetError
 from kedro.utils import find_kedro_project
 from yaml import YAMLError, safe_load
 
@@ -66,17 +67,19 @@ def _recipes(project: Path, options: dict[str, Any]) -> Path:
 
 
 def _refuse_recipe(recipes: Path, name: str | None) -> None:
-    """Raises UserError for a recipe that is not there, or of which files would be ignored without a word."""
+    """Raises UserError for a recipe that is not there, or of which a file would be ignored without a word."""
+    name = name or os.environ.get("KEDRO_ENV")
     _refuse_unknown("recipe (--env)", [name], [folder.name for folder in recipes.glob("*/")])
     folder = recipes / (name or "base")
-    written = [file.relative_to(folder) for file in folder.rglob("*") if file.suffix in (".yml", ".yaml", ".json")]
-    unread = sorted(str(file) for file in written if not any(part.startswith(READ_BY_KEDRO) for part in file.parts))
-    if unread:
-        raise UserError(f"{folder}: nobody reads {', '.join(unread)}; its name must begin with parameters")
+    written = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.suffix in (".yml", ".yaml")]
+    said = any(part.startswith("parameters") for file in written for part in file.parts)
+    for file in written:
+        if not said or (get_close_matches(file.stem, READ_BY_KEDRO, 1) and not file.stem.startswith(READ_BY_KEDRO)):
+            raise UserError(f"{folder / file}: nobody reads it; a recipe's file begins with parameters (or catalog)")
 
 
-READ_BY_KEDRO = ("parameters", "catalog", "credentials", "globals", "logging", ".")
-"""How the names of files and folders begin that a recipe consists of."""
+READ_BY_KEDRO = ("parameters", "catalog", "credentials", "globals")
+"""How the names of files begin that a recipe consists of; others (a plugin's mlflow.yml) are nobody's mistake."""
 
 
 def _refuse_unknown(kind: str, asked: Iterable[str | None], known: Sequence[str]) -> None:
@@ -250,18 +253,19 @@ def _for_people(work: Callable[[], object]) -> None:
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C: workers end, nothing half-written stays, the MLflow run is closed."""
-    if threading.current_thread() is not threading.main_thread():
+    former = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or former in (signal.SIG_IGN, None):
         yield
         return
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, former)
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
@@ -269,7 +273,5 @@ def _user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, YAMLError):
             return UserError(" ".join(str(error).split()))
-        if isinstance(error, DatasetError) and (error.__cause__ is None or isinstance(error.__cause__, OSError)):
-            return UserError(" ".join(str(error).split()))  # a stage is missing, or a disk is full
         error = error.__cause__ or error.__context__
     return error

@@ -125,7 +125,7 @@ def option_mistakes(factory: Callable[..., Any], options: dict[str, Any], *, whe
     """
     parameters = {
         name: (_annotation(p, factory), ... if p.default is p.empty else p.default)
-        for name, p in inspect.signature(factory).parameters.items()
+        for name, p in _signature(factory).parameters.items()
         if p.kind is p.KEYWORD_ONLY
     }
     model = create_model("Options", __config__=ConfigDict(extra="forbid"), **parameters)  # type: ignore[call-overload]
@@ -136,8 +136,15 @@ def option_mistakes(factory: Callable[..., Any], options: dict[str, Any], *, whe
     return []
 
 
+def _signature(factory: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(factory, eval_str=True)
+    except NameError:  # something beside the options is named that is imported for type checkers only
+        return inspect.signature(factory)
+
+
 def _annotation(parameter: inspect.Parameter, factory: Callable[..., Any]) -> Any:
-    """What an option may be. Looked up for options alone: others may name what is imported for type checkers only."""
+    """What an option may be; anything, where its annotation cannot be looked up."""
     if parameter.annotation is parameter.empty:
         return Any
     if not isinstance(parameter.annotation, str):

@@ -156,7 +156,8 @@ class RunHooks:
             tracker.end()
             return
         evaluation: Evaluation = catalog.load("evaluation")
-        tracker.end(evaluation=evaluation, promotion=catalog.load("promotion") if "promotion" in outputs else None)
+        promotion = _as_of_now(catalog.load("promotion")) if "promotion" in outputs else None
+        tracker.end(evaluation=evaluation, promotion=promotion)
         report = _fresh(catalog, "report").latest / REPORT if "report" in outputs else None
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
         if "deliveries" in outputs:
@@ -283,7 +284,7 @@ def _registry(catalog: DataCatalog) -> RegistryDataset:
 
 def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
     """Let the promote stage run again if its version is not in this registry, if it was told to run again, or if it
-    made a champion that is none any more.
+    made a champion that was rolled back since.
     """
     outputs = [_fresh(catalog, name) for name in ("promotion", "promote_record")]
     if not all(output.exists() for output in outputs):
@@ -291,10 +292,18 @@ def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
     promotion: Promotion = outputs[0].load()
     undecided = any(reason.startswith(OVERTAKEN) for reason in promotion.reasons)
     registry = open_registry()
-    dethroned = promotion.promoted and registry.champion_version(promotion.name) != promotion.version
-    if undecided or dethroned or not registry.has(promotion):
+    known = registry.has(promotion)
+    if undecided or not known or (promotion.promoted and registry.was_rolled_back(promotion)):
         for output in outputs:
             shutil.rmtree(output.path, ignore_errors=True)  # another run may be quicker
+
+
+def _as_of_now(promotion: Promotion) -> Promotion:
+    """A promotion of an earlier run, whose version another one may have overtaken."""
+    champion = open_registry().champion_version(promotion.name)
+    if not promotion.promoted or champion == promotion.version:
+        return promotion
+    return promotion.model_copy(update={"promoted": False, "reasons": (f"version {champion} became champion since",)})
 
 
 def _is_fresh(node: Node, catalog: DataCatalog) -> bool:

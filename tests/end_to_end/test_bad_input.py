@@ -258,7 +258,7 @@ def test_a_recipe_of_which_a_file_would_not_be_read(name: str, tmp_path: Path) -
     bootstrap_project(PROJECT)
     result = CliRunner().invoke(cli, ["run", "--env", "mine", "--conf-source", str(tmp_path)])
     assert result.exit_code == 2
-    assert f"nobody reads {name}; its name must begin with parameters" in result.output
+    assert f"{name}: nobody reads it; a recipe's file begins with parameters" in result.output
 
 
 def test_a_recipe_that_says_a_thing_twice(tmp_path: Path) -> None:

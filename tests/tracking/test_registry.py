@@ -99,6 +99,11 @@ def test_a_slower_day_makes_no_new_version(registry: Registry, add, evaluation, 
     late = verdict("latency_ms", "failed")
     assert add("one") == "1"
     assert add("one", subjects=(slow,), verdicts=(*evaluation().verdicts, late)) == "1"
+    registry.set_champion(NAME, "1")
+    champion = registry.champion(NAME)
+    assert champion is not None
+    assert champion.evaluation.verdicts[-1] == late, "with the times of the latest run"
+    assert champion.tags["budget_kept"] == "false"
     assert add("one", verdicts=(verdict("speedup", "failed"),)) == "2"
     assert add("one", scores=(1.0, 1.0, 0.0, 0.0)) == "3"
 

@@ -102,7 +102,7 @@ def test_a_deleted_experiment_is_named_with_its_remedy(store: Store, tmp_path: P
 
 
 def test_a_store_that_was_moved_is_found_by_the_link_that_it_asks_for(empty_database: Path, tmp_path: Path):
-    before, after = tmp_path / "before", tmp_path / "after"
+    before, after = tmp_path / "it was here", tmp_path / "after"
     before.mkdir()
     shutil.copy(empty_database, before / "mlflow.db")
     tracker = RunTracker.open(f"sqlite:///{before / 'mlflow.db'}", before / "artifacts")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -78,3 +79,11 @@ def test_only_a_choice_among_labels_can_be_softened(answer: tuple[int, ...], lab
 def test_choices_among_labels_may_have_positions() -> None:
     Distillation().check((4,), 4)
     Distillation().check((16, 4), 4)
+
+
+@pytest.mark.parametrize("targets", [np.zeros((9, 4), np.float32), np.zeros(9, np.float32), np.zeros((9, 4), np.int64)])
+def test_targets_that_are_no_choice_among_labels_are_not_softened(targets: np.ndarray) -> None:
+    """Two coordinates, or several labels at once, come in the shape of a choice."""
+    with pytest.raises(UserError, match=r"targets are .* for an example, no such choice; set distillation to null"):
+        Distillation().check((4,), 4, targets)
+    Distillation().check((4,), 4, np.zeros(9, np.int64))

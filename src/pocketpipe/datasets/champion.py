@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kedro.io import DatasetError
@@ -10,7 +11,9 @@ from pocketpipe import machine
 from pocketpipe.champion import ONNX, Champion, Yardstick
 from pocketpipe.config import Config
 from pocketpipe.datasets.sources import SourceDataset
+from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
 from pocketpipe.errors import first_line
+from pocketpipe.task import Task
 from pocketpipe.tracking.registry import CONTENT, Registered, Registry
 from pocketpipe.tracking.store import open_store
 
@@ -36,7 +39,7 @@ class RegistryOfRun:
     request: str
     """Fingerprint of parameters and data: a retraining with the same one has nothing to do."""
     beside: Registered | None = None
-    """The champion that the run started from and was evaluated beside, in a retraining."""
+    """The champion that the run was evaluated beside, in a retraining."""
 
 
 class RegistryDataset(SourceDataset):
@@ -77,21 +80,27 @@ class ChampionDataset(SourceDataset):
 
 
 class YardstickDataset(SourceDataset):
-    """The champion to compare with, also where it is no start; None where it answers with something else."""
+    """The champion to compare with, also where it is no start; None where it reads or answers something else."""
 
     def __init__(self, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(metadata)
         self.registered: Registered | None = None
 
     def digest(self, config: Config) -> str:
-        found = open_registry().champion(config.registered_name)
-        labels = config.task.build(machine.data_root()).labels
-        self.registered = found if found is not None and found.evaluation.answers_as(labels) else None
+        found, task = open_registry().champion(config.registered_name), config.task.build(machine.data_root())
+        same = found is not None and found.evaluation.answers_as(task.labels) and _reads_the_same(found.folder, task)
+        self.registered = found if same else None
         return "none" if self.registered is None else self.registered.tags[CONTENT]
 
     def load(self) -> Yardstick | None:
         found = self.registered
         return None if found is None else Yardstick((found.folder / ONNX).read_bytes(), found.evaluation)
+
+
+def _reads_the_same(folder: Path, task: Task) -> bool:
+    """Whether its deliveries were made for such examples."""
+    made = [DeliveryMetadata.read(file.parent) for file in folder.glob(f"deliveries/*/{METADATA_FILE}")]
+    return all((each.input_shape, each.preprocessing) == (task.input_shape, task.preprocessing) for each in made)
 
 
 def no_start(registered: Registered, config: Config) -> str | None:

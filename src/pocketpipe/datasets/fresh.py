@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import load_obj
 
+from pocketpipe.errors import UserError
 from pocketpipe.lineage.provenance import Provenance, write_provenance
 from pocketpipe.storage import appearing_whole, replacing
 
@@ -42,13 +43,13 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
         return self.folder / "latest"
 
     def load(self) -> T:
-        """The value. Raises DatasetError if it was not made yet."""
+        """The value. Raises UserError, which Kedro wraps, if it was not made yet."""
         if not self._exists():
-            raise DatasetError(f"{self.folder.name} is not there yet: run the stage that makes it first")
+            raise UserError(f"{self.folder.name} is not there yet: run the stage that makes it first")
         return self._read(self.path)
 
     def save(self, data: T) -> None:
-        """Write it; readers never see half of it."""
+        """Write it; readers never see half of it. Raises UserError, which Kedro wraps, where that is not possible."""
         if self._exists():
             return  # the same fingerprint means the same content: another run was quicker
         try:
@@ -58,7 +59,7 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
                     made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})
                     write_provenance(scratch, made_now)
         except OSError as error:
-            raise DatasetError(f"cannot write {self.folder.name} under {self.folder}: {error}") from error
+            raise UserError(f"cannot write {self.folder.name} under {self.folder}: {error}") from error
         self.point_latest()
 
     def point_latest(self) -> None:

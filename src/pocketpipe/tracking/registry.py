@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,12 +75,17 @@ class Registry:
         with self.store.lock():
             self._ensure(name)
             known = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(CONTENT) == content]
+            measured = evaluation.model_dump_json(indent=2) + "\n"
             if known:
-                for tag, value in own.items():
+                for tag, value in {**own, **_summary_tags(evaluation)}.items():
                     client.set_model_version_tag(name, str(known[0].version), tag, value)
+                client.log_text(
+                    known[0].run_id or run_id, measured, f"{PACKAGE}/{EVALUATION}"
+                )  # with the times of this run
+                shutil.rmtree(self._download_of(known[0]), ignore_errors=True)
                 return str(known[0].version)
             client.log_artifacts(run_id, str(folder), artifact_path=PACKAGE)
-            client.log_text(run_id, evaluation.model_dump_json(indent=2) + "\n", f"{PACKAGE}/{EVALUATION}")
+            client.log_text(run_id, measured, f"{PACKAGE}/{EVALUATION}")
             version = client.create_model_version(
                 name,
                 source=f"{client.get_run(run_id).info.artifact_uri}/{PACKAGE}",
@@ -104,6 +110,10 @@ class Registry:
         known = self.store.client.search_model_versions(f"name = '{promotion.name}'")
         same = [each for each in known if str(each.version) == promotion.version]
         return any(each.tags.get(CONTENT) == promotion.content for each in same)
+
+    def was_rolled_back(self, promotion: Promotion) -> bool:
+        """Whether a person has gone back from the version since."""
+        return self._get(promotion.name, promotion.version).tags.get(OUTCOME, "").startswith(ROLLED_BACK)
 
     def version(self, name: str, version: str) -> Registered:
         """One version. Raises UserError if it is unknown or its files are gone."""
@@ -216,7 +226,7 @@ class Registry:
             self._retitle(name, left, f"{ROLLED_BACK} to version {history[-1]}")
 
     def _retitle(self, name: str, version: str, outcome: str) -> None:
-        """Say what a version is now, without its files; why it became what it was before stays."""
+        """Say what a version is now, and what it was before. Needs none of its files."""
         client = self.store.client
         title, _, rest = (self._get(name, version).description or "").partition("\n")
         before = f" (before: {title.partition(' (before: ')[0]})" if title else ""
@@ -259,14 +269,17 @@ class Registry:
         if urlparse(source).scheme in ("", "file"):
             folder = local_path(source)
         else:
-            content = version.tags.get(CONTENT, "")[:12]  # another server's version of that number has other files
-            folder = self._downloaded(source, self.downloads / version.name / f"{version.version}-{content}")
+            folder = self._downloaded(source, self._download_of(version))
         if not (folder / EVALUATION).is_file():
             raise UserError(
                 f"{version.name!r} version {version.version}: its files are gone ({source}); "
                 "restore them, or name another champion with: pocketpipe rollback"
             )
         return folder
+
+    def _download_of(self, version: ModelVersion) -> Path:
+        content = version.tags.get(CONTENT, "")[:12]  # another server's version of that number has other files
+        return self.downloads / version.name / f"{version.version}-{content}"
 
     def _downloaded(self, source: str, folder: Path) -> Path:
         if folder.is_dir():

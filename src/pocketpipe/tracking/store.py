@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
@@ -131,7 +132,7 @@ def _refuse_moved(kept: Path, artifacts: Path) -> None:
     if kept != artifacts and not kept.parent.is_dir():
         raise UserError(
             f"the MLflow store keeps its files in {kept}, which is gone: was the folder moved? It finds them by a "
-            f"link: mkdir -p {kept.parent} && ln -s {artifacts} {kept}"
+            f"link: mkdir -p {quote(str(kept.parent))} && ln -s {quote(str(artifacts))} {quote(str(kept))}"
         )
 
 
@@ -149,7 +150,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
             known = client.get_experiment_by_name(name)  # another process was quicker
             if known is None:
                 raise
-    if artifacts is not None:
+    if artifacts is not None and urlparse(known.artifact_location).scheme in ("", "file"):
         _refuse_moved(local_path(known.artifact_location), artifacts.absolute())
     if known.lifecycle_stage != "active":
         raise UserError(

@@ -111,8 +111,10 @@ class Batches:
         if self._shown is None or self._shown[0] != number:
             self._shown = None  # before the next one is made: there are never two
             generator = torch.Generator(self._inputs.device).manual_seed(epoch_seed(self._seed, number))
-            parts = [self._task.augment(part.clone(), generator) for part in torch.split(self._inputs, PART)]
-            self._shown = (number, torch.cat(parts))
+            shown = torch.empty_like(self._inputs)
+            for part, into in zip(torch.split(self._inputs, PART), torch.split(shown, PART), strict=True):
+                into.copy_(self._task.augment(part.clone(), generator))
+            self._shown = (number, shown)
         return self._shown[1]
 
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from pocketpipe.doors import Value
@@ -84,8 +85,15 @@ class Distillation(Value):
     cached_views: Annotated[int, Field(ge=1)] | None = None
     """Show so many augmented views in turn and ask the teachers once about each; null = new views, asked every step."""
 
-    def check(self, answer: tuple[int, ...], labels: int) -> None:
-        """Raises UserError if `answer`, the shape of what a network says of one example, is no choice among labels."""
+    def check(self, answer: tuple[int, ...], labels: int, targets: np.ndarray | None = None) -> None:
+        """Raises UserError if `answer`, the shape of what a network says of one example, is no choice among labels, or
+        if `targets` (N, ...), once they are known, name none.
+        """
+        if targets is not None and not (np.issubdtype(targets.dtype, np.integer) and targets.shape[1:] == answer[:-1]):
+            raise UserError(
+                f"distillation: outputs are softened, as of a choice among {labels} labels, but targets are "
+                f"{targets.dtype} {targets.shape[1:]} for an example, no such choice; set distillation to null"
+            )
         if labels < 2 or answer[-1:] != (labels,):
             raise UserError(
                 f"distillation: outputs are softened along the last axis, which must be the {labels} labels; they are "

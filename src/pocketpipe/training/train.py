@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from pocketpipe.training.workspace import Workspace
 
 INITIALIZATION = 2**31
 """The "epoch" whose seed draws the first weights; no training is this long."""
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one, which alone asks teachers about a whole view; if one fails, all end."""
 
 
 def train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, shard: Shard | None = None) -> None:
@@ -54,7 +57,7 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     network = _for_training(job.network, task)
     answer = answer_shape(network, task.input_shape)
     if job.recipe.distillation is not None:
-        job.recipe.distillation.check(answer, len(task.labels))
+        job.recipe.distillation.check(answer, len(task.labels), job.splits.train.targets)
     if job.recipe.progressive_resizing is not None:
         job.recipe.progressive_resizing.check(network, task.input_shape)
     steps = job.recipe.epochs * max(1, len(job.splits.train) // job.recipe.batch_size)
@@ -95,6 +98,7 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
             raise KeyboardInterrupt from None
         raise
     if shard.rank == 0:
+        module.curves.save(place.curves)  # a run that was killed behind its last checkpoint has none of that epoch
         place.finish(job.network.with_weights(module.result), execution.facts | {"processes": shard.ranks})
 
 
@@ -142,7 +146,7 @@ def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: li
         accelerator=execution.accelerator,
         devices=1 if alone else job.settings.devices,
         num_nodes=1 if alone else job.settings.nodes,
-        strategy="auto" if alone else DDPStrategy(process_group_backend=backend),
+        strategy="auto" if alone else DDPStrategy(process_group_backend=backend, timeout=PATIENCE),
         plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
         precision="bf16-mixed" if execution.bf16 else "32-true",
         max_epochs=job.recipe.epochs,

@@ -385,6 +385,30 @@ class Words(nn.Module):
         return self.head(self.table(ids.long()).mean(1))
 
 
+class Table(nn.Module):
+    """A row with an id in front and numbers behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(100, 4), nn.Linear(9, 3)
+
+    def forward(self, row: Tensor) -> Tensor:
+        return self.head(torch.cat([self.table(row[:, 0].long()), row[:, 1:]], 1))
+
+
+def test_ids_beside_numbers_are_not_rounded() -> None:
+    quantized = insert(Table(), (6,), Bits())
+    assert "input" in quantizers_of(quantized)
+    set_weight_steps(quantized, "minmax")
+    rows = torch.randn(96, 6, generator=torch.Generator().manual_seed(0)) * 50
+    rows[:, 0] = torch.arange(96)
+    read: list[Tensor] = []
+    quantized.table.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    set_activation_steps(quantized, [rows], "minmax")
+    quantized.eval()(rows)
+    assert torch.equal(read[-1], torch.arange(96))
+
+
 def test_an_argument_is_an_input_whatever_its_name() -> None:
     assert "input" in quantizers_of(insert(Transposed(), (4,), Bits()))
 

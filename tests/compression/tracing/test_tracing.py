@@ -233,6 +233,39 @@ def test_what_can_be_thinned_does_not_depend_on_weights(name: str) -> None:
     assert not fresh.head.weight.any(), "the network itself is left as it is"
 
 
+class Level(nn.Module):
+    """One output that is 0 for half of all weights, and code that uses the position of channels."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.inner, self.head = nn.Linear(4, 9), nn.Linear(9, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inner(x)
+        return torch.relu(self.head(x * torch.arange(x.shape[-1], dtype=torch.float32)))
+
+
+def test_positions_are_looked_at_whatever_channels_chance_takes_out() -> None:
+    """Of six channels of this name chance takes the last two, which moves no other one."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            return self.head(x * torch.arange(x.shape[-1], dtype=torch.float32))
+
+    assert _by_name(trace(Last(), (4,))) == {}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_output_of_zero_shows_nothing(seed: int) -> None:
+    assert _by_name(trace(Level(seed), (4,))) == {}
+
+
 class RootOfAParameter(nn.Module):
     """Not finite where its variance is below 0."""
 
@@ -245,7 +278,7 @@ class RootOfAParameter(nn.Module):
         return self.head(self.first(x) * self.variance.sqrt())
 
 
-def test_parameters_of_which_a_root_is_taken_stay_as_they_are() -> None:
+def test_parameters_of_which_a_root_is_taken_are_drawn_positive() -> None:
     assert _by_name(trace(RootOfAParameter(), (4,))) == {"first": (6, ("first",))}
 
 

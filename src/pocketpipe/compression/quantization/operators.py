@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
@@ -50,6 +50,19 @@ def operator_of(node: fx.Node) -> str:
 def module_of(node: fx.Node, network: nn.Module) -> nn.Module | None:
     """The module that is called, if one is."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def makes_integers(node: fx.Node) -> bool:
+    """Whether it takes numbers for indices: rounded to a grid, they would be others."""
+    made = node.meta.get(EXAMPLE)
+    return isinstance(made, Tensor) and not made.is_floating_point()
+
+
+def leads_to_integers(node: fx.Node, network: nn.Module) -> bool:
+    """Whether all that reads what it makes takes it for indices."""
+    if makes_integers(node):
+        return True
+    return moves(node, network) and bool(node.users) and all(leads_to_integers(user, network) for user in node.users)
 
 
 def moves(node: fx.Node, network: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from pocketpipe.compression.quantization.layer_calls import LayerCall, layer_calls
 from pocketpipe.compression.quantization.operators import (
     clips,
+    makes_integers,
     module_of,
     moves,
     multiplies,
@@ -89,7 +90,7 @@ def find_places(graph: fx.Graph, network: nn.Module, *, separate_factors: bool) 
         if node in constant or not _is_floating(node) or _moves(node, network) or _is_absorbed(node, network):
             continue
         end = _end_of_fusion(node, network, found)
-        readers = [reader for reader in _readers(end, network)[0] if not _makes_integers(reader)]
+        readers = [reader for reader in _readers(end, network)[0] if not makes_integers(reader)]
         factors = [reader for reader in readers if multiplies(reader, network)]
         split = separate_factors and 0 < len(factors) < len(readers)
         if readers:
@@ -136,12 +137,6 @@ def _locations(graph: fx.Graph) -> dict[fx.Node, Location]:
 def _is_floating(node: fx.Node) -> bool:
     example = node.meta.get(EXAMPLE)
     return isinstance(example, Tensor) and example.is_floating_point()
-
-
-def _makes_integers(node: fx.Node) -> bool:
-    """Whether it takes numbers for indices: rounded to a grid, they would be others."""
-    made = node.meta.get(EXAMPLE)
-    return isinstance(made, Tensor) and not made.is_floating_point()
 
 
 def _constants(graph: fx.Graph, network: nn.Module) -> set[fx.Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx, nn
 
 from pocketpipe.compression.quantization.biases import BiasRounding
-from pocketpipe.compression.quantization.operators import moves
+from pocketpipe.compression.quantization.operators import leads_to_integers, moves
 from pocketpipe.compression.quantization.places import BiasPlace, Location, Place
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 
@@ -29,7 +29,8 @@ def put_between(graph: fx.Graph, network: nn.Module, places: list[tuple[Place, i
         source = rounded.get(place.node, place.node)
         with graph.inserting_after(source):
             quantizer = graph.call_module(f"{QUANTIZERS}.{name}", (source,))
-        _redirect(source, quantizer, place.readers)
+        numbers = tuple(user for user in source.users if user is not quantizer and not leads_to_integers(user, network))
+        _redirect(source, quantizer, place.readers or numbers)
         rounded.setdefault(place.node, quantizer)
     return rounded
 

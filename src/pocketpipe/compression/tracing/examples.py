@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
+
+DRAWS = ((0, False), (1, False), (2, False), (3, True))
+"""(seed, whether all parameters are positive, so that roots of them are numbers)."""
 
 _EXAMPLES: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
 
 
 def example_for(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """(1, *input_shape): random numbers if the network takes them; else positive ones or zeros, as token ids are.
+    """(1, *input_shape): random numbers, positive ones where these are not taken (a root), or zeros (ids of tokens).
 
     Kept with the network, whose structure must not change.
     """
@@ -20,36 +25,43 @@ def example_for(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         shape = (1, *input_shape)
         tries = (torch.randn(shape, generator=generator), torch.rand(shape, generator=generator), torch.zeros(shape))
-        _EXAMPLES[network] = next((example for example in tries if _takes(network, example)), tries[0])
+        _EXAMPLES[network] = next((example for example in tries if _answers(network, example)), tries[0])
     return _EXAMPLES[network]
 
 
-def _takes(network: nn.Module, example: Tensor) -> bool:
-    try:
-        with torch.no_grad():
-            network(example)
-    except Exception:  # the forward is the user's code, and may fail in any way
-        return False
-    return True
+def examples_for(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator[Tensor]:
+    """`example_for`, then the same numbers in other places: for networks of which one example does not show all."""
+    example = example_for(network, input_shape)
+    for shift in (0, 1, 2, 3, 5):
+        yield example.flatten().roll(shift).view_as(example)
 
 
 def stir(network: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Give parameters and BatchNorm's statistics values that hide nothing, in place.
 
     Heads of zeros and scales of 1e-6, as initializers leave them, would let any mistake pass; and what can be thinned
-    must not depend on weights, since a pinned plan is replayed on a fresh network. Does nothing where the outputs
-    would not be finite (a root of a parameter).
+    must not depend on weights, since a pinned plan is replayed on a fresh network. Of several draws the first is taken
+    whose outputs are finite and not all 0 (a ReLU at the end); if there is none, all stays as given.
     """
     given = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
+    example = example_for(network, input_shape)
+    for seed, positive in DRAWS:
+        _draw(network, seed, positive)
+        if any(each.any() for each in _answers(network, example)):
+            return
+    network.load_state_dict(given)
+
+
+def _draw(network: nn.Module, seed: int, positive: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            parameter.copy_(_drawn(parameter.shape, name.endswith("bias"), generator))
-        for module in network.modules():
-            if isinstance(module, _BatchNorm) and module.track_running_stats:
-                module.reset_running_stats()
-        if not _finite(network, example_for(network, input_shape)):
-            network.load_state_dict(given)
+            if parameter.is_floating_point():
+                drawn = _drawn(parameter.shape, "bias" in name, generator)
+                parameter.copy_(drawn.abs_() if positive else drawn)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.reset_running_stats()
 
 
 def _drawn(shape: torch.Size, is_bias: bool, generator: torch.Generator) -> Tensor:
@@ -60,10 +72,11 @@ def _drawn(shape: torch.Size, is_bias: bool, generator: torch.Generator) -> Tens
     return 0.2 * drawn - 0.1 if is_bias else drawn + 0.5
 
 
-def _finite(network: nn.Module, example: Tensor) -> bool:
-    from torch.utils._pytree import tree_leaves
-
+def _answers(network: nn.Module, example: Tensor) -> list[Tensor]:
+    """All that the network says; nothing if it fails, or says what is not finite."""
     try:
-        return all(bool(each.isfinite().all()) for each in tree_leaves(network(example)) if isinstance(each, Tensor))
-    except Exception:  # as above; what is wrong with it is said elsewhere
-        return False
+        with torch.no_grad():
+            answers = [each for each in tree_leaves(network(example)) if isinstance(each, Tensor)]
+    except Exception:  # the forward is the user's code, and may fail in any way
+        return []
+    return answers if all(bool(each.isfinite().all()) for each in answers) else []

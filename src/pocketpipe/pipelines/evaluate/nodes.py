@@ -115,8 +115,9 @@ def evaluate(
 
 def _drawn_anew(champion: Yardstick | None, task: Task, test: Split) -> tuple[str, ...]:
     """A line if the test split is not the champion's, and may hold what the champion and its teacher have learned."""
-    redrawn = isinstance(task, ClassificationTask) and type(task).pick is stratified
-    if champion is None or not redrawn or champion.evaluation.test_digest == test.digest:
+    if champion is None or champion.evaluation.test_digest == test.digest or not isinstance(task, ClassificationTask):
+        return ()
+    if type(task).load is not ClassificationTask.load or type(task).pick is not stratified:
         return ()
     return (
         f"{test.name}: drawn anew since the champion's, so champion and teacher may have learned from it; for data "

@@ -85,7 +85,7 @@ def _functions(emitter: Emitter, arena: int, unroll: int, *, takes_bytes: bool) 
         calls="\n".join(f"    {call}" for call in emitter.calls),
     )
     header = _HEADER.format(
-        own=f"0x{crc32(model.encode() + ''.join(emitter.constants.definitions).encode()):08x}",
+        own="@OWN@",
         input_type="uint8_t" if takes_bytes else "int8_t",
         input_shape=" x ".join(map(str, entry.shape)),
         entering="bytes as stored" if takes_bytes else "POCKETPIPE_INPUT_SCALE * (q - POCKETPIPE_INPUT_ZERO_POINT)",
@@ -95,7 +95,8 @@ def _functions(emitter: Emitter, arena: int, unroll: int, *, takes_bytes: bool) 
         arena=arena,
         grids=_grid("OUTPUT", end) if takes_bytes else f"{_grid('INPUT', entry)}\n{_grid('OUTPUT', end)}",
     )
-    return {HEADER: header, MODEL: model}
+    own = crc32("".join((header, model, *emitter.constants.definitions)).encode())
+    return {HEADER: header.replace("@OWN@", f"0x{own:08x}"), MODEL: model}
 
 
 def _grid(side: str, tensor: IntegerTensor) -> str:
