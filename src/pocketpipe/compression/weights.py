@@ -96,6 +96,11 @@ def lay_on(network: nn.Module, layer: str, parametrization: nn.Module) -> None:
             type(module).__deepcopy__ = _copied_without_computed_weights  # type: ignore[attr-defined]
 
 
+def is_shared(network: nn.Module, layer: str) -> bool:
+    """Whether another module, or another attribute, computes with the layer's weight, too."""
+    return len(_holders(network, original_of(network, layer))) > 1
+
+
 def _copied_without_computed_weights(module: nn.RNNBase, memo: dict[int, Any]) -> Any:
     """A deep copy of a recurrent module: torch keeps its last weights, and refuses to copy those that are computed."""
     if id(module) in memo:

@@ -420,3 +420,32 @@ def test_ids_are_not_rounded() -> None:
     ids = torch.arange(96, dtype=torch.float32).view(16, 6)
     set_activation_steps(quantized, [ids], "minmax")
     assert len(quantized.eval()(ids).unique(dim=0)) == 16
+
+
+def test_a_norm_that_is_switched_off_leaves_its_shift() -> None:
+    network = trained_looking(Small())
+    with torch.no_grad():
+        network.norm.weight.zero_()
+        network.norm.bias.fill_(0.7)
+    quantized = _calibrated(network, (2, 6, 6))
+    x = _inputs((2, 6, 6), seed=1)
+    step = float(quantizers_of(quantized)["head"].scale.detach())
+    assert (quantized(x) - network(x)).abs().max() <= 2 * step
+
+
+class ByName(nn.Module):
+    """Gives a layer its input by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=x)
+
+
+def test_a_layer_may_be_called_by_keyword() -> None:
+    network = trained_looking(ByName())
+    quantized, x = _calibrated(network, (4,)), _inputs((4,))
+    assert list(quantizers_of(quantized)) == ["input", "head"]
+    assert (quantized(x) - network(x)).abs().max() < 0.1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.ao.quantization import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
 
+from pocketpipe.compression.quantization.calibration import weight_steps
 from pocketpipe.compression.quantization.clipping import BINS, STRIDE, Sample, divergence, squared_errors
 from pocketpipe.compression.quantization.ranges import (
     NARROWEST,
@@ -125,6 +126,13 @@ def test_percentile_of_a_histogram_is_a_bin_away_at_most() -> None:
     assert np.abs(np.array([low, high]) - expected).max() <= observed(values).width
 
 
+def test_percentile_of_a_histogram_keeps_what_it_promises_beside_wild_values() -> None:
+    values = torch.cat([torch.rand(100_000, generator=torch.Generator().manual_seed(0)), torch.full((5,), 1000.0)])
+    _, high = observed(values).range(8, "percentile")
+    assert (values > high).double().mean() <= 1e-4
+    assert high < 10
+
+
 # mse
 
 
@@ -187,6 +195,9 @@ def test_a_weights_dead_channels_get_a_scale_that_a_bias_can_be_stored_with() ->
         scales = weight_scales(weight, 8, method)
         assert scales[1] == scales[2] == scales.max() * NARROWEST
         assert torch.equal(weight_scales(torch.zeros(2, 3), 8, method), torch.full((2,), 1 / 127))
+    scales = weight_steps(weight, 8, 0, "lsq")
+    assert scales[1] == scales[2] == scales.max() * NARROWEST
+    assert torch.equal(weight_steps(torch.zeros(2, 3), 8, 0, "lsq"), torch.full((2,), 1 / 127))
 
 
 # entropy

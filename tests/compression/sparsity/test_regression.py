@@ -116,3 +116,26 @@ def test_the_first_layer_is_the_least_squares_solution_on_all_positions() -> Non
         kept = found[channel] != 0
         best = np.linalg.lstsq(columns.numpy()[:, kept], outputs[:, channel], rcond=None)[0]
         np.testing.assert_allclose(found[channel][kept], best, atol=2e-3)  # the pull moves them a little
+
+
+class Shared(nn.Module):
+    """Two layers with one weight, which read different things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.head = nn.Linear(144, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+        self.middle = nn.Linear(12, 12)
+        self.again.weight = self.middle.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.middle(functional.relu(self.first(x.flatten(1)))))
+        return self.head(functional.relu(self.again(x)))
+
+
+def test_a_weight_that_two_layers_share_is_fitted_for_neither() -> None:
+    torch.manual_seed(0)
+    network = Shared().eval()
+    step = SparsityStep(density=0.4).pin(network, TASK, DATA)
+    plain, refitted = step.apply(network, TASK), step.apply(network, TASK)
+    assert refit(refitted, network, TASK, DATA) == ("first", "head")
+    assert torch.equal(weight_of(plain, "again"), weight_of(refitted, "again"))

@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pocketpipe.compression.quantization.passing import AtLayer, Recorder, is_layer, pass_through
 from pocketpipe.compression.quantization.ranges import weight_limit
-from pocketpipe.compression.weights import original_of, set_weight, weight_of
+from pocketpipe.compression.weights import is_shared, laid_on, original_of, set_weight, weight_of
 
 STRETCH, SHIFT = 1.2, -0.1
 """Rectified sigmoid: h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)."""
@@ -135,10 +135,14 @@ def round_network(
     `quantized` has modules of the same names as `reference` and rounds its weights to these grids. Each layer is
     fitted at `positions` random positions of its output over all examples: inputs as `quantized` makes them of
     `batches` of prepared inputs (N, ...), with all layers before it rounded already; targets as `reference` has them.
-    Transposed convolutions and layers that are called more than once keep nearest rounding. Raises ValueError without
-    a batch.
+    Transposed convolutions, layers that are called more than once or share their weight, and weights that a codebook
+    makes keep nearest rounding. Raises ValueError without a batch.
     """
-    layers = [path for path, module in reference.named_modules() if path in grids and _can_be_fitted(module)]
+    layers = [
+        path
+        for path, module in reference.named_modules()
+        if path in grids and _can_be_fitted(module) and not is_shared(reference, path) and not _is_made(quantized, path)
+    ]
     seeds = {path: seed + number for number, path in enumerate(layers)}
 
     def sampled(path: str, module: nn.Module, output: Tensor) -> Tensor:
@@ -169,6 +173,11 @@ def round_network(
     targets = Recorder(sampled)
     pass_through(reference, batches, {path: targets.at(path) for path in layers})
     pass_through(quantized, batches, {path: fitting(path, target) for path, target in targets.made.items()})
+
+
+def _is_made(network: nn.Module, layer: str) -> bool:
+    """Whether something on the weight makes it of other tensors: what is set beneath is not looked at."""
+    return any(getattr(entry, "replaces_weight", False) for entry in laid_on(network, layer))
 
 
 def _can_be_fitted(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from pocketpipe.compression.quantization.adaround import WeightGrid
 from pocketpipe.compression.quantization.grids import quantized_layers, weight_quantizer
 from pocketpipe.compression.quantization.insertion import quantizers_of
 from pocketpipe.compression.quantization.quantizers import WeightQuantizer, lsq_step, positive
-from pocketpipe.compression.quantization.ranges import Observer, weight_limit, weight_scales
+from pocketpipe.compression.quantization.ranges import Observer, not_too_narrow, weight_limit, weight_scales
 from pocketpipe.compression.weights import laid_on, original_of, parameter_name
 
 Ranges = Literal["minmax", "percentile", "mse", "entropy"]
@@ -32,7 +32,7 @@ def weight_steps(weight: Tensor, bits: int, axis: int | None, ranges: WeightRang
     """(channels,) steps along `axis` of a weight; (1,) if it is None."""
     rows = weight.flatten()[None] if axis is None else weight.movedim(axis, 0).flatten(1)
     if ranges == "lsq":
-        return torch.stack([lsq_step(row, weight_limit(bits)) for row in rows])
+        return not_too_narrow(torch.stack([lsq_step(row, weight_limit(bits)) for row in rows]), weight_limit(bits))
     return weight_scales(rows, bits, ranges)
 
 

@@ -35,10 +35,11 @@ class Grid:
     def folded(self, factor: Tensor, axis: int) -> Grid:
         """The steps of the weight times a factor (channels,) for each position along `axis`.
 
-        None is below `NARROWEST` of the largest: a bias is counted in them.
+        None is below `NARROWEST` of the largest: a bias is counted in them. Where all factors are 0 the steps stay.
         """
         step = (self.step.double() * factor.abs()).to(self.step.dtype)
-        return replace(self, step=torch.maximum(step, step.max() * NARROWEST), axis=axis)
+        step = torch.where(step.max() > 0, torch.maximum(step, step.max() * NARROWEST), self.step)
+        return replace(self, step=step, axis=axis)
 
 
 def along(values: Tensor, axis: int | None, ndim: int) -> Tensor:

@@ -131,8 +131,10 @@ class Observer:
         if self.low > self.high:
             raise ValueError("a range of no samples")
         filled = self.counts.nonzero().flatten()
-        centres = ((filled - HALF).double() + 0.5) * self.width
-        values = np.append(centres.clamp(self.low, self.high).numpy(), 0.0)
+        # A percentile promises how much lies outside, so a bin counts with its far end there; else with its centre.
+        within = (filled >= HALF).double() if method == "percentile" else 0.5
+        places = ((filled - HALF).double() + within) * self.width
+        values = np.append(places.clamp(self.low, self.high).numpy(), 0.0)
         counts = np.append(self.counts[filled].numpy(), self.zeros)
         return _range(Sample.of(values, counts, self.low, self.high), bits, method, symmetric=symmetric)
 
@@ -167,6 +169,11 @@ def weight_scales(weight: Tensor, bits: int, method: Literal["minmax", "mse"], *
     if not torch.isfinite(largest).all():
         raise UserError("quantization: a weight holds NaN or infinity; look at the network's weights")
     scales = largest / limit if method == "minmax" else _least_squares_scales(rows, largest, limit)
+    return not_too_narrow(scales, limit)
+
+
+def not_too_narrow(scales: Tensor, limit: int) -> Tensor:
+    """Scales (channels,) of a weight, none below `NARROWEST` of the largest: see `weight_scales`."""
     floor = float(scales.max()) * NARROWEST
     return scales.clamp(min=floor) if floor >= SMALLEST else torch.full_like(scales, 1 / limit)
 

@@ -119,7 +119,7 @@ def round_biases(graph: fx.Graph, network: nn.Module, places: list[BiasPlace]) -
 
 def _source(call: fx.Node, network: nn.Module) -> str | None:
     """Path of the quantizer that rounds what a layer reads; None if something else than moving lies between."""
-    node = call.args[0]
+    node = call.args[0] if call.args else call.kwargs.get("input")
     while isinstance(node, fx.Node):
         if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), ActivationQuantizer):
             return str(node.target)

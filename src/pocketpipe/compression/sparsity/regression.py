@@ -16,7 +16,7 @@ from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.refitting import RIDGE, refitting, targets
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.sparsity.mask import Mask
-from pocketpipe.compression.weights import laid_on, set_weight
+from pocketpipe.compression.weights import is_shared, laid_on, set_weight
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -74,11 +74,11 @@ def fitted(
 
 
 def _masked_layers(network: nn.Module) -> dict[str, Tensor]:
-    """For each layer that is a plain product and has masks on its weight, what all of them leave."""
+    """For each layer that is a plain product and has masks on a weight of its own, what all of them leave."""
     found = {}
     for name, module in network.named_modules():
         if isinstance(reading_module(network, name), ReadingModule) and isinstance(module.weight, Tensor):
             masks = [entry.mask for entry in laid_on(network, name) if isinstance(entry, Mask)]
-            if masks:
+            if masks and not is_shared(network, name):  # the other layer reads something else
                 found[name] = torch.stack(masks).all(0)
     return found
