@@ -184,6 +184,8 @@ class NetworkProfile(Value):
     """The tensors between operators, in the order in which they are made; the first is the input."""
     activation_bytes: int = 4
     """Of an element of these."""
+    transport_bytes: int | None = None
+    """Of the network as it is, where its weights (zeros, few values) make its packed file clearly smaller."""
 
     @property
     def slimmable(self) -> tuple[ChannelGroup, ...]:
@@ -194,6 +196,18 @@ class NetworkProfile(Value):
         """The same, where the network as it is makes an exported file of `size` bytes."""
         overhead = size - self.model_copy(update={"file_overhead": 0}).cost().file_bytes
         return self.model_copy(update={"file_overhead": max(overhead, 0)})
+
+    def packed_to(self, size: int) -> "NetworkProfile":
+        """The same, where the network as it is packs to `size` bytes; noted if that saves more than the graph takes."""
+        clearly = self.cost().file_bytes - size > self.file_overhead
+        return self.model_copy(update={"transport_bytes": size}) if clearly else self
+
+    def as_it_is(self) -> Cost:
+        """Cost of the network as it is: what relative budgets are against."""
+        cost = self.cost()
+        if self.transport_bytes is None:
+            return cost
+        return cost.model_copy(update={"file_bytes": self.transport_bytes})
 
     def widths(self, chosen: Widths | None = None) -> dict[str, int]:
         """Channels of every group when `chosen` is carried out."""

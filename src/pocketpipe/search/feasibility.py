@@ -63,7 +63,7 @@ class Reach(Value):
 
 def reach(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
     """How far `methods` get with this network. Predicted; the accuracy at that size is not looked at."""
-    dense = profile.cost()
+    dense = profile.as_it_is()
     smallest = as_proposed(methods, shrunk(methods, profile, 1.0), profile).predict(profile).cost()
     relative = [_relative(term, cost, budget, dense, smallest) for term, cost in RELATIVE.items()]
     absolute = [_absolute(cost, budget, dense, smallest) for cost in ABSOLUTE if getattr(budget, cost) is not None]

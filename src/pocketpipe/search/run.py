@@ -76,7 +76,7 @@ def search(
             for control in range(settings.controls):
                 attempts.try_to_make("random", _random_parameters(space, seed, control), limits)
         for fraction in settings.ladder:
-            easier = relaxed(limits, profile.cost(), fraction)
+            easier = relaxed(limits, profile.as_it_is(), fraction)
             attempts.try_to_make("ladder", uniform_parameters(methods, profile, easier), easier)
     return attempts.trials
 
@@ -172,7 +172,7 @@ class _Attempts:
         pinned = CompressionPlan.from_json(outcome.plan_json)
         refuse_over_budget(pinned, self.profile, limits)
         cost = pinned.predict(self.profile).cost()
-        ratios = self.profile.cost().ratio_to(cost)
+        ratios = self.profile.as_it_is().ratio_to(cost)
         return Trial(
             index=len(self.trials),
             origin=origin,

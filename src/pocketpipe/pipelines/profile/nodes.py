@@ -6,6 +6,7 @@ from typing import Any
 from pocketpipe.budget import Budget
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.exporting.onnx import export_onnx
+from pocketpipe.exporting.packing import pack
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import MethodChoice
 from pocketpipe.profile import NetworkProfile
@@ -21,7 +22,7 @@ def profile_network(
     task = task_choice.build(data_root)
     module = teacher.build(task)
     onnx = export_onnx(module, task.input_shape)
-    profile = profile_of(module, task.input_shape).in_file_of(len(onnx))
+    profile = profile_of(module, task.input_shape).in_file_of(len(onnx)).packed_to(len(pack(onnx)))
     reach = refuse_impossible(profile, [method.step() for method in MethodChoice.all_of(methods)], budget)
     cost = profile.cost()
     return (

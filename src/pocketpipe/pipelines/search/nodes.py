@@ -55,7 +55,7 @@ def find_plan(
     that fails the budget.
     """
     task = task_choice.build(data_root)
-    dense = profile.cost()
+    dense = profile.as_it_is()
     limits = budget.limits(dense)
 
     def tune(cut: StoredNetwork, name: str) -> float:
