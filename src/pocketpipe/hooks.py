@@ -156,7 +156,7 @@ class RunHooks:
             tracker.end()
             return
         evaluation: Evaluation = catalog.load("evaluation")
-        promotion = _as_of_now(catalog.load("promotion")) if "promotion" in outputs else None
+        promotion = open_registry().as_of_now(catalog.load("promotion")) if "promotion" in outputs else None
         tracker.end(evaluation=evaluation, promotion=promotion)
         report = _fresh(catalog, "report").latest / REPORT if "report" in outputs else None
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
@@ -296,14 +296,6 @@ def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
     if undecided or not known or (promotion.promoted and registry.was_rolled_back(promotion)):
         for output in outputs:
             shutil.rmtree(output.path, ignore_errors=True)  # another run may be quicker
-
-
-def _as_of_now(promotion: Promotion) -> Promotion:
-    """A promotion of an earlier run, whose version another one may have overtaken."""
-    champion = open_registry().champion_version(promotion.name)
-    if not promotion.promoted or champion == promotion.version:
-        return promotion
-    return promotion.model_copy(update={"promoted": False, "reasons": (f"version {champion} became champion since",)})
 
 
 def _is_fresh(node: Node, catalog: DataCatalog) -> bool:

@@ -113,6 +113,11 @@ class Task(ABC):
     def load(self, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
         """Read the data: (splits, test). Raises UserError for what is missing or broken, naming the file."""
 
+    @property
+    def redraws_splits(self) -> bool:
+        """Whether one more example draws all splits anew, so that test may hold what earlier runs have learned."""
+        return False
+
     def refuse_misfits(self, *splits: Split) -> None:
         """Raise Mistakes for examples that are not what this task says they are, a line each."""
         lines = [line for split in splits for line in self._misfits(split)]

@@ -93,6 +93,18 @@ def test_mlflows_table_of_versions_calls_one_of_them_champion(registry: Registry
     ]
 
 
+def test_a_promotion_of_an_earlier_run_is_told_as_it_is_now(registry: Registry, add):
+    first = registry.settle(NAME, add("one"), YES, against=None)
+    assert registry.as_of_now(first) == first
+    second = registry.settle(NAME, add("two"), YES, against="1")
+    assert str(registry.as_of_now(first)).endswith("version 1: challenger, the champion stays")
+    assert registry.as_of_now(second) == second
+    assert not registry.was_rolled_back(second)
+    registry.rollback(NAME)
+    assert registry.was_rolled_back(second)
+    assert registry.as_of_now(first) == first
+
+
 def test_a_slower_day_makes_no_new_version(registry: Registry, add, evaluation, verdict):
     """Times are measured anew by each run; everything else that is measured makes a version."""
     slow = evaluation().subject("onnx").model_copy(update={"latency_ms": 0.3})

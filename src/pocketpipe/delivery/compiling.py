@@ -54,7 +54,8 @@ class CompiledSources:
         """This thread's working memory."""
         if not hasattr(self._threads, "arena"):
             self._threads.arena = np.zeros(self._arena_bytes, np.int8)
-        return self._threads.arena  # type: ignore[no-any-return]
+        arena: np.ndarray = self._threads.arena
+        return arena
 
 
 def host_compiler() -> tuple[str, ...]:

@@ -66,6 +66,11 @@ class ClassificationTask(Task):
         splits = Splits(_named("train", train, examples, seeded), _named("val", val, examples, seeded), selection)
         return splits, test
 
+    @property
+    def redraws_splits(self) -> bool:
+        """Where `load` is this class's and `pick` the default."""
+        return type(self).load is ClassificationTask.load and type(self).pick is stratified
+
     def _misfits(self, split: Split) -> list[str]:
         targets, labels = split.targets, len(self.labels)
         if targets.shape != (len(split),) or targets.dtype != np.int64:

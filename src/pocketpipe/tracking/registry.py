@@ -115,6 +115,12 @@ class Registry:
         """Whether a person has gone back from the version since."""
         return self._get(promotion.name, promotion.version).tags.get(OUTCOME, "").startswith(ROLLED_BACK)
 
+    def as_of_now(self, promotion: Promotion) -> Promotion:
+        """A promotion, perhaps of an earlier run: another version may have become champion since."""
+        if not promotion.promoted or self.champion_version(promotion.name) == promotion.version:
+            return promotion
+        return promotion.model_copy(update={"promoted": False, "reasons": ("it was the champion, and is none now",)})
+
     def version(self, name: str, version: str) -> Registered:
         """One version. Raises UserError if it is unknown or its files are gone."""
         found = self._get(name, version)

@@ -25,7 +25,8 @@ def compiled_forward(watched: Watched, batches: Sequence[Tensor]) -> Forward:
     """
     network, forward = watched.network, watched.forward
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    # Isolated: torch gives up at the eighth graph of the same code, which all networks of a process share here.
+    # Isolated: torch gives up at the eighth graph of the same code, which all networks of a process share here. (Its
+    # overloads for type checkers lack the option.)
     compiled: Forward = torch.compile(forward, dynamic=False, isolate_recompiles=True)  # type: ignore[call-overload]
     try:
         for inputs in batches:

@@ -24,8 +24,6 @@ from pocketpipe.search.nearest import in_words, nearest_passing
 from pocketpipe.search.trial import Trial
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.task import Split, Task, TaskChoice
-from pocketpipe.tasks.classification import ClassificationTask
-from pocketpipe.tasks.splitting import stratified
 from pocketpipe.training.inference import predict
 
 ONNX_FILE = "student.onnx"
@@ -115,9 +113,7 @@ def evaluate(
 
 def _drawn_anew(champion: Yardstick | None, task: Task, test: Split) -> tuple[str, ...]:
     """A line if the test split is not the champion's, and may hold what the champion and its teacher have learned."""
-    if champion is None or champion.evaluation.test_digest == test.digest or not isinstance(task, ClassificationTask):
-        return ()
-    if type(task).load is not ClassificationTask.load or type(task).pick is not stratified:
+    if champion is None or champion.evaluation.test_digest == test.digest or not task.redraws_splits:
         return ()
     return (
         f"{test.name}: drawn anew since the champion's, so champion and teacher may have learned from it; for data "
