@@ -422,6 +422,28 @@ def test_ids_are_not_rounded() -> None:
     assert len(quantized.eval()(ids).unique(dim=0)) == 16
 
 
+class TwoLinear(nn.Module):
+    """What the second one reads depends on the bias of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.second = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(functional.relu(self.first(x)))
+
+
+def test_ranges_are_measured_with_biases_as_they_are() -> None:
+    quantized = insert(TwoLinear(), (4,), Bits(weights=2, first_last=2))
+    set_weight_steps(quantized, "minmax")
+    x = _inputs((4,), count=64)
+    set_activation_steps(quantized, [x], "minmax")
+    between = functional.relu(functional.linear(x, quantized.first.weight, quantized.first.bias))
+    quantizer = quantizers_of(quantized)["first"]
+    assert float(quantizer.scale.detach()) * 255 == pytest.approx(float(between.detach().max()), rel=1e-6)
+
+
 def test_a_norm_that_is_switched_off_leaves_its_shift() -> None:
     network = trained_looking(Small())
     with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.quantization.adaround import WeightGrid
+from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.grids import quantized_layers, weight_quantizer
 from pocketpipe.compression.quantization.insertion import quantizers_of
 from pocketpipe.compression.quantization.quantizers import WeightQuantizer, lsq_step, positive
@@ -40,11 +41,13 @@ def weight_steps(weight: Tensor, bits: int, axis: int | None, ranges: WeightRang
 def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: Ranges) -> None:
     """Set step and zero point of every tensor from what `batches` of prepared inputs (N, ...) make of it.
 
-    Weights are rounded meanwhile, tensors are not. Modes are as before afterwards.
+    Weights are rounded meanwhile; tensors are not, nor biases, whose steps depend on those of tensors. Modes are as
+    before afterwards.
     """
     quantizers = quantizers_of(network)
     observers = {name: Observer() for name in quantizers}
     handles = [quantizer.register_forward_hook(_observing(observers[name])) for name, quantizer in quantizers.items()]
+    handles += [each.register_forward_hook(_unrounded) for each in network.modules() if isinstance(each, BiasRounding)]
     device = next(network.parameters()).device
     try:
         with evaluating(network):
@@ -79,9 +82,14 @@ def _observing(observer: Observer) -> Callable[[nn.Module, tuple[Tensor], Tensor
 
     def hook(module: nn.Module, inputs: tuple[Tensor], rounded: Tensor) -> Tensor:
         observer.see(inputs[0])
-        return inputs[0]
+        return _unrounded(module, inputs, rounded)
 
     return hook
+
+
+def _unrounded(module: nn.Module, inputs: tuple[Tensor], rounded: Tensor) -> Tensor:
+    """A hook that lets through what comes in."""
+    return inputs[0]
 
 
 def _before(network: nn.Module, layer: str, quantizer: WeightQuantizer) -> Tensor:
