@@ -79,8 +79,8 @@ class Budget(Value):
     """Times fewer MACs."""
     compression: Ratio | None = None
     """Times fewer bytes in transport: of the ONNX file or its packed form, whichever is smaller, on both sides."""
-    accuracy_drop: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    """Loss of the task's metric against the teacher, both on test (0.01 = one point)."""
+    accuracy_drop: Annotated[float, Field(ge=0.0)] | None = None
+    """Loss of the task's metric against the teacher, both on test, in its unit (of accuracy 0.01 = one point)."""
     macs: Annotated[int, Field(gt=0)] | None = None
     """At most this many MACs an example."""
     file_bytes: Annotated[int, Field(gt=0)] | None = None

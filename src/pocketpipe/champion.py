@@ -9,7 +9,7 @@ from pocketpipe.plan import CompressionPlan
 from pocketpipe.storage import load_network, save_network
 
 TEACHER, STUDENT, PLAN, ONNX, EVALUATION = "teacher", "student", "plan.json", "student.onnx", "evaluation.json"
-REPORT = "report.html"
+REPORT, DELIVERIES = "report.html", "deliveries"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ class Mistakes(UserError):
         super().__init__("\n".join(self.lines))
 
 
+class Diverged(UserError):
+    """A training's loss is no number any more. Where several are compared, the others go on."""
+
+
 class NotMeasured(Exception):
     """A figure cannot be had on this machine (no emulator, say); the message says how to get it."""
 

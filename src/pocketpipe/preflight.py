@@ -202,7 +202,7 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
                 yield from _said(f"targets: {name}", TARGETS.resolve(name).check)
     if stages & STAGES_WITH_THE_NETWORK and request.task is not None and not _task_mistakes(request):
         no_data = list(_said("", partial(_check_data, request.task)))
-        yield from no_data
+        yield from no_data or _said("", partial(_check_drop, request.task, request.budget))
         if not no_data and request.network is not None and not _network_mistakes(request):
             yield from _said("", partial(_check_network, request.task, request.network, request, stages))
     if stages & STAGES_WITH_TEACHERS and request.task is not None and not _task_mistakes(request):
@@ -235,6 +235,16 @@ def _check_data(choice: TaskChoice) -> None:
         raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}")
 
 
+def _check_drop(choice: TaskChoice, budget: Budget | None) -> None:
+    task = choice.build(machine.data_root())
+    drop = None if budget is None else budget.accuracy_drop
+    if drop is not None and task.metric_span is not None and drop >= task.metric_span:
+        raise UserError(
+            f"budget.accuracy_drop: {drop:g} is no loss to ask for, {task.metric_name} goes from 0 to "
+            f"{task.metric_span:g}; one point is 0.01"
+        )
+
+
 def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request, stages: set[str]) -> None:
     """Build the network, load given weights, trace it and hold the budget against what is reachable."""
     from pocketpipe.compression.tracing import profile_of
@@ -261,7 +271,6 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
                 recipe.progressive_resizing.check(built, task.input_shape)
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
         methods = [method.step() for method in request.methods]
-        refuse_impossible(profile, methods, request.budget)
         if not _reaches_with_room(profile, methods, request.budget):
             onnx = export_onnx(built, task.input_shape)
             refuse_impossible(profile.in_file_of(len(onnx)), methods, request.budget)

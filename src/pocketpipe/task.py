@@ -102,6 +102,8 @@ class Task(ABC):
     preprocessing: Preprocessing
     metric_name: str
     higher_is_better: bool = True
+    metric_span: float | None = None
+    """From the worst to the best value of the metric: a budget that allows to lose as much is a slip; None = no end."""
     holdouts: tuple[str, ...] = ()
     """Values that `task.holdout` may take besides null."""
 

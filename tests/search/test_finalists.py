@@ -4,7 +4,7 @@ import pytest
 
 from pocketpipe.budget import Budget
 from pocketpipe.cost import Cost
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Diverged, UserError
 from pocketpipe.search.finalists import choose, finalists_of
 from pocketpipe.search.nearest import in_words, nearest_passing
 from pocketpipe.search.store import TrialStore
@@ -12,13 +12,14 @@ from pocketpipe.search.trial import Trial
 
 
 def trial(index, origin, score, speedup=2.0, plan=None, **more):
+    compression = more.pop("compression", 2.0)
     return Trial(
         index=index,
         origin=origin,
         plan_json=plan or f"plan {index}",
-        cost=Cost(macs=1, parameters=1, file_bytes=1),
+        cost=Cost(macs=int(12000 / speedup), parameters=1, file_bytes=int(12000 / compression)),
         speedup=speedup,
-        compression=more.pop("compression", 2.0),
+        compression=compression,
         score=score,
         seconds=0.0,
         **more,
@@ -54,6 +55,26 @@ def test_lower_is_better():
 def test_equal_scores_prefer_the_faster_then_the_earlier():
     equal = [trial(0, "tuner", 0.5), trial(1, "tuner", 0.5, speedup=3.0), trial(2, "tuner", 0.5)]
     assert indices(finalists_of(equal, 3)) == [1, 0, 2]
+
+
+def test_a_finalist_that_diverges_drops_out(tmp_path):
+    def tune(trial):
+        if trial.index == 2:
+            raise Diverged("training diverged in epoch 1")
+        return float("nan") if trial.index == 1 else 0.7
+
+    choice = choose(TRIALS, tune, count=3, store=TrialStore(tmp_path))
+    assert choice.winner.index == 0
+    assert [line.split(":")[0] for line in choice.dropped] == ["finalist 2 drops out", "finalist 1 drops out"]
+    assert {t.tuned_score for t in choice.trials} == {None, 0.7}
+
+
+def test_a_search_whose_finalists_all_diverge_says_so(tmp_path):
+    def tune(trial):
+        raise Diverged("training diverged in epoch 1")
+
+    with pytest.raises(Diverged, match="(?s)finalist 2.*finalist 0"):
+        choose(TRIALS, tune, count=2, store=TrialStore(tmp_path))
 
 
 def test_the_winner_is_the_best_after_tuning(tmp_path):
@@ -121,6 +142,14 @@ def test_a_plan_that_was_missed_is_not_named_again_nor_one_as_small():
     wide = Budget(speedup=4, accuracy_drop=0.03)
     assert nearest_passing(FRONT, 0.98, wide).index == 3
     assert nearest_passing(FRONT, 0.98, wide, missed=FRONT[3]).index == 2
+
+
+def test_what_the_budget_does_not_bound_makes_no_plan_larger():
+    wide = Budget(speedup=4, accuracy_drop=0.1)
+    as_fast = trial(4, "uniform", 0.95, speedup=4.0, compression=1.5)
+    assert nearest_passing([*FRONT, as_fast], 0.98, wide, missed=FRONT[3]).index == 2
+    bytes_too = Budget(speedup=4, compression=3, accuracy_drop=0.1)
+    assert nearest_passing([*FRONT, as_fast], 0.98, bytes_too, missed=FRONT[3]).index == 4
 
 
 def test_nearest_passing_with_an_error_rate():

@@ -105,6 +105,15 @@ def test_a_metric_that_should_fall_is_compared_the_other_way(evaluation):
     assert not decide(high, low, GateSettings()).promote
 
 
+def test_a_champion_that_reads_other_examples_is_compared_by_its_record(evaluation):
+    old, new = evaluation(scores=[1.0] * 9 + [0.0]), evaluation(scores=[1.0] * 18 + [0.0] * 2)
+    old = old.model_copy(update={"test_digest": "of smaller images"})
+    assert not decide(new, old, GateSettings()).promote
+    assert decide(new, old, GateSettings(), reads_the_same=False).promote
+    worse = evaluation(scores=[1.0] * 8 + [0.0] * 2)
+    assert not decide(worse, old, GateSettings(), reads_the_same=False).promote
+
+
 def test_settings_refuse_a_negative_margin():
     with pytest.raises(ValidationError):
         GateSettings(margin=-0.1)
@@ -112,7 +121,7 @@ def test_settings_refuse_a_negative_margin():
 
 def test_a_promotion_reads_as_a_sentence_and_travels_as_json():
     promotion = Promotion(name="digits-resnet8", version="3", promoted=False, reasons=("worse",))
-    assert str(promotion) == "digits-resnet8 version 3: challenger, the champion stays"
+    assert str(promotion) == "digits-resnet8 version 3: challenger, not champion"
     assert Promotion.model_validate_json(promotion.model_dump_json()) == promotion
 
 

@@ -97,7 +97,7 @@ def test_a_promotion_of_an_earlier_run_is_told_as_it_is_now(registry: Registry, 
     first = registry.settle(NAME, add("one"), YES, against=None)
     assert registry.as_of_now(first) == first
     second = registry.settle(NAME, add("two"), YES, against="1")
-    assert str(registry.as_of_now(first)).endswith("version 1: challenger, the champion stays")
+    assert str(registry.as_of_now(first)).endswith("version 1: challenger, not champion")
     assert registry.as_of_now(second) == second
     assert not registry.was_rolled_back(second)
     registry.rollback(NAME)

@@ -8,10 +8,10 @@ from typing import Any
 from kedro.io import DatasetError
 
 from pocketpipe import machine
-from pocketpipe.champion import ONNX, Champion, Yardstick
+from pocketpipe.champion import DELIVERIES, ONNX, Champion, Yardstick
 from pocketpipe.config import Config
 from pocketpipe.datasets.sources import SourceDataset
-from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
+from pocketpipe.delivery.metadata import read_by
 from pocketpipe.errors import first_line
 from pocketpipe.task import Task
 from pocketpipe.tracking.registry import CONTENT, Registered, Registry
@@ -88,7 +88,7 @@ class YardstickDataset(SourceDataset):
 
     def digest(self, config: Config) -> str:
         found, task = open_registry().champion(config.registered_name), config.task.build(machine.data_root())
-        same = found is not None and found.evaluation.answers_as(task.labels) and _reads_the_same(found.folder, task)
+        same = found is not None and found.evaluation.answers_as(task.labels) and _reads(found.folder, task)
         self.registered = found if same else None
         return "none" if self.registered is None else self.registered.tags[CONTENT]
 
@@ -97,10 +97,9 @@ class YardstickDataset(SourceDataset):
         return None if found is None else Yardstick((found.folder / ONNX).read_bytes(), found.evaluation)
 
 
-def _reads_the_same(folder: Path, task: Task) -> bool:
+def _reads(folder: Path, task: Task) -> bool:
     """Whether its deliveries were made for such examples."""
-    made = [DeliveryMetadata.read(file.parent) for file in folder.glob(f"deliveries/*/{METADATA_FILE}")]
-    return all((each.input_shape, each.preprocessing) == (task.input_shape, task.preprocessing) for each in made)
+    return read_by(folder / DELIVERIES) in ([], [(task.input_shape, task.preprocessing)])
 
 
 def no_start(registered: Registered, config: Config) -> str | None:

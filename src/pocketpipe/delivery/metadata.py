@@ -101,3 +101,9 @@ class DeliveryMetadata(Value):
             raise UserError(f"{folder} is no delivery folder: it has no {METADATA_FILE}") from error
         except ValidationError as error:
             raise Mistakes(describe_validation(error, where=str(file))) from error
+
+
+def read_by(deliveries: Path) -> list[tuple[tuple[int, ...], Preprocessing]]:
+    """Which examples the folders in `deliveries` were made for: shape and preprocessing, each once."""
+    found = [DeliveryMetadata.read(file.parent) for file in sorted(deliveries.glob(f"*/{METADATA_FILE}"))]
+    return list(dict.fromkeys((each.input_shape, each.preprocessing) for each in found))

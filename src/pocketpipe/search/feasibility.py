@@ -40,7 +40,7 @@ class Range(Value):
     def __str__(self) -> str:
         if self.requirement in RELATIVE:
             return f"{self.requirement}: {self.asked:g}x asked, 1..{self.tightest:g}x reachable"
-        return f"{self.requirement}: {self.asked:,g} asked, {self.tightest:,.10g}..{self.loosest:,.10g} reachable"
+        return f"{self.requirement}: {self.asked:,.10g} asked, {self.tightest:,.10g}..{self.loosest:,.10g} reachable"
 
 
 class Reach(Value):
@@ -83,7 +83,7 @@ def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget)
     if found.feasible:
         return found
     problems = "; ".join(f"budget.{entry}" for entry in found.ranges if not entry.feasible)
-    nearest = ", ".join(f"{term}: {value:g}" for term, value in found.nearest.items())
+    nearest = ", ".join(f"{term}: {value:.10g}" for term, value in found.nearest.items())
     raise UserError(
         f"{problems} with methods [{', '.join(found.methods)}]; nearest feasible budget: {{{nearest}}}"
         f"{_left_whole(profile)}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Diverged, UserError
 from pocketpipe.search.store import TrialStore
 from pocketpipe.search.trial import Trial
 
 Tune = Callable[[Trial], float]
-"""Fine-tunes a trial's network shortly, and scores it on the selection split. It shows its own progress."""
+"""Fine-tunes a trial's network shortly, and scores it on the selection split. It shows its own progress, and raises
+Diverged."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Choice:
 
     winner: Trial
     trials: list[Trial]
+    dropped: tuple[str, ...] = ()
+    """A line for each finalist whose training came to nothing."""
 
 
 def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool = True) -> list[Trial]:
@@ -50,7 +54,8 @@ def choose(
     """Fine-tune the `count` finalists and choose the best by tuned score. Resumable: `store` keeps each score.
 
     Equal tuned scores: the one with the better score before. `tune` None = choose by the score before any training;
-    tuned scores stay None. Raises UserError if there is nothing to choose from.
+    tuned scores stay None. A finalist whose training diverges drops out. Raises UserError if there is nothing to choose
+    from, Diverged if no finalist is left.
     """
     finalists = finalists_of(trials, count, higher_is_better=higher_is_better)
     if not finalists:
@@ -58,10 +63,19 @@ def choose(
     if tune is None:
         return Choice(winner=finalists[0], trials=list(trials))
     best_of = max if higher_is_better else min
-    tuned = {trial.plan_json: _tuned_score(trial, tune, store) for trial in finalists}
-    winner = best_of(finalists, key=lambda trial: tuned[trial.plan_json])
+    tuned: dict[str, float] = {}
+    dropped: list[str] = []
+    for trial in finalists:
+        try:
+            tuned[trial.plan_json] = _tuned_score(trial, tune, store)
+        except Diverged as error:
+            dropped.append(f"finalist {trial.index} drops out: {error}")
+    left = [trial for trial in finalists if trial.plan_json in tuned]
+    if not left:
+        raise Diverged("\n".join(dropped))
+    winner = best_of(left, key=lambda trial: tuned[trial.plan_json])
     known = [trial.model_copy(update={"tuned_score": tuned.get(trial.plan_json)}) for trial in trials]
-    return Choice(winner=next(trial for trial in known if trial.index == winner.index), trials=known)
+    return Choice(next(trial for trial in known if trial.index == winner.index), known, tuple(dropped))
 
 
 def _tuned_score(trial: Trial, tune: Tune, store: TrialStore) -> float:
@@ -69,5 +83,7 @@ def _tuned_score(trial: Trial, tune: Tune, store: TrialStore) -> float:
     if known is not None:
         return known
     score = float(tune(trial))
+    if not isfinite(score):
+        raise Diverged(f"its score after the training is {score}; lower finalists.learning_rate")
     store.add_tuned(trial.plan_json, score)
     return score

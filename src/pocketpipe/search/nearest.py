@@ -8,7 +8,7 @@ from pocketpipe.budget import KB, Budget
 from pocketpipe.search.trial import Trial
 
 LARGER = 0.97
-"""Of the speed-up or the compression of another plan, what a larger one has at most: budgets are met to 2 %."""
+"""Of a larger plan's cost, what another plan has at most: budgets are met to 2 %."""
 
 
 def nearest_passing(
@@ -29,7 +29,7 @@ def nearest_passing(
         trial
         for trial in trials
         if budget.allows_metric(_score(trial), dense_score, higher_is_better=higher_is_better)
-        and (missed is None or _is_larger(trial, missed))
+        and (missed is None or _is_larger(trial, missed, budget))
     ]
     by_bytes_alone = budget.speedup is None and budget.macs is None
 
@@ -64,5 +64,7 @@ def _score(trial: Trial) -> float:
     return trial.score if trial.tuned_score is None else trial.tuned_score
 
 
-def _is_larger(trial: Trial, other: Trial) -> bool:
-    return trial.speedup < LARGER * other.speedup or trial.compression < LARGER * other.compression
+def _is_larger(trial: Trial, other: Trial, budget: Budget) -> bool:
+    """In a cost that the budget bounds, and that is known of both."""
+    bounded = [(getattr(trial.cost, name), getattr(other.cost, name)) for name in budget.limits(other.cost).given()]
+    return any(LARGER * mine > theirs for mine, theirs in bounded if mine is not None and theirs is not None)

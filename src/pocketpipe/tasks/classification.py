@@ -26,6 +26,7 @@ class ClassificationTask(Task):
     """
 
     metric_name = "accuracy"
+    metric_span = 1.0
     holdouts: tuple[str, ...] = ("test_half",)
     test_share = 0.2
     """Of all examples, where no test split was published."""

@@ -48,15 +48,18 @@ class Promotion(Value):
     """Digest of the version's files."""
 
     def __str__(self) -> str:
-        outcome = "champion" if self.promoted else "challenger, the champion stays"
+        outcome = "champion" if self.promoted else "challenger, not champion"
         return f"{self.name} version {self.version}: {outcome}"
 
 
-def decide(new: Evaluation, champion: Evaluation | None, gate: GateSettings) -> Decision:
+def decide(
+    new: Evaluation, champion: Evaluation | None, gate: GateSettings, *, reads_the_same: bool = True
+) -> Decision:
     """Promote if every verdict that was measured passed and `new` is not worse than `champion`.
 
     The comparison is paired: on the champion's scores on the new test data where it was evaluated beside
-    (`new.champion_scores`), else on its own where both had the same test data. Without either it is refused.
+    (`new.champion_scores`), else on its own where both had the same test data. Without either it is refused; but a
+    champion that reads other examples than the task has now (`reads_the_same`) is compared by its record alone.
     """
     refusals = [str(verdict) for verdict in new.verdicts if verdict.status == "failed"]
     notes = []
@@ -66,7 +69,9 @@ def decide(new: Evaluation, champion: Evaluation | None, gate: GateSettings) -> 
         others = ", ".join(champion.classes)
         notes.append(f"the champion before answers with other classes ({others}) and serves the task no more")
     else:
-        for compare in (_paired, _fall):
+        if not reads_the_same:
+            notes.append("the champion before reads examples of another shape or preprocessing, and none of these")
+        for compare in (_paired, _fall) if reads_the_same else (_fall,):
             fine, reason = compare(new, champion, gate)
             (notes if fine else refusals).append(reason)
     unmeasured = [str(verdict) for verdict in new.verdicts if verdict.status == "not measured"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Diverged, UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.networks.weights import with_weights_of
 from pocketpipe.task import Splits, Task, TaskChoice
@@ -17,7 +17,7 @@ from pocketpipe.training.job import TrainingJob
 from pocketpipe.training.progress import EpochProgress
 from pocketpipe.training.recipe import Recipe, TrainerSettings
 from pocketpipe.training.workspace import Workspace
-from pocketpipe.workers.process import run_worker
+from pocketpipe.workers.process import WorkerError, run_worker
 
 RANK_FUNCTION = "pocketpipe.training.rank:train_rank"
 
@@ -52,7 +52,7 @@ def fit(
     in the same bytes; called again when finished, it returns at once. It belongs to one training: what another one
     left there is removed. `teacher` is learned from if the recipe distils, beside those that it names itself.
     `shared`: a folder for what several trainings use (cached outputs of teachers); the caller removes it.
-    Raises UserError if the loss diverges, a process dies, weights cannot be read, or the settings cannot be had here.
+    Raises Diverged if the loss does, UserError if a process dies, weights cannot be read, or the settings cannot be had here.
     """
     task = task_choice.build(data_root)
     teachers = (*([teacher] if teacher is not None else []), *further_teachers(recipe, data_root, task))
@@ -93,14 +93,17 @@ def _train_in_processes(job: TrainingJob, place: Workspace, progress: EpochProgr
         spec["shared"] = str(place.shared.absolute())
     if job.settings.nodes > 1:
         raise UserError(_torchrun_advice(job.settings, place, spec))
-    run_worker(
-        RANK_FUNCTION,
-        spec,
-        place.ranks,
-        processes=job.settings.devices,
-        environment={"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // job.settings.devices))},
-        while_waiting=lambda: progress.tell(Curves.load(place.curves)),
-    )
+    try:
+        run_worker(
+            RANK_FUNCTION,
+            spec,
+            place.ranks,
+            processes=job.settings.devices,
+            environment={"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // job.settings.devices))},
+            while_waiting=lambda: progress.tell(Curves.load(place.curves)),
+        )
+    except WorkerError as error:
+        raise (Diverged(str(error)) if error.kind == Diverged.__name__ else error) from None
 
 
 def _torchrun_advice(settings: TrainerSettings, place: Workspace, spec: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.during import scheduled
 from pocketpipe.compression.weights import parameter_name
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Diverged
 from pocketpipe.training.average import WeightAverage
 from pocketpipe.training.batches import Batch, Batches, EpochBatches, Shard, epoch_seed
 from pocketpipe.training.compilation import Forward, compiled_forward
@@ -138,11 +138,11 @@ class Training(lightning.LightningModule):
             self.average.update(self.network, self.global_step - 1)
 
     def on_train_epoch_end(self) -> None:
-        """Note the epoch's figures. Raises UserError if the loss is no number any more."""
+        """Note the epoch's figures. Raises Diverged if the loss is no number any more."""
         loss = float(self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
         epoch = self.current_epoch
         if not torch.isfinite(torch.tensor(loss)):
-            raise UserError(
+            raise Diverged(
                 f"training diverged in epoch {epoch + 1}: the loss is {loss}; lower learning_rate "
                 f"({self._recipe.learning_rate:g}) or lengthen warmup_epochs ({self._recipe.warmup_epochs:g})"
             )

@@ -20,7 +20,7 @@ from pocketpipe.workers.process import PARENT_VARIABLE
 
 
 def main(function: str, spec_file: str, result_file: str) -> int:
-    """Run the function on the spec and write {"result": ...} or {"error": ...}; the exit code says which."""
+    """Run the function on the spec and write {"result": ...} or {"error": ..., "kind": its class}; the exit code says which."""
     _die_with_parent()
     target = Path(result_file.format(rank=os.environ.get("RANK", "0")))
     try:
@@ -30,7 +30,7 @@ def main(function: str, spec_file: str, result_file: str) -> int:
     except Exception as error:
         traceback.print_exc()
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        outcome = {"error": message}
+        outcome = {"error": message, "kind": type(error).__name__}
     with replacing(target) as partial:
         partial.write_text(json.dumps(outcome, indent=2, sort_keys=True) + "\n")
     return 1 if "error" in outcome else 0

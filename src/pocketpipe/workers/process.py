@@ -35,6 +35,9 @@ GRACE_SECONDS = 3.0
 class WorkerError(UserError):
     """A worker process failed: which rank, its error, and where its log is."""
 
+    kind: str = ""
+    """Name of the class of its error; empty if it left no word."""
+
 
 @dataclass(frozen=True)
 class _Rank:
@@ -139,9 +142,11 @@ def _order_of_failing(rank: _Rank) -> float:
 
 def _error(rank: _Rank, processes: int) -> WorkerError:
     who = f"rank {rank.number}" if processes > 1 else "worker"
-    said = json.loads(rank.result.read_text()).get("error") if rank.result.exists() else None
-    if said is not None:
-        return WorkerError(f"{who}: {said} (log: {rank.log})")
+    said = json.loads(rank.result.read_text()) if rank.result.exists() else {}
+    if "error" in said:
+        error = WorkerError(f"{who}: {said['error']} (log: {rank.log})")
+        error.kind = said["kind"]
+        return error
     code = rank.process.returncode
     ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = [line for line in rank.log.read_text(errors="replace").splitlines() if line.strip()]

@@ -3,8 +3,9 @@
 import shutil
 from pathlib import Path
 
-from pocketpipe.champion import REPORT, Champion
+from pocketpipe.champion import DELIVERIES, REPORT, Champion
 from pocketpipe.datasets.champion import RegistryOfRun
+from pocketpipe.delivery.metadata import read_by
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
@@ -32,15 +33,18 @@ def promote(
     Champion(teacher, student, plan, student_onnx, evaluation).save(package)
     if len(student_packed) < len(student_onnx):
         (package / "student.packed.safetensors").write_bytes(student_packed)
-    shutil.copytree(deliveries, package / "deliveries")
+    shutil.copytree(deliveries, package / DELIVERIES)
     (package / REPORT).write_text(report)
     # The one whose scores on this test data are at hand: if another has taken its place meanwhile, `settle` objects.
     compared = evaluation.champion_scores is not None
     champion = run.beside if compared else run.registry.champion(run.model)
     tags = {"request": run.request, "train_digest": data_record.facts["train_digest"]}
     version = run.registry.register(run.model, package, evaluation, tags, run.run_id)
-    decision = decide(evaluation, None if champion is None else champion.evaluation, gate)
-    against = None if champion is None else champion.version
+    if champion is None:
+        decision, against = decide(evaluation, None, gate), None
+    else:
+        same = read_by(champion.folder / DELIVERIES) == read_by(package / DELIVERIES)
+        decision, against = decide(evaluation, champion.evaluation, gate, reads_the_same=same), champion.version
     promotion = run.registry.settle(run.model, version, decision, against=against)
     return promotion, StageRecord(
         stage="promote",

@@ -12,7 +12,7 @@ from torch import nn
 
 from pocketpipe.budget import Budget, Limits
 from pocketpipe.champion import Champion
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Diverged, UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan, MethodChoice, Step
 from pocketpipe.profile import NetworkProfile
@@ -59,19 +59,27 @@ def find_plan(
     limits = budget.limits(dense)
 
     def tune(cut: StoredNetwork, name: str) -> float:
-        fitted = fit(
-            cut, task_choice, data_root, splits, short_recipe, trainer,
-            seed=seed, workspace=workspace / name, teacher=teacher, title=name,
-        )  # fmt: skip
+        try:
+            fitted = fit(
+                cut, task_choice, data_root, splits, short_recipe, trainer,
+                seed=seed, workspace=workspace / name, teacher=teacher, title=name,
+            )  # fmt: skip
+        except Diverged as error:
+            raise Diverged(f"finalists: {error}") from error
         return metric_of(fitted.network.build(task), task, splits.selection)
 
     dense_score = metric_of(teacher.build(task), task, splits.selection)
+    warnings: tuple[str, ...] = ()
     steps = [method.step() for method in MethodChoice.all_of(methods)]
     if champion is not None and _asks_for(steps, champion.plan) and limits.keeps(champion.plan.predict(profile).cost()):
-        tuned = tune(champion.student, "champion's plan")
-        if budget.allows_metric(tuned, dense_score, higher_is_better=task.higher_is_better):
-            record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
-            return champion.plan, champion.student, [], record
+        try:
+            tuned = tune(champion.student, "champion's plan")
+        except Diverged as error:
+            warnings = (f"the champion's plan is passed over: {error}",)
+        else:
+            if budget.allows_metric(tuned, dense_score, higher_is_better=task.higher_is_better):
+                record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
+                return champion.plan, champion.student, [], record
 
     try_plan, slim = _trial_functions(start, task, splits)
     store = TrialStore(workspace)
@@ -97,7 +105,7 @@ def find_plan(
     winner = choice.winner
     facts = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
     metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
-    record = _record(task, splits, choice.trials, dense_score, facts, metrics)
+    record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*warnings, *choice.dropped))
     return winner.plan, slim(winner.plan), choice.trials, record
 
 
@@ -148,6 +156,7 @@ def _record(
     dense_score: float,
     facts: dict[str, Any],
     metrics: dict[str, float],
+    warnings: tuple[str, ...] = (),
 ) -> StageRecord:
     scores = [trial.score for trial in trials if trial.origin != "ladder"]  # the ladder's budgets are easier
     best = accumulate(scores, max if task.higher_is_better else min)
@@ -158,5 +167,6 @@ def _record(
         metrics={"trials": len(trials), f"dense_{task.metric_name}": dense_score, **metrics},
         curves={"trial_score": tuple(scores), "best_score": tuple(best)},
         facts=facts,
+        warnings=warnings,
         data=splits.selection.name,
     )
