@@ -306,15 +306,16 @@ def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, requ
     if quantization is None or not lowering:
         return
     task = task_choice.build(machine.data_root())
-    try:
-        quantized = quantization.apply(network_choice.fresh().build(task), task)
-    except UserError:
-        return  # the plan itself does not fit the network, which is said elsewhere
+    quantized: list[Any] = []
     graphs: list[IntegerGraph] = []
 
-    def lowered() -> None:
-        graphs.append(lower(export_onnx(quantized.eval(), task.input_shape)))
+    def applied() -> None:
+        quantized.append(quantization.apply(network_choice.fresh().build(task), task))
 
+    def lowered() -> None:
+        graphs.extend(lower(export_onnx(each.eval(), task.input_shape)) for each in quantized)
+
+    yield from _said("methods", applied)
     yield from _said(f"targets: {', '.join(lowering)}", lowered)
     for graph in graphs:
         for name in lowering:

@@ -122,7 +122,9 @@ CASES = {
     "accuracy drop alone": Case(
         "budget.speedup=null,budget.compression=null", "nothing bounds the cost", "speedup, compression"
     ),
-    "accuracy drop above one": Case("budget.accuracy_drop=1.5", "budget.accuracy_drop: 1.5", "accuracy goes from 0 to 1"),
+    "accuracy drop above one": Case(
+        "budget.accuracy_drop=1.5", "budget.accuracy_drop: 1.5", "accuracy goes from 0 to 1"
+    ),
     "memory of a device": Case("budget.ram_kb.fpga=1", "budget.ram_kb.fpga: 1 asked", "reachable", "nearest feasible"),
     "budget for a target that is not asked for": Case(
         "budget.flash_kb.cortex_m=64", "budget.flash_kb.cortex_m: nothing is delivered", "fpga"

@@ -122,6 +122,26 @@ def _parameters_after_folding(width: int) -> int:
     return stem + body + head
 
 
+class SharedInDepth(nn.Module):
+    """One layer that tokens go through three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(40, 40)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            x = torch.relu(self.mix(x))
+        return x.mean(1)
+
+
+def test_a_weight_that_is_used_several_times_lies_in_the_file_once() -> None:
+    network = trained(SharedInDepth())
+    data, x = export_onnx(network, (5, 40)), np.random.default_rng(0).standard_normal((4, 5, 40)).astype(np.float32)
+    assert len(data) < 1.5 * 4 * 40 * 40
+    assert check_export(data, network, x).equal_share == 1.0
+
+
 def test_the_network_itself_is_left_as_it_was() -> None:
     network = trained(Residual())
     network.train()

@@ -56,13 +56,22 @@ def test_requantization_rounds_each_channel_by_its_own_factor(factors: list[floa
         assert value == min(max(exact, -128), 127)
 
 
-@given(st.lists(st.floats(-64.0, 64.0).filter(lambda f: abs(f) > 1e-3), min_size=1, max_size=2))
+FACTORS = st.floats(1e-3, 2.0**20, exclude_max=True)
+
+
+@given(st.lists(FACTORS | FACTORS.map(lambda factor: -factor), min_size=1, max_size=2))
 def test_factors_over_a_shared_shift_sum_within_32_bits(factors: list[float]) -> None:
     multipliers, shift = shared_shift(tuple(factors), 21)
     assert 255 * sum(map(abs, multipliers)) + 2 ** (shift - 1) < 2**31
     largest = max(map(abs, factors))
     for factor, multiplier in zip(factors, multipliers, strict=True):
         assert abs(Fraction(multiplier, 2**shift) - Fraction(factor)) <= Fraction(largest) / 2**20
+
+
+@pytest.mark.parametrize("factors", [(2.0**20,), (0.5, -(2.0**21)), (1.0, float("nan")), (float("-inf"), 1.0)])
+def test_factors_whose_sum_could_leave_32_bits_are_refused(factors: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match=r"between two scales takes more than 21 bits; is the network calibrated\?"):
+        shared_shift(factors, 21)
 
 
 @given(st.one_of(st.integers(0, 2**62 - 1), st.integers(0, 2**31 - 1).map(lambda root: root**2)))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType
 
 from compression.zoo import zoo
 from integer.qdq import File, as_written, statically_quantized
@@ -41,6 +42,13 @@ def agrees(file: bytes, inputs: np.ndarray, share: float = TIES, steps: int = 1)
 
 def some(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((8, *shape)).astype(np.float32)
+
+
+def of_opset(onnx_file: bytes, opset: int) -> bytes:
+    model = onnx.load_from_string(onnx_file)
+    model.opset_import[0].version = opset
+    data: bytes = model.SerializeToString()
+    return data
 
 
 @st.composite
@@ -162,6 +170,36 @@ def test_what_onnx_runtime_quantized_itself(name: str, shape: tuple[int, ...], t
     agrees(file, inputs, share=0.2, steps=2)  # ties that fell the other way go on through the layers
 
 
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+def test_constants_that_onnx_runtime_quantized_like_activations(kind: QuantType, tmp_path: Path) -> None:
+    """At its defaults what is added, multiplied or concatenated gets a zero point, being no weight of a layer."""
+    random = np.random.default_rng(5)
+    numbers = [random.uniform(low, 2, shape).astype(np.float32) for low, shape in ((-1, 4), (1, 4), (-1, (1, 2, 4)))]
+    file = File((5, 6))
+    y = file.node("MatMul", "input", file.constant(random.normal(size=(6, 4)).astype(np.float32)))
+    y = file.node("Add", file.node("Add", y, file.constant(numbers[0])), file.constant(np.float32(3)))
+    y = file.node("Concat", file.node("Mul", y, file.constant(numbers[1])), file.constant(numbers[2]), axis=1)
+    inputs = some(11, 5, 6)
+    made = statically_quantized(
+        file.bytes(y), inputs, tmp_path, per_channel=False, activation_type=kind, weight_type=QuantType.QInt8
+    )
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(made).graph.initializer}
+    assert sum(bool(values.any()) for name, values in stored.items() if "c" in name and "zero_point" in name) >= 2
+    agrees(made, inputs, share=0.05)
+
+
+def test_weights_in_bytes_around_128(tmp_path: Path) -> None:
+    file = File((3, 5, 5))
+    weights = np.random.default_rng(6).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    inputs = some(12, 3, 5, 5)
+    made = statically_quantized(
+        file.bytes(file.node("Conv", "input", file.constant(weights))), inputs, tmp_path,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8, per_channel=False,
+        extra_options={"WeightSymmetric": True},
+    )  # fmt: skip
+    agrees(made, inputs)
+
+
 def test_unsigned_activations_are_the_same_graph_shifted_by_128() -> None:
     graphs = []
     for dtype, offset in ((np.int8, 0), (np.uint8, 128)):
@@ -212,6 +250,22 @@ def test_constants_with_several_numbers_and_batchnorm_that_was_not_folded() -> N
             y = file.on_grid(y, 0.0507)
         graph = agrees(file.bytes(y), some(9, *shape), share=0.02)
         assert {type(operator).__name__ for operator in graph.operators} <= {"Convolution", "Reshape", "Transpose"}
+
+
+def test_a_number_for_each_channel_of_the_input_image_stays_one() -> None:
+    """Right behind the input an image lies in the order of the file."""
+    random = np.random.default_rng(3)
+    file = File((3, 6, 5))
+    factors, mean = (file.constant(random.uniform(0.5, 2, (1, 3, 1, 1)).astype(np.float32)) for _ in range(2))
+    scaled = file.node("Mul", file.node("Sub", file.on_grid("input", 0.0211, 8), mean), factors)
+    normal = file.node("BatchNormalization", file.on_grid(scaled, 0.0407, 3),
+                       *(file.constant(random.uniform(0.5, 2, 3).astype(np.float32)) for _ in range(4)))  # fmt: skip
+    kernel = file.weight(random.integers(-127, 128, (4, 3, 3, 3)), np.full(4, 0.0103))
+    file_bytes = file.bytes(file.on_grid(file.node("Conv", file.on_grid(normal, 0.0907, 3), kernel), 0.507))
+    graph = agrees(file_bytes, some(10, 3, 6, 5), share=0.05)
+    layers = [operator for operator in graph.operators if isinstance(operator, Convolution)]
+    assert [len(layer.weight) for layer in layers] == [3, 3, 4]
+    assert sum(isinstance(operator, Transpose) for operator in graph.operators) == 2  # of the input and the output
 
 
 def test_functions_of_one_tensor_that_meet_again_are_one_table() -> None:
@@ -339,10 +393,63 @@ def _has_scales_along_its_inputs(file: File) -> str:
 
 
 def _is_a_byte_of_128(file: File) -> str:
+    return _has_a_weight_of(file, 128, 0)
+
+
+def _is_a_byte_far_from_its_zero_point(file: File) -> str:
+    return _has_a_weight_of(file, 255, 120)
+
+
+def _has_a_weight_of(file: File, integer: int, zero_point: int) -> str:
     x = file.node("Flatten", file.on_grid("input", 0.05))
-    stored = file.constant(np.full((24, 3), 128, np.uint8))
-    weight = file.node("DequantizeLinear", stored, file.constant(np.float32(0.1)), file.constant(np.uint8(0)))
+    stored = file.constant(np.full((24, 3), integer, np.uint8))
+    weight = file.node("DequantizeLinear", stored, file.constant(np.float32(0.1)), file.constant(np.uint8(zero_point)))
     return file.node("MatMul", x, weight)
+
+
+def _has_a_weight_in_blocks(file: File) -> str:
+    x = file.node("Flatten", file.on_grid("input", 0.05))
+    scales = file.constant(np.full((6, 3), 0.1, np.float32))
+    stored = file.constant(np.ones((24, 3), np.int8))
+    return file.node("MatMul", x, file.node("DequantizeLinear", stored, scales, axis=0, block_size=4))
+
+
+def _quantizes_a_weight_in_blocks(file: File) -> str:
+    x = file.node("Flatten", file.on_grid("input", 0.05))
+    scales = file.constant(np.full((6, 3), 0.1, np.float32))
+    numbers = file.constant(np.ones((24, 3), np.float32))
+    stored = file.node("QuantizeLinear", numbers, scales, axis=0, block_size=4, output_dtype=onnx.TensorProto.INT8)
+    return file.node("MatMul", x, file.node("DequantizeLinear", stored, scales, axis=0, block_size=4))
+
+
+def _is_quantized_in_blocks(file: File) -> str:
+    scales = file.constant(np.full((1, 2, 2, 3), 0.1, np.float32))
+    stored = file.node("QuantizeLinear", "input", scales, axis=2, block_size=2, output_dtype=onnx.TensorProto.INT8)
+    return file.node("DequantizeLinear", stored, scales, axis=2, block_size=2)
+
+
+def _repeats_a_tensor(file: File) -> str:
+    x = file.node("ReduceMean", file.on_grid("input", 0.05), file.constant(np.array([1])))
+    return file.node("Expand", file.on_grid(x, 0.05), file.constant(np.array([1, 2, 4, 3])))
+
+
+def _adds_far_above_the_grid(file: File) -> str:
+    x = file.on_grid("input", 2.0**17)
+    return file.node("Add", x, file.on_grid(file.node("Neg", x), 1.0))
+
+
+def _is_rescaled_far_above_the_grid(file: File) -> str:
+    return file.on_grid("input", 2.0**17)
+
+
+def _concatenates_far_above_the_grid(file: File) -> str:
+    x = file.on_grid("input", 2.0**17)
+    return file.node("Concat", x, x, axis=1)
+
+
+def _multiplies_far_above_the_grid(file: File) -> str:
+    x = file.node("Flatten", file.on_grid("input", 2.0**17))
+    return file.node("MatMul", x, file.weight(np.ones((24, 24)), np.array([2.0**10])))
 
 
 @pytest.mark.parametrize(
@@ -358,21 +465,28 @@ def _is_a_byte_of_128(file: File) -> str:
         (_is_quantized_to_two_grids, r"\(QuantizeLinear\): the network's input is quantized before, to another grid"),
         (_has_scales_along_its_inputs, r"\(MatMul\): its weight has scales along axis 0, not along its outputs"),
         (_is_a_byte_of_128, r"\(MatMul\): its weight does not fit int8"),
+        (_is_a_byte_far_from_its_zero_point, r"\(MatMul\): its weight does not fit int8"),
+        (_has_a_weight_in_blocks, r"node 'n\d+' \(DequantizeLinear\): quantized in blocks \(block_size 4\)"),
+        (_quantizes_a_weight_in_blocks, r"node 'n\d+' \(QuantizeLinear\): quantized in blocks \(block_size 4\)"),
+        (_is_quantized_in_blocks, r"node 'n\d+' \(QuantizeLinear\): quantized in blocks \(block_size 2\)"),
+        (_repeats_a_tensor, r"\(Expand\): repeats a tensor; let the sum or elementwise product behind it do so"),
+        (_adds_far_above_the_grid, r"node 'n\d+' \(Add\): a factor of 2.62144e\+06 between two scales"),
+        (_is_rescaled_far_above_the_grid, r"node 'n\d+' \(QuantizeLinear\): a factor of 2.62144e\+06 between"),
+        (_concatenates_far_above_the_grid, r"node 'n\d+' \(Concat\): a factor of 2.62144e\+06 between two scales"),
+        (_multiplies_far_above_the_grid, r"node 'n\d+' \(MatMul\): a scale of 2.68435e\+09 cannot be written"),
     ],
 )
 def test_what_would_be_understood_wrongly_is_refused(make: Callable[[File], str], reason: str) -> None:
     file = File((2, 4, 3))
     with pytest.raises(UserError, match=reason):
-        lower(file.bytes(file.on_grid(make(file), 0.05)))
+        lower(of_opset(file.bytes(file.on_grid(make(file), 0.05)), 21))
 
 
 def test_the_type_of_a_grid_without_zero_point_is_said_by_an_attribute() -> None:
     file = File((5,))
     scale = file.constant(np.float32(0.05))
     quantized = file.node("QuantizeLinear", "input", scale, output_dtype=onnx.TensorProto.INT8)
-    onnx_file = onnx.load_from_string(file.bytes(file.node("DequantizeLinear", quantized, scale)))
-    onnx_file.opset_import[0].version = 21
-    graph = lower(onnx_file.SerializeToString())
+    graph = lower(of_opset(file.bytes(file.node("DequantizeLinear", quantized, scale)), 21))
     assert graph.tensors[graph.input].zero_point == 0
 
 
@@ -420,6 +534,55 @@ def test_weights_that_the_file_itself_quantizes() -> None:
     seven = file.node("Clip", integers, *bounds)
     graph = agrees(file.bytes(file.node("DequantizeLinear", seven, *to)), some(5, 3, 4, 4))
     assert (graph.tensors[graph.output].low, graph.tensors[graph.output].high) == (-128, -1)
+
+
+@pytest.mark.parametrize("by", ["initializer", "QuantizeLinear"])
+def test_weights_whose_integers_are_cut(by: str) -> None:
+    """As PyTorch writes a fake quantization of narrow range."""
+    file = File((3, 4, 4))
+    random = np.random.default_rng(4)
+    grid = (file.constant(np.full(5, 0.0103, np.float32)), file.constant(np.zeros(5, np.int8)))
+    if by == "initializer":
+        stored = file.constant(random.integers(-128, 128, (5, 3, 3, 3)).astype(np.int8))
+    else:
+        numbers = file.constant(random.normal(0, 1, (5, 3, 3, 3)).astype(np.float32))
+        stored = file.node("QuantizeLinear", numbers, *grid, axis=0)
+    cut = file.node("Clip", stored, *(file.constant(np.int8(bound)) for bound in (-100, 90)))
+    weight = file.node("DequantizeLinear", cut, *grid, axis=0)
+    y = file.node("Conv", file.on_grid("input", 0.0303), weight, pads=[1] * 4)
+    (_, layer, *_) = agrees(file.bytes(file.on_grid(y, 0.0501)), some(5, 3, 4, 4)).operators
+    assert isinstance(layer, Convolution)
+    assert (layer.weight.min(), layer.weight.max()) == (-100, 90)
+
+
+def _softmax(shape: tuple[int, ...], opset: int, **attributes: int) -> bytes:
+    file = File(shape)
+    made = file.bytes(file.on_grid(file.node("Softmax", file.on_grid("input", 0.0211), **attributes), 1 / 256, -128))
+    return of_opset(made, opset)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((7,), None), ((1, 7), None), ((1, 7), 1), ((3, 7), 2), ((3, 7), -1)])
+def test_softmax_before_opset_13_where_its_row_is_the_last_axis(shape: tuple[int, ...], axis: int | None) -> None:
+    agrees(_softmax(shape, 11, **({} if axis is None else {"axis": axis})), some(3, *shape))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 7), None), ((3, 7), 1), ((3, 7), -2), ((7, 1), None), ((7,), 0)])
+def test_softmax_before_opset_13_over_several_axes_is_refused(shape: tuple[int, ...], axis: int | None) -> None:
+    with pytest.raises(UserError, match=r"node 'n\d+' \(Softmax\): only along the last axis"):
+        lower(_softmax(shape, 11, **({} if axis is None else {"axis": axis})))
+
+
+def test_an_input_without_fixed_shape_is_refused() -> None:
+    file = File((3, 8, 8))
+    kernel = file.weight(np.ones((4, 3, 3, 3)), np.full(4, 0.1))
+    model = onnx.load_from_string(file.bytes(file.on_grid(file.node("Conv", file.on_grid("input", 0.05), kernel), 0.1)))
+    batch, _, height, width = model.graph.input[0].type.tensor_type.shape.dim
+    batch.dim_param = "batch"
+    lower(model.SerializeToString())
+    height.dim_param, width.dim_param = "height", "width"
+    del model.graph.value_info[:]
+    with pytest.raises(UserError, match=r"input 'input' has the shape \(batch, 3, height, width\); export the network"):
+        lower(model.SerializeToString())
 
 
 def test_constants_may_be_nodes() -> None:

@@ -73,7 +73,7 @@ def test_a_search_whose_finalists_all_diverge_says_so(tmp_path):
     def tune(trial):
         raise Diverged("training diverged in epoch 1")
 
-    with pytest.raises(Diverged, match="(?s)finalist 2.*finalist 0"):
+    with pytest.raises(Diverged, match=r"(?s)finalist 2.*finalist 0"):
         choose(TRIALS, tune, count=2, store=TrialStore(tmp_path))
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from integer.qdq import File
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.integer import reference
+from pocketpipe.errors import UserError
+from pocketpipe.integer import lowering, reference
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import IntegerGraph, IntegerTensor, SumPool
 from pocketpipe.targets.aarch64 import AArch64
@@ -55,6 +58,54 @@ def test_operators_of_one_name_are_told_apart() -> None:
     graph = IntegerGraph({name: IntegerTensor(shape, 1.0, 0) for name, shape in shapes.items()}, pools, "x", "z")
     inputs = np.random.default_rng(0).integers(-128, 128, (5, 4, 4, 8)).astype(np.int8)
     assert np.array_equal(TARGETS.resolve("x86_64").run_integers(graph, inputs), reference.run(graph, inputs))
+
+
+def _one_key_for_all_heads() -> IntegerGraph:
+    file = File((3, 4, 5))
+    x = file.on_grid("input", 0.05)
+    key = file.node("Slice", x, *(file.constant(np.array([bound])) for bound in (0, 1, 1)))
+    product = file.node("MatMul", x, file.node("Transpose", key, perm=[0, 1, 3, 2]))
+    return lowering.lower(file.bytes(file.on_grid(product, 0.1)))
+
+
+def _repeated_over_four_axes() -> IntegerGraph:
+    file = File((2, 3, 2, 2))
+    x = file.on_grid("input", 0.05)
+    part = file.node("Slice", x, *(file.constant(np.array([bound])) for bound in (0, 1, 1)))
+    return lowering.lower(file.bytes(file.on_grid(file.node("Mul", x, part), 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_one_key_for_all_heads, r"operator 'n\d+' \(MatMul\): its inputs have different batches"),
+        (_repeated_over_four_axes, r"operator 'n\d+' \(Multiply\): 4 axes besides the batch; the C kernels know 3"),
+    ],
+)
+def test_what_plain_c_does_not_take_is_refused_before_any_work(make: Callable[[], IntegerGraph], reason: str) -> None:
+    graph = make()
+    with pytest.raises(UserError, match=reason):
+        TARGETS.resolve("x86_64").run_integers(graph, np.zeros((1, *graph.tensors[graph.input].shape), np.int8))
+    for name in ("x86_64", "aarch64"):
+        with pytest.raises(UserError, match=reason):
+            TARGETS.resolve(name).check_integers(graph)
+
+
+def test_moves_and_sums_over_four_axes_are_not_refused() -> None:
+    """They are kernels of ours; C99 alone refuses them."""
+    file = File((2, 3, 2, 2))
+    x = file.on_grid("input", 0.05)
+    both = file.on_grid(file.node("Concat", x, file.on_grid(file.node("Neg", x), 0.05), axis=2), 0.05)
+    cut = file.node("Slice", both, *(file.constant(np.array([bound])) for bound in (1, 5, 2)))
+    padded = file.node("Pad", cut, file.constant(np.array([0, 0, 1, 0, 0, 0, 1, 0, 0, 0])))
+    total = file.node("Add", padded, file.on_grid(file.node("Sigmoid", padded), 0.004, -128))
+    graph = lowering.lower(file.bytes(file.on_grid(total, 0.06)))
+    with pytest.raises(UserError, match="4 axes besides the batch"):
+        TARGETS.resolve("fpga").check_integers(graph)
+    target = TARGETS.resolve("x86_64")
+    target.check_integers(graph)
+    inputs = np.random.default_rng(0).integers(-128, 128, (5, 2, 3, 2, 2)).astype(np.int8)
+    assert np.array_equal(target.run_integers(graph, inputs), reference.run(graph, inputs))
 
 
 def test_numbers_that_are_prepared_outside_enter_as_well(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def is_torchs_own(module: nn.Module) -> bool:
@@ -18,6 +18,11 @@ def is_torchs_own(module: nn.Module) -> bool:
 def has_torchs_forward(module: nn.Module) -> bool:
     """Whether it computes as torch's own module does; a subclass may pad first, or scale its weight."""
     return type(module).forward.__module__.startswith("torch.nn")
+
+
+def input_of(inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> Tensor:
+    """What a layer was called with, as a hook `with_kwargs` is told it."""
+    return inputs[0] if inputs else named["input"]
 
 
 @contextmanager

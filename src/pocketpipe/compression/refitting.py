@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import ReadingModule
+from pocketpipe.compression.modules import input_of
 from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
 
 ROWS = 8192
@@ -51,16 +52,18 @@ def refitting(network: nn.Module, wanted: Mapping[str, Target], refit: Refit) ->
     So each sees what those before it, refitted already, make of the examples.
     """
 
-    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
         positions, outputs = wanted[layer]
 
-        def before_it_runs(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def before_it_runs(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
             assert isinstance(module, ReadingModule)
-            refit(layer, module, input_rows(module, inputs[0], positions), outputs)
+            refit(layer, module, input_rows(module, input_of(inputs, named), positions), outputs)
 
         return before_it_runs
 
-    handles = [network.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in wanted]
+    handles = [
+        network.get_submodule(layer).register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in wanted
+    ]
     try:
         yield
     finally:

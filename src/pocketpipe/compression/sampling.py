@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from pocketpipe.compression.members import Reader, ReadingModule
-from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.modules import evaluating, input_of
 from pocketpipe.errors import UserError
 from pocketpipe.samples import examples_at_once, prepared, to_tensor
 from pocketpipe.task import Split, Task
@@ -53,10 +53,10 @@ def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
 def watched(network: nn.Module, layers: Iterable[str], look: Look) -> Iterator[None]:
     """Call `look` for each run of each of `layers`, in eval mode; its hooks are gone afterwards."""
 
-    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        return lambda module, inputs, output: look(layer, module, inputs[0], output)  # type: ignore[arg-type]
+    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]:
+        return lambda module, inputs, named, output: look(layer, module, input_of(inputs, named), output)  # type: ignore[arg-type]
 
-    handles = [network.get_submodule(layer).register_forward_hook(hook(layer)) for layer in layers]
+    handles = [network.get_submodule(layer).register_forward_hook(hook(layer), with_kwargs=True) for layer in layers]
     try:
         with evaluating(network):
             yield

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
+
+from pocketpipe.compression.weights import change_class
 
 
 class ThinMultiheadAttention(nn.MultiheadAttention):
@@ -18,12 +19,7 @@ class ThinMultiheadAttention(nn.MultiheadAttention):
     @classmethod
     def of(cls, attention: nn.MultiheadAttention) -> None:
         """Turn `attention`, whose weights have been cut, into one of this class, in place."""
-        old = type(attention)
-        if parametrize.is_parametrized(attention):  # torch has given it a class of its own, with properties
-            own = {name: kept for name, kept in vars(old).items() if name not in ("__dict__", "__weakref__")}
-            attention.__class__ = type(old.__name__, (cls,), own)
-        else:
-            attention.__class__ = cls
+        change_class(attention, lambda own: cls)
         attention._qkv_same_embed_dim = False  # tells torch's fused encoder, which has the same demand, to keep out
 
     def forward(

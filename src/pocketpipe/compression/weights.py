@@ -7,6 +7,7 @@ What a step lays on a weight is a parametrization (`torch.nn.utils.parametrize`)
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,13 +69,19 @@ def weight_of(network: nn.Module, layer: str) -> Tensor:
 
 
 def original_of(network: nn.Module, layer: str) -> Tensor:
-    """The parameter that is trained for the layer's weight."""
+    """The parameter that is trained for the layer's weight. Raises UserError where it is several (weight norm)."""
     module, attribute = owner(network, layer)
-    if parametrize.is_parametrized(module, attribute):
-        original: Tensor = getattr(module.parametrizations, attribute).original
-        return original
-    plain: Tensor = getattr(module, attribute)
-    return plain
+    if not parametrize.is_parametrized(module, attribute):
+        plain: Tensor = getattr(module, attribute)
+        return plain
+    beneath = _lists(module)[attribute]
+    if not beneath.is_tensor:
+        raise UserError(
+            f"layer {layer!r}: its weight is computed from several (weight_norm?); make it one before, by "
+            f"torch.nn.utils.parametrize.remove_parametrizations(module, {attribute!r})"
+        )
+    original: Tensor = beneath.original
+    return original
 
 
 @torch.no_grad()
@@ -141,12 +148,26 @@ def _trained(module: nn.Module, attribute: str) -> Tensor:
     return tensor
 
 
+def change_class(module: nn.Module, change: Callable[[type[nn.Module]], type[nn.Module]]) -> None:
+    """Give the module the class that `change` makes of its own.
+
+    torch keeps each parametrized attribute as a property of a class that it makes for the module: that stays on top.
+    """
+    own = type(module)
+    if parametrize.is_parametrized(module):
+        module.__class__ = _with_properties_of(own, (change(own.__bases__[0]),))
+    else:
+        module.__class__ = change(own)
+
+
 def _give_own_class(module: nn.Module) -> None:
-    """torch keeps each parametrized attribute as a property of a class that it makes for the module. Copies of the
-    module share that class, and a further property would appear in them too."""
-    shared = type(module)
-    members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, members)
+    """Copies of a module share the class that torch has made for it: a further property would appear in them too."""
+    module.__class__ = _with_properties_of(type(module), type(module).__bases__)
+
+
+def _with_properties_of(made_by_torch: type[nn.Module], bases: tuple[type, ...]) -> type[nn.Module]:
+    members = {name: value for name, value in vars(made_by_torch).items() if name not in ("__dict__", "__weakref__")}
+    return type(made_by_torch.__name__, bases, members)
 
 
 def laid_on(network: nn.Module, layer: str) -> tuple[nn.Module, ...]:

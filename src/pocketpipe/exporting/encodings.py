@@ -233,7 +233,12 @@ def _by_row(elements: Elements, row_lengths: NDArray[np.int64]) -> Stored | None
     """A palette for each row, and indices into it; None where palettes would be too large, or one serves all."""
     longest = int(row_lengths.argmax())
     first = int(row_lengths[:longest].sum())
-    if len(row_lengths) < 2 or len(np.unique(elements[first : first + row_lengths[longest]])) > row_lengths.max() // 2:
+    length = int(row_lengths[longest])
+    values = len(np.unique(elements[first : first + length]))
+    if (
+        len(row_lengths) < 2
+        or values * elements.itemsize + length * bits_for(values) // 8 >= length * elements.itemsize
+    ):
         return None
     rows = np.repeat(np.arange(len(row_lengths)), row_lengths)
     order = np.lexsort((elements, rows))

@@ -22,7 +22,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.factors import factor_out
 from pocketpipe.exporting.qdq import OPSET, exportable, is_quantized
-from pocketpipe.exporting.qdq_file import finish
+from pocketpipe.exporting.qdq_file import finish, share_equal
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +37,10 @@ TOLERANCE = 1e-4
 
 NOISE = 0.05
 """Largest difference that an export of a quantized network may have, as root mean square relative to the outputs."""
+
+SHARED_BY_EXPORTER = 1024
+"""Elements up to which the exporter itself lets equal constants be one: a larger weight that is used several times lies
+in the file, transposed for each use, as often."""
 
 _CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
@@ -61,6 +65,7 @@ def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:
         finish(model, prepared.four_bit_layers)
     else:
         model = _export(bare(network).cpu().float().eval(), example, OPSET)
+        share_equal(model.graph, above=SHARED_BY_EXPORTER)
     if len(model.graph.output) != 1:
         raise UserError(f"network returns {len(model.graph.output)} outputs; export needs exactly one tensor")
     _strip(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pocketpipe.compression.quantization.weaving import QUANTIZERS
@@ -39,7 +40,7 @@ def finish(model: ModelProto, four_bit_layers: frozenset[str]) -> None:
             _store_in_four_bits(tensor)
     if four_bit_layers:
         _requantize_what_is_moved(graph)
-    _share_equal(graph)
+    share_equal(graph)
     _replace_names(graph, _short_names(graph))
     for node in graph.node:
         node.ClearField("name")
@@ -89,14 +90,15 @@ def _requantize_what_is_moved(graph: GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _share_equal(graph: GraphProto) -> None:
-    """Let equal initializers be one."""
+def share_equal(graph: GraphProto, *, above: int = 0) -> None:
+    """Let equal initializers of more than `above` elements be one."""
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
     for tensor in graph.initializer:
         content = copy.deepcopy(tensor)
         content.ClearField("name")
-        same[tensor.name] = first.setdefault(content.SerializeToString(deterministic=True), tensor.name)
+        key = content.SerializeToString(deterministic=True) if prod(tensor.dims) > above else tensor.name.encode()
+        same[tensor.name] = first.setdefault(key, tensor.name)
     kept = [copy.deepcopy(tensor) for tensor in graph.initializer if same[tensor.name] == tensor.name]
     del graph.initializer[:]
     graph.initializer.extend(kept)

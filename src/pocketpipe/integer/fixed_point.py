@@ -22,6 +22,9 @@ LARGEST_SHIFT = 62
 LARGEST_SHARED_SHIFT = 30
 """The rounding term of a sum in 32 bits must fit beside the sum."""
 
+CALIBRATED = "is the network calibrated?"
+"""What to ask where scales lie this far apart."""
+
 
 @dataclass(frozen=True)
 class Requantization:
@@ -100,7 +103,7 @@ def fixed_point(factor: float) -> tuple[int, int]:
     ((1610612736, 31), (1073741824, 30), (0, 1))
     """
     if not 0.0 <= factor < 2.0 ** (MULTIPLIER_BITS - 1):
-        raise UserError(f"a scale of {factor:g} cannot be written as multiplier and shift; is the network calibrated?")
+        raise UserError(f"a scale of {factor:g} cannot be written as multiplier and shift; {CALIBRATED}")
     mantissa, exponent = frexp(factor)
     multiplier = round(mantissa * 2**MULTIPLIER_BITS)
     if multiplier == 2**MULTIPLIER_BITS:
@@ -121,10 +124,14 @@ def requantization(factors: np.ndarray, zero_point: int, low: int, high: int) ->
 def shared_shift(factors: tuple[float, ...], bits: int) -> tuple[tuple[int, ...], int]:
     """Signed multipliers of several factors over one shift, the largest of `bits` bits: sums are rounded once.
 
+    Raises UserError for a factor that takes more bits, or is no number.
+
     >>> shared_shift((0.5, -0.25), 4)
     ((8, -4), 4)
     """
     largest = max(abs(factor) for factor in factors)
+    if not all(abs(factor) < 2.0 ** (bits - 1) for factor in factors):
+        raise UserError(f"a factor of {largest:g} between two scales takes more than {bits} bits; {CALIBRATED}")
     exponent = frexp(largest)[1]
     shift = min(max(bits - exponent, 1), LARGEST_SHARED_SHIFT)
     return tuple(round(factor * 2**shift) for factor in factors), shift

@@ -1,8 +1,9 @@
 """From a QDQ ONNX file to the integer graph. Works on any file, ours or another exporter's.
 
-Every tensor between operators must be quantized (QuantizeLinear, DequantizeLinear, int8, per tensor); weights int8,
-symmetric, per tensor or per output channel. What an operator computes waits as a `Sum` until a QuantizeLinear says on
-which grid it ends; activations on the way are cut into its range, other functions of one tensor become tables.
+Every tensor between operators must be quantized (QuantizeLinear, DequantizeLinear, int8, per tensor); weights int8
+once their zero point is taken off, per tensor or per output channel. What an operator computes waits as a `Sum` until a
+QuantizeLinear says on which grid it ends; activations on the way are cut into its range, other functions of one tensor
+become tables.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from pocketpipe.errors import UserError
-from pocketpipe.integer.fixed_point import requantization, shared_shift
+from pocketpipe.integer.fixed_point import Requantization, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
 
 ADD_BITS = 21
 """Of the largest multiplier of a sum of tensors: two differences of 9 bits times it fit int32 beside the rounding."""
@@ -40,7 +41,7 @@ Known = Constant | Real | Sum
 def lower(onnx_file: bytes) -> IntegerGraph:
     """The integer graph of a QDQ ONNX file with one input and one output, batch 1.
 
-    Raises UserError that names node and operator for what has no integer form.
+    Raises UserError that names node and operator for what has no integer form, and for an input of open shape.
     """
     import onnx
 
@@ -50,7 +51,8 @@ def lower(onnx_file: bytes) -> IntegerGraph:
     ends = [value.name for value in model.graph.output]
     if len(entries) != 1 or len(ends) != 1:
         raise UserError(f"the ONNX file has {len(entries)} inputs and {len(ends)} outputs; one of each has integers")
-    lowering = Lowering(_shapes(model), constants, entries[0], _cuts(model))
+    _refuse_open_shape(next(value for value in model.graph.input if value.name == entries[0]))
+    lowering = Lowering(_shapes(model), constants, entries[0], _cuts(model), opset=_opset(model))
     for node in model.graph.node:
         lowering.lower(node)
     return lowering.graph(ends[0])
@@ -89,6 +91,8 @@ class Lowering:
     """Tensors that are stored channels last; all others in the order of the file."""
     turned: dict[str, str] = field(default_factory=dict)
     """The same tensor in the other order, where it was needed."""
+    opset: int = 13
+    """Of the file's operators: what an attribute means that is left out depends on it."""
 
     def lower(self, node: NodeProto) -> None:
         """Take one node in. Raises UserError."""
@@ -260,24 +264,36 @@ class Lowering:
         ):
             self.quantized[name] = value.tensor
         else:
-            self.add(*self.rescaled(_name(node), value.tensor, target))
+            self.add(*self.rescaled(node, _name(node), value.tensor, target))
             self.quantized[name] = name
 
-    def rescaled(self, name: str, tensor: str, target: Target) -> tuple[Add, IntegerTensor]:
+    def rescaled(self, node: NodeProto, name: str, tensor: str, target: Target) -> tuple[Add, IntegerTensor]:
         """The operator that brings a tensor onto another grid, and what it makes."""
         source = self.tensors[tensor]
-        multipliers, shift = shared_shift((source.scale / target.scale,), ADD_BITS)
+        multipliers, shift = self.shared(node, source.scale / target.scale)
         made = IntegerTensor(source.shape, target.scale, target.zero_point, target.low, target.high)
         operator = Add(name, (tensor,), target.name, multipliers, shift, (source.zero_point,), target.zero_point,
                        target.low, target.high)  # fmt: skip
         return operator, made
 
-    def factor(self, target: Target, *scales: float | np.ndarray, high_low: tuple[int, int]) -> Any:
-        """The requantization to `target` of a sum whose unit is the product of `scales`."""
+    def factor(
+        self, node: NodeProto, target: Target, *scales: float | np.ndarray, limits: tuple[int, int]
+    ) -> Requantization:
+        """The requantization to `target`, cut to `limits`, of a sum whose unit is the product of `scales`."""
         unit = np.asarray(1.0, np.float64)
         for scale in scales:
             unit = unit * np.asarray(scale, np.float64)
-        return requantization(unit / target.scale, target.zero_point, *high_low)
+        try:
+            return requantization(unit / target.scale, target.zero_point, *limits)
+        except UserError as error:
+            raise self.refusal(node, str(error)) from None
+
+    def shared(self, node: NodeProto, *factors: float) -> tuple[tuple[int, ...], int]:
+        """(multipliers, shift) of a sum of tensors times `factors`, which fits 32 bits."""
+        try:
+            return shared_shift(factors, ADD_BITS)
+        except UserError as error:
+            raise self.refusal(node, str(error)) from None
 
 
 def merged(shape: Shape, order: tuple[int, ...]) -> tuple[Shape, tuple[int, ...]]:
@@ -322,6 +338,19 @@ def _table(source: IntegerTensor, value: Real, target: Target) -> np.ndarray:
     on_grid = np.floor(real / target.scale + 0.5) + target.zero_point
     entries: np.ndarray = np.clip(on_grid, target.low, target.high).astype(np.int8)
     return entries
+
+
+def _refuse_open_shape(value: ValueInfoProto) -> None:
+    """Memory and loops are planned for one shape; only the batch may be open, which is 1 here."""
+    lengths = value.type.tensor_type.shape.dim
+    if any(length.dim_value < 1 for length in lengths[1:]):
+        shape = ", ".join(length.dim_param or str(length.dim_value or "?") for length in lengths)
+        raise UserError(f"input {value.name!r} has the shape ({shape}); export the network with a fixed shape")
+
+
+def _opset(model: ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def _shapes(model: ModelProto) -> dict[str, Shape]:

@@ -19,7 +19,7 @@ class Constant:
 
     values: np.ndarray
     quantized: np.ndarray | None = None
-    """The int8 or int32 numbers that they were dequantized from."""
+    """The integers that they are in units of `scale`: those of the file, less the zero point."""
     scale: np.ndarray | None = None
     """One number, or one for each position along `axis`."""
     axis: int = 0

@@ -23,6 +23,7 @@ from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.base import Target
+from pocketpipe.targets.c99.sources import check
 from pocketpipe.targets.entering import byte_tables
 from pocketpipe.targets.settings import TuneSettings
 from pocketpipe.targets.source import WEIGHTS_FILE, Sources, exports, integer_sources, model_sources
@@ -80,6 +81,12 @@ class NativeTarget(Target):
         example = np.zeros((1, *library.metadata.input_shape), np.float32)
         times = repeat(lambda: library.run_prepared(example), number=1, repeat=WARM_UP + CALLS)
         return 1000 * median(times[WARM_UP:])
+
+    def check_integers(self, graph: IntegerGraph) -> None:
+        """Whether the plain C has kernels for what ours leave to it."""
+        from pocketpipe.targets.lowering.integers.steps import left_to_plain_c, steps
+
+        check(graph, (step.operator for step in steps(graph) if left_to_plain_c(step.operator, graph)))
 
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         """The same of an integer graph."""

@@ -52,7 +52,7 @@ def fit(
     in the same bytes; called again when finished, it returns at once. It belongs to one training: what another one
     left there is removed. `teacher` is learned from if the recipe distils, beside those that it names itself.
     `shared`: a folder for what several trainings use (cached outputs of teachers); the caller removes it.
-    Raises Diverged if the loss does, UserError if a process dies, weights cannot be read, or the settings cannot be had here.
+    Raises Diverged if the loss does; UserError if a process dies, weights cannot be read, or settings cannot be had.
     """
     task = task_choice.build(data_root)
     teachers = (*([teacher] if teacher is not None else []), *further_teachers(recipe, data_root, task))

@@ -10,8 +10,8 @@ from pocketpipe.samples import examples_at_once, in_batches, prepared, to_tensor
 from pocketpipe.task import Split, Task
 
 MOST, ON_CPU = 512, 64
-"""Examples at once; fewer, if one is large. What more of them make on the way leaves a CPU's caches: ResNet-56 takes 1.6
-times as long for 512 as for 64."""
+"""Examples at once; fewer, if one is large. What more of them make on the way leaves a CPU's caches: ResNet-56 takes
+1.6 times as long for 512 as for 64."""
 
 
 def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:

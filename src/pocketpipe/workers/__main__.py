@@ -20,7 +20,8 @@ from pocketpipe.workers.process import PARENT_VARIABLE
 
 
 def main(function: str, spec_file: str, result_file: str) -> int:
-    """Run the function on the spec and write {"result": ...} or {"error": ..., "kind": its class}; the exit code says which."""
+    """Run the function on the spec and write {"result": ...} or {"error": ..., "kind": its class}; the exit code says
+    which."""
     _die_with_parent()
     target = Path(result_file.format(rank=os.environ.get("RANK", "0")))
     try:

@@ -218,10 +218,23 @@ def test_the_file_keeps_values_shared_with_batchnorm_beside_them() -> None:
 def test_projection_keeps_the_bytes_closely(compression: float) -> None:
     profile = _profile()
     limits = Limits(file_bytes=int(profile.cost().file_bytes / compression))
-    for start in (CodebookStep(bits=8), CodebookStep(bits=1), CodebookStep(bits=3, granularity="per_channel")):
+    for bits, step in ((8, CodebookStep()), (1, CodebookStep()), (3, CodebookStep(granularity="per_channel"))):
+        start = step.proposed({"bits": bits}, profile)
         cost = start.project(profile, limits).predict(profile).cost()
         assert limits.keeps(cost)
         assert limits.usage(cost) > 0.95
+
+
+def test_bits_that_the_user_has_set_are_not_raised() -> None:
+    profile = _profile()
+    limits = Limits(file_bytes=int(profile.cost().file_bytes / 4))
+    layers = CodebookStep(bits=4).project(profile, limits).layers
+    assert layers is not None
+    assert set(layers.values()) == {4}
+    tighter = CodebookStep(bits=4).project(profile, Limits(file_bytes=int(profile.cost().file_bytes / 9))).layers
+    assert tighter is not None
+    assert max(tighter.values()) <= 4
+    assert min(tighter.values()) < 4
 
 
 def test_the_largest_layers_lose_bits_first() -> None:

@@ -123,6 +123,19 @@ class TwoValues(nn.Module):
         return weight.sign() * 0.1
 
 
+class WithoutBias(nn.Conv2d):
+    """Its forward never looks at a bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight, None, self.stride, self.padding)
+
+
+def test_a_layer_whose_own_forward_may_pass_over_a_bias_keeps_its_batchnorm() -> None:
+    network = trained_looking(nn.Sequential(WithoutBias(2, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    x = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(fold_batchnorm(network, (2, 6, 6)).eval()(x), network.eval()(x), atol=1e-5)
+
+
 def test_a_layer_with_a_codebook_keeps_its_batchnorm() -> None:
     network = copy.deepcopy(zoo("resnet8", DIGIT))
     lay_on(network, "conv1", TwoValues())

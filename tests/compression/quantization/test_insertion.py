@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from compression.odd_networks import ODD
 from compression.zoo import ALL, DIGIT, ROWS, trained_looking, zoo
-from pocketpipe.compression.quantization.calibration import set_activation_steps, set_weight_steps
+from pocketpipe.compression.quantization.adaround import round_network
+from pocketpipe.compression.quantization.bias_correction import correct_bias
+from pocketpipe.compression.quantization.calibration import set_activation_steps, set_weight_steps, weight_grids
 from pocketpipe.compression.quantization.grids import (
     bias_and_factor,
     folded_grid,
@@ -22,9 +25,13 @@ from pocketpipe.compression.quantization.grids import (
     weight_quantizer,
 )
 from pocketpipe.compression.quantization.insertion import Bits, insert, quantizers_of
+from pocketpipe.compression.quantization.passing import is_layer
 from pocketpipe.compression.quantization.quantizers import WeightQuantizer
+from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.weights import bare, laid_on, lay_on, parameter_name, weight_of
 from pocketpipe.errors import UserError
+from pocketpipe.exporting.executing import run_onnx
+from pocketpipe.exporting.onnx import export_onnx
 
 LARGE = ("resnet18", "resnet32", "resnet44", "resnet50", "resnet56")
 
@@ -470,4 +477,96 @@ def test_a_layer_may_be_called_by_keyword() -> None:
     network = trained_looking(ByName())
     quantized, x = _calibrated(network, (4,)), _inputs((4,))
     assert list(quantizers_of(quantized)) == ["input", "head"]
+    assert (quantized(x) - network(x)).abs().max() < 0.1
+
+
+class PadsItself(nn.Conv2d):
+    """A convolution with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.pad(x, (1, 1, 1, 1)))
+
+
+class OneByOne(nn.Conv2d):
+    """A convolution with other arguments, which computes as torch's."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__(channels_in, channels, 1, bias=False)
+
+
+class Eager(nn.BatchNorm2d):
+    """A BatchNorm with other arguments."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3)
+
+
+class Own(nn.Module):
+    """Layers and a matrix of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pads = PadsItself(2, 5, 3)
+        self.mixes = OneByOne(5, 6)
+        self.norm = Eager(6)
+        self.matrix = nn.Parameter(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.mixes(functional.relu(self.pads(x)))))
+        return x.mean((2, 3)) @ self.matrix
+
+
+def test_masks_on_layers_of_ones_own_outlive_quantization_and_export() -> None:
+    network = trained_looking(Own())
+    for layer in ("pads", "mixes", "matrix"):
+        lay_on(network, layer, Mask(torch.rand_like(weight_of(network, layer)) > 0.5))
+    quantized = _calibrated(network, (2, 6, 6))
+    x = _inputs((2, 6, 6), 4)
+    outputs = run_onnx(export_onnx(quantized, (2, 6, 6)), x.numpy())
+    with torch.no_grad():
+        assert np.abs(outputs - quantized(x).numpy()).max() < 0.02 * np.abs(outputs).max()
+    for layer in ("pads", "mixes", "matrix"):
+        assert (weight_of(bare(quantized), layer)[weight_of(network, layer) == 0] == 0).all()
+
+
+def test_a_subclass_that_computes_as_torchs_is_one_layer_with_its_norm() -> None:
+    quantized = insert(trained_looking(Own()), (2, 6, 6), Bits())
+    assert quantized.norms_to_fold == {"mixes": "norm"}
+    assert is_layer(quantized.mixes)
+    before = quantized.norm.running_mean.clone()
+    quantized.train()(_inputs((2, 6, 6)))
+    assert not torch.equal(quantized.norm.running_mean, before), "it goes on learning"
+
+
+class Twice(nn.Module):
+    """Two names for one weight; the second one runs first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.later = nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
+        self.first.weight = self.later.weight
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(functional.relu(self.later(functional.relu(self.first(x)))))
+
+
+def test_bits_of_a_shared_weight_go_by_the_name_that_plans_use() -> None:
+    bits = Bits(layers={"later": 4})
+    assert weight_quantizer(insert(Twice(), (4,), bits), "first").bits == 4
+    assert quantized_layers(insert(Twice(), (4,), Bits(layers={"later": 32}))) == ("head",)
+
+
+def test_weight_norm_is_told_with_what_to_do() -> None:
+    network = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 4, 3)), nn.ReLU(), nn.Flatten())
+    with pytest.raises(UserError, match=r"layer '0': .*weight_norm.*remove_parametrizations"):
+        insert(network, (2, 6), Bits())
+
+
+def test_calibration_follows_a_layer_that_is_called_by_keyword() -> None:
+    network = trained_looking(ByName())
+    quantized, x = _calibrated(network, (4,)), _inputs((4,))
+    round_network(quantized, network, [x], weight_grids(quantized))
+    correct_bias(quantized, network, [x])
     assert (quantized(x) - network(x)).abs().max() < 0.1

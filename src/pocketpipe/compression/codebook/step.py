@@ -84,12 +84,17 @@ class CodebookStep(Step):
         named = {key.removeprefix("bits/"): int(bits) for key, bits in parameters.items() if key.startswith("bits/")}
         if named:
             return self.model_copy(update={"layers": {name: named[name] for name in _shapes(profile) if name in named}})
-        return self.model_copy(update={"bits": int(parameters.get("bits", self.bits))})
+        if "bits" in self.model_fields_set or "bits" not in parameters:
+            return self
+        step = self.model_copy(update={"bits": int(parameters["bits"])})
+        step.model_fields_set.discard("bits")  # not the user's: projection may raise them
+        return step
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """Fewer bits, the largest layers first, until `limits` on bytes are kept, and as close under them as bits come.
 
-        Where bytes are not limited it is as asked. Raises UserError for what cannot be reached.
+        Where bytes are not limited it is as asked; bits that the user has set are not raised. Raises UserError for what
+        cannot be reached.
         """
         self._refuse_misfits(profile)
         bits = self._bits(profile)
@@ -101,7 +106,8 @@ class CodebookStep(Step):
         if limits.file_bytes is None:
             return self
         elements = {name: prod(shape) for name, shape in _shapes(profile).items()}
-        return self.model_copy(update={"layers": projected(bits, elements, predict, limits)})
+        most = self.bits if "bits" in self.model_fields_set else MOST
+        return self.model_copy(update={"layers": projected(bits, elements, predict, limits, most=most)})
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with the bits of indices, and tables beside them. Huffman codes only make it smaller."""

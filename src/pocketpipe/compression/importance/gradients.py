@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import Member, Reader, members, readers, reading_module
+from pocketpipe.compression.modules import input_of
 from pocketpipe.compression.sampling import channels_last
 from pocketpipe.compression.tracing import TracedGroup
 from pocketpipe.task import Task
@@ -82,16 +84,18 @@ def _read(network: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str,
     """(layer, what it read) for each run of each of `layers`, each with a gradient of its own."""
     seen: list[tuple[str, Tensor]] = []
 
-    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            own = inputs[0].clone()  # apart from what other layers read of the same tensor
+    def hook(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], tuple[Any, Any]]:
+        def remember(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> tuple[Any, Any]:
+            own = input_of(inputs, named).clone()  # apart from what other layers read of the same tensor
             own.requires_grad_(True)  # a recurrent network's first state has none of its own
             seen.append((layer, own))
-            return (own, *inputs[1:])
+            return (own, *inputs[1:]), {name: value for name, value in named.items() if name != "input"}
 
         return remember
 
-    handles = [network.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in layers]
+    handles = [
+        network.get_submodule(layer).register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in layers
+    ]
     try:
         yield seen
     finally:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pocketpipe.compression.modules import has_torchs_forward
 from pocketpipe.compression.quantization.reading import Reading, follows_scaling, read
 from pocketpipe.compression.tracing.walking import arguments, operator_name, shape_of
 from pocketpipe.compression.weights import original_of, set_weight
@@ -96,8 +97,8 @@ def fold_batchnorm(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Modul
         module, norm = result.get_submodule(layer), result.get_submodule(path)
         assert isinstance(module, (_ConvNd, nn.Linear))
         assert isinstance(norm, _BatchNorm)
-        if not follows_scaling(result, layer):
-            continue
+        if not (has_torchs_forward(module) and follows_scaling(result, layer)):
+            continue  # a forward of its own need not add the bias
         weight, bias = folded(original_of(result, layer), module.bias, norm, module)
         set_weight(result, layer, weight)
         module.bias = nn.Parameter(bias.to(weight.dtype))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 from torch import fx, nn
 
@@ -22,7 +22,7 @@ from pocketpipe.compression.quantization.weaving import (
     put_between,
     round_biases,
 )
-from pocketpipe.compression.weights import lay_on, original_of, weight_of
+from pocketpipe.compression.weights import change_class, lay_on, layer_name, original_of, weight_of
 from pocketpipe.errors import UserError
 
 FLOAT = 32
@@ -85,7 +85,8 @@ def insert(
     found = traced(quantized, input_shape)
     graph = found.graph
     places = find_places(graph, quantized, separate_factors=bits.activations < BETWEEN)
-    order = tuple(dict.fromkeys(call.layer for call in places.layers))
+    layers = _by_first_name(places.layers, quantized)
+    order = tuple(dict.fromkeys(call.layer for call in layers))
     if not order:
         raise UserError("quantization: the network has no layer with a weight")
     wanted = [place for place in places.tensors if not (output == "float" and place.is_output)]
@@ -96,23 +97,31 @@ def insert(
     call_containers(graph, quantized, found.ends, rounded)
     quantized.get_submodule(QUANTIZERS).to(device)
     forward = type(fx.GraphModule(quantized, graph)).forward
-    _lay_on_weights(quantized, places.layers, {layer: bits.of_weight(layer, order) for layer in order}, granularity)
-    own = type(quantized)
-    quantized.__class__ = type(
-        f"Quantized{own.__name__}",
-        (QuantizedNetwork, own),
-        {"forward": forward, "norms_to_fold": dict(places.norms), "__module__": own.__module__},
-    )
+    _lay_on_weights(quantized, layers, {layer: bits.of_weight(layer, order) for layer in order}, granularity)
+    members = {"forward": forward, "norms_to_fold": dict(places.norms)}
+    change_class(quantized, lambda own: _quantized(own, members))
     for rounding in quantized.get_submodule(QUANTIZERS).children():
         if isinstance(rounding, BiasRounding):
             rounding.belong_to(quantized)
     return quantized.train(network.training)
 
 
+def _quantized(own: type[nn.Module], members: Mapping[str, Any]) -> type[nn.Module]:
+    return type(f"Quantized{own.__name__}", (QuantizedNetwork, own), {**members, "__module__": own.__module__})
+
+
 def quantizers_of(network: nn.Module) -> dict[str, ActivationQuantizer]:
     """The quantizers of tensors by name, in the order of the graph."""
     holder = network.get_submodule(QUANTIZERS)
     return {name: child for name, child in holder.named_children() if isinstance(child, ActivationQuantizer)}
+
+
+def _by_first_name(calls: list[LayerCall], network: nn.Module) -> list[LayerCall]:
+    """The calls with each weight named as plans and profiles name it, whichever of those that share it is called."""
+    first: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        first.setdefault(id(parameter), layer_name(name))
+    return [replace(call, layer=first.get(id(original_of(network, call.layer)), call.layer)) for call in calls]
 
 
 def _lay_on_weights(

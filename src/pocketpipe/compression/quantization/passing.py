@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pocketpipe.compression.modules import evaluating, has_torchs_forward
+from pocketpipe.compression.modules import evaluating, has_torchs_forward, input_of
 
 AtLayer = Callable[[nn.Module, Tensor, Tensor], Tensor | None]
 """(module, its input, its output) -> what it is to put out instead, if anything."""
@@ -35,7 +35,9 @@ def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str,
     if not batches:
         raise ValueError("calibration needs at least one batch")
     device = next(network.parameters()).device
-    handles = [network.get_submodule(path).register_forward_hook(_hook(act)) for path, act in at.items()]
+    handles = [
+        network.get_submodule(path).register_forward_hook(_hook(act), with_kwargs=True) for path, act in at.items()
+    ]
     try:
         with evaluating(network):
             network(torch.cat([batch.to(device) for batch in batches]))
@@ -44,8 +46,8 @@ def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str,
             handle.remove()
 
 
-def _hook(act: AtLayer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-    return lambda module, inputs, output: act(module, inputs[0], output)
+def _hook(act: AtLayer) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor | None]:
+    return lambda module, inputs, named, output: act(module, input_of(inputs, named), output)
 
 
 class Recorder:

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from pocketpipe.compression.modules import evaluating, is_torchs_own
+from pocketpipe.compression.modules import evaluating, has_torchs_forward, is_torchs_own
 from pocketpipe.errors import UserError, first_line
 
 BATCHES = (2, 3)
@@ -139,7 +141,9 @@ class _ExampleTracer(fx.Tracer):
         return result
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Torch's own; a module of the user's stays one when something lies on its weights."""
+        """Torch's own, and a layer of the user's that computes as torch's; with or without something on its weights."""
+        if isinstance(m, _ConvNd | nn.Linear | _BatchNorm):
+            return has_torchs_forward(m)
         return is_torchs_own(m) and not isinstance(m, nn.Sequential)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.operators import leads_to_integers, moves
 from pocketpipe.compression.quantization.places import BiasPlace, Location, Place
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
+from pocketpipe.compression.weights import change_class
 
 QUANTIZERS = "quantizers"
 """The submodule that holds the quantizers of tensors."""
@@ -43,9 +44,7 @@ def call_containers(
     for path, node in ends:
         container = network.get_submodule(path)
         if not isinstance(container, _Passed):
-            own = type(container)
-            names = {"forward": _passed, "__module__": own.__module__}
-            container.__class__ = type(f"Passed{own.__name__}", (_Passed, own), names)
+            change_class(container, _passing)
         source = latest.get(node, node)
         with graph.inserting_after(source):
             call = graph.call_module(path, (source,))
@@ -55,6 +54,10 @@ def call_containers(
 
 class _Passed(nn.Module):
     """What the class of a container inherits from whose work the graph does."""
+
+
+def _passing(own: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Passed{own.__name__}", (_Passed, own), {"forward": _passed, "__module__": own.__module__})
 
 
 def _passed(self: nn.Module, x: Tensor) -> Tensor:

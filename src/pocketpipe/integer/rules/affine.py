@@ -43,6 +43,8 @@ def batch_norm(lowering: Lowering, node: NodeProto) -> None:
 
 def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray, offsets: np.ndarray) -> Sum:
     """`tensor * factors + offsets`, real numbers that are broadcast to the tensor's shape in the file (no batch)."""
+    if _is_by_channel(lowering, node, tensor, factors, offsets):
+        tensor = lowering.turn(tensor)
     image = tensor in lowering.images
     stored = lowering.tensors[tensor].shape
     factor, offset = _by_channel(
@@ -62,7 +64,7 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
         operator = Convolution(
             label(node), (lowering.reshaped(tensor, box),), name,
             weight.astype(np.int8).reshape(-1, 1, 1, 1), bias.astype(np.int32), (1, 1), (0, 0, 0, 0), (1, 1),
-            len(factor), x.zero_point, lowering.factor(target, x.scale, scale, high_low=(low, high)),
+            len(factor), x.zero_point, lowering.factor(node, target, x.scale, scale, limits=(low, high)),
         )  # fmt: skip
         lowering.add(operator, IntegerTensor(box, target.scale, target.zero_point, low, high))
         if stored != box:
@@ -72,6 +74,14 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
         return affine(lowering, node, tensor, factors * more, offsets * more + added)
 
     return Sum(stored, finish, label(node), image=image, with_affine=with_affine)
+
+
+def _is_by_channel(lowering: Lowering, node: NodeProto, tensor: str, *constants: np.ndarray) -> bool:
+    """Whether these are one number a channel, of an image in the file's order: turned, it has no more channels."""
+    if tensor in lowering.images or len(lowering.tensors[tensor].shape) != 3:
+        return False
+    spread = (_as_stored(lowering, node, tensor, constant) for constant in constants)
+    return all(bool(np.all(each == each[:, :1, :1])) for each in spread)
 
 
 def _as_stored(lowering: Lowering, node: NodeProto, tensor: str, constant: np.ndarray) -> np.ndarray:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketpipe.integer.fixed_point import shared_shift
 from pocketpipe.integer.graph import Add, IntegerTensor, Multiply
-from pocketpipe.integer.lowering import ADD_BITS, Lowering, last
+from pocketpipe.integer.lowering import Lowering, last
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
 from pocketpipe.integer.rules.registry import label, rule
@@ -60,7 +59,7 @@ def _sum(lowering: Lowering, node: NodeProto) -> Sum:
 
     def finish(target: Target, low: int, high: int) -> None:
         one, other = lowering.tensors[left], lowering.tensors[right]
-        multipliers, shift = shared_shift((one.scale / target.scale, sign * other.scale / target.scale), ADD_BITS)
+        multipliers, shift = lowering.shared(node, one.scale / target.scale, sign * other.scale / target.scale)
         operator = Add(label(node), (left, right), target.name, multipliers, shift,
                        (one.zero_point, other.zero_point), target.zero_point, low, high)  # fmt: skip
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
@@ -75,7 +74,7 @@ def _product(lowering: Lowering, node: NodeProto) -> Sum:
 
     def finish(target: Target, low: int, high: int) -> None:
         one, other = lowering.tensors[left], lowering.tensors[right]
-        factor = lowering.factor(target, one.scale, other.scale, high_low=(low, high))
+        factor = lowering.factor(node, target, one.scale, other.scale, limits=(low, high))
         operator = Multiply(label(node), (left, right), target.name, (one.zero_point, other.zero_point), factor)
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 

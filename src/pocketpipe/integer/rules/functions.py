@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketpipe.integer.lowering import Lowering
-from pocketpipe.integer.real import Function, Real, Sum
+from pocketpipe.integer.real import Constant, Function, Real, Sum
 from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @rule("Relu", "Clip")
 def clip(lowering: Lowering, node: NodeProto) -> None:
-    """Cuts the range of a sum that waits; of a tensor it is a function."""
+    """Cuts the range of a sum that waits; of a tensor it is a function. Of a constant it is done at once."""
+    constant = lowering.constant(node, 0)
+    if constant is not None:  # maybe a weight's integers: their type stays
+        cut_off = np.clip(constant.values, *_limits(lowering, node)).astype(constant.values.dtype)
+        lowering.known[node.output[0]] = Constant(cut_off)
+        return
     if node.input[0] in lowering.quantized:
         cut = lowering.cuts.get(node.input[0])
         if cut is None or cut.output[0] != node.output[0]:

@@ -33,6 +33,7 @@ def constant(lowering: Lowering, node: NodeProto) -> None:
 @rule("QuantizeLinear")
 def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
     """The end of an operator; of a constant, the constant in integers."""
+    _refuse_blocks(lowering, node)
     if lowering.constant(node, 0) is not None:
         _quantize_constant(lowering, node)
         return
@@ -134,7 +135,11 @@ def _int8_grid(lowering: Lowering, node: NodeProto, zero_point: np.ndarray) -> t
 
 @rule("DequantizeLinear")
 def dequantize_linear(lowering: Lowering, node: NodeProto) -> None:
-    """Integers as real numbers: constants at once, tensors by name."""
+    """Integers as real numbers: constants at once, tensors by name.
+
+    A constant's zero point is taken off: what is left need not fit int8, which layers alone ask of their weights.
+    """
+    _refuse_blocks(lowering, node)
     source = node.input[0]
     if source in lowering.quantized:
         _refuse_another_grid(lowering, node)
@@ -143,13 +148,20 @@ def dequantize_linear(lowering: Lowering, node: NodeProto) -> None:
     stored, scale, zero_point = (lowering.constant(node, position) for position in range(3))
     if stored is None or scale is None:
         raise lowering.refusal(node, f"its input {source!r} is neither quantized here nor a constant")
-    if zero_point is not None and np.any(zero_point.values.astype(np.int64)):
-        raise lowering.refusal(node, "weights must be symmetric (zero point 0)")
-    axis = attributes(node).get("axis", 1)
-    factor = _along(lowering, node, scale.values.astype(np.float64), stored.values.ndim)
+    axis, axes = attributes(node).get("axis", 1), stored.values.ndim
+    factor = _along(lowering, node, scale.values.astype(np.float64), axes)
     integers = stored.values.astype(np.int64)
+    if zero_point is not None:
+        integers = integers - _along(lowering, node, zero_point.values.astype(np.int64), axes)
     scales = scale.values.astype(np.float64).reshape(-1)
-    lowering.known[node.output[0]] = Constant(integers * factor, integers, scales, axis % max(1, stored.values.ndim))
+    lowering.known[node.output[0]] = Constant(integers * factor, integers, scales, axis % max(1, axes))
+
+
+def _refuse_blocks(lowering: Lowering, node: NodeProto) -> None:
+    """Blocks (opset 21) have a scale each; sums of products would end on no common one."""
+    block = attributes(node).get("block_size", 0)
+    if block:
+        raise lowering.refusal(node, f"quantized in blocks (block_size {block}); quantize per tensor or per channel")
 
 
 def _refuse_another_grid(lowering: Lowering, node: NodeProto) -> None:

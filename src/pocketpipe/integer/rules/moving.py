@@ -212,7 +212,7 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
                 parts.append(tensor)
                 continue
             part = Target(f"{target.name}/{position}", target.scale, target.zero_point, low, high)
-            lowering.add(*lowering.rescaled(f"{label(node)}/{position}", tensor, part))
+            lowering.add(*lowering.rescaled(node, f"{label(node)}/{position}", tensor, part))
             parts.append(part.name)
         operator = Concatenation(label(node), tuple(parts), target.name, axis % rank)
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
@@ -246,11 +246,11 @@ def _beside_constants(lowering: Lowering, node: NodeProto, axis: int) -> Sum:
 
 @rule("Expand")
 def expand(lowering: Lowering, node: NodeProto) -> None:
-    """Of a constant, or to the shape that there is; sums and products repeat what they read by themselves."""
+    """Of a constant, or to the shape that there is; sums and elementwise products repeat what they read."""
     constant, shape = lowering.constant(node, 0), lowering.shapes[node.output[0]]
     if constant is not None:
         lowering.known[node.output[0]] = Constant(np.broadcast_to(constant.values, (1, *shape)))
     elif lowering.shapes[node.input[0]] == shape:
         lowering.known[node.output[0]] = lowering.known[node.input[0]]
     else:
-        raise lowering.refusal(node, "repeats a tensor; let the sum or product behind it do so")
+        raise lowering.refusal(node, "repeats a tensor; let the sum or elementwise product behind it do so")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import frexp
+from math import frexp, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,12 +23,14 @@ LARGEST_SHIFT = 46
 MULTIPLIER_BITS = 30
 EXPONENTIAL_BITS = 23
 SHARE_BITS = 30
+ONE_AXIS = 13
+"""The opset since which softmax is along one axis."""
 
 
 @rule("LayerNormalization")
 def layer_norm(lowering: Lowering, node: NodeProto) -> None:
     """The input's scale cancels; its zero point, too."""
-    tensor, width = _along_the_last_axis(lowering, node)
+    tensor, width = _along_the_last_axis(lowering, node, attributes(node).get("axis", -1))
     weight, bias = lowering.constant(node, 1), lowering.constant(node, 2)
     if weight is None or (bias is None and len(node.input) > 2):
         raise lowering.refusal(node, "its weight and bias must be constants")
@@ -55,25 +57,37 @@ def layer_norm(lowering: Lowering, node: NodeProto) -> None:
 @rule("Softmax")
 def softmax(lowering: Lowering, node: NodeProto) -> None:
     """Less the largest, so that no exponential is above 1."""
-    tensor, _ = _along_the_last_axis(lowering, node)
+    tensor, _ = _along_the_last_axis(lowering, node, _softmax_axis(lowering, node))
     shape = lowering.shapes[node.output[0]]
     steps = np.arange(256) * lowering.tensors[tensor].scale
     exponentials = np.floor(np.exp(-steps) * 2**EXPONENTIAL_BITS + 0.5).astype(np.int32)
 
     def finish(target: Target, low: int, high: int) -> None:
-        factor = lowering.factor(target, 2.0**-SHARE_BITS, high_low=(low, high))
+        factor = lowering.factor(node, target, 2.0**-SHARE_BITS, limits=(low, high))
         operator = Softmax(label(node), (tensor,), target.name, exponentials, factor)
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node))
 
 
-def _along_the_last_axis(lowering: Lowering, node: NodeProto) -> tuple[str, int]:
+def _softmax_axis(lowering: Lowering, node: NodeProto) -> int:
+    """The axis along which shares are taken. Before opset 13 a row is all axes from `axis` on, and that is the second
+    one where it is not said: one axis alone if the others are of length 1.
+    """
+    given = attributes(node)
+    if lowering.opset >= ONE_AXIS:
+        return int(given.get("axis", -1))
+    shape = lowering.shapes[node.input[0]]
+    axis = int(given.get("axis", 1)) % (len(shape) + 1)
+    return -1 if axis > 0 and prod(shape[axis - 1 : -1]) == 1 else axis
+
+
+def _along_the_last_axis(lowering: Lowering, node: NodeProto, axis: int) -> tuple[str, int]:
     """The integer tensor that goes in, and the length of its last axis. Raises UserError for another axis."""
     tensor = lowering.plain(node)
     rank = len(lowering.tensors[tensor].shape) + 1
     width = lowering.tensors[tensor].shape[-1]
-    if attributes(node).get("axis", -1) % rank != rank - 1:
+    if axis % rank != rank - 1:
         raise lowering.refusal(node, "only along the last axis")
     if width > LONGEST:
         raise lowering.refusal(node, f"an axis of {width:,} is too long for 64 bits; {LONGEST:,} are possible")

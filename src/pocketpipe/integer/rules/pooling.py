@@ -44,7 +44,7 @@ def average(lowering: Lowering, node: NodeProto) -> None:
 
     def finish(target: Target, low: int, high: int) -> None:
         x = lowering.tensors[tensor]
-        factor = lowering.factor(target, x.scale, 1 / prod(windows.size), high_low=(low, high))
+        factor = lowering.factor(node, target, x.scale, 1 / prod(windows.size), limits=(low, high))
         name = target.name if windows.pooled == shape else f"{target.name}/pooled"
         source = lowering.reshaped(tensor, windows.box)
         operator = SumPool(label(node), (source,), name, windows.size, windows.strides, windows.pads, x.zero_point,

@@ -39,7 +39,7 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
         operator = Convolution(
             label(node), (source,), name, kernel, _bias(lowering, node, quantized, weight, bias, x),
             strides, padding, dilations, int(given.get("group", 1)), x.zero_point,
-            lowering.factor(target, x.scale, _scale(weight), high_low=(low, high)),
+            lowering.factor(node, target, x.scale, _scale(weight), limits=(low, high)),
         )  # fmt: skip
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
         if flat:
@@ -86,7 +86,7 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
             x = lowering.tensors[tensor]
             operator = Linear(
                 label(node), (tensor,), target.name, matrix, _bias(lowering, node, matrix, weight, bias, x),
-                lowering.factor(target, x.scale, _scale(weight), high_low=(low, high)),
+                lowering.factor(node, target, x.scale, _scale(weight), limits=(low, high)),
             )  # fmt: skip
             lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
 
@@ -112,7 +112,7 @@ def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:
 
     def finish(target: Target, low: int, high: int) -> None:
         one, other = lowering.tensors[left], lowering.tensors[right]
-        factor = lowering.factor(target, one.scale, other.scale, high_low=(low, high))
+        factor = lowering.factor(node, target, one.scale, other.scale, limits=(low, high))
         zero_points = (one.zero_point, other.zero_point)
         operator = MatMul(label(node), (left, right), target.name, zero_points, factor)
         lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
@@ -138,7 +138,7 @@ def _scale(weight: Constant) -> np.ndarray:
 def _int8(lowering: Lowering, node: NodeProto, weight: Constant) -> np.ndarray:
     assert weight.quantized is not None
     if weight.quantized.min(initial=0) < -128 or weight.quantized.max(initial=0) > 127:
-        raise lowering.refusal(node, "its weight does not fit int8")
+        raise lowering.refusal(node, "its weight does not fit int8; quantize weights symmetrically")
     return weight.quantized.astype(np.int8)
 
 

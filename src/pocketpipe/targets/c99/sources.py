@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from zlib import crc32
 
 import numpy as np
 
 from pocketpipe.integer.codebook import Codebook, codebooks_of
-from pocketpipe.integer.graph import Convolution, IntegerGraph, IntegerTensor, Linear, Reshape
+from pocketpipe.integer.graph import Convolution, IntegerGraph, IntegerTensor, Linear, Operator, Reshape
 from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.c99.kernels import KERNELS, kernels_for
 from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, plan
@@ -51,12 +51,12 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
     return Sources(files, arena, emitter.constants.size, emitter.codebooks)
 
 
-def check(graph: IntegerGraph) -> None:
-    """Raise UserError, naming the operator, where `sources` would. Quick: layers, whose weights take time to write, all
-    have kernels.
+def check(graph: IntegerGraph, operators: Iterable[Operator]) -> None:
+    """Raise UserError, naming it, for one of the graph's `operators` that no kernel takes. Quick: layers, whose weights
+    take time to write, all have kernels.
     """
     emitter = Emitter(graph, dict.fromkeys(graph.tensors, 0))
-    for operator in graph.operators:
+    for operator in operators:
         if not isinstance(operator, Convolution | Linear):
             emitter.emit(operator)
 

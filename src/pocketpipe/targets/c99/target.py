@@ -73,7 +73,7 @@ class C99Target(Target):
 
     def check_integers(self, graph: IntegerGraph) -> None:
         """Whether there are kernels for all of it."""
-        check(graph)
+        check(graph, graph.operators)
 
     def compile_integers(self, graph: IntegerGraph, metadata: DeliveryMetadata, folder: Path) -> None:
         """The same of an integer graph."""

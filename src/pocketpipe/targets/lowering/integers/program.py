@@ -38,7 +38,7 @@ from pocketpipe.targets.lowering.integers.geometry import (
 from pocketpipe.targets.lowering.integers.kernel import made
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
 from pocketpipe.targets.lowering.integers.sections import packed_weights, parameters, sections
-from pocketpipe.targets.lowering.integers.steps import Step, same_shape, steps
+from pocketpipe.targets.lowering.integers.steps import Step, left_to_plain_c, steps
 from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
@@ -123,6 +123,8 @@ class _Building:
 
     def calls(self, step: Step) -> Iterator[KernelCall]:
         operator = step.operator
+        if left_to_plain_c(operator, self.graph):
+            return
         shape = geometry(operator, self.graph.tensors[operator.inputs[0]], self.graph.tensors[operator.output],
                          step.addition)  # fmt: skip
         if shape is None:
@@ -142,24 +144,22 @@ class _Building:
 
     @singledispatchmethod
     def moved(self, operator: Operator) -> Iterator[KernelCall]:
-        """Calls for an operator that sums no products; none where plain C does it."""
-        return iter(())
+        """Calls for an operator that sums no products."""
+        raise NotImplementedError(type(operator).__name__)
 
     @moved.register
     def _(self, operator: Add) -> Iterator[KernelCall]:
-        if same_shape(operator, self.graph):
-            count = self.graph.tensors[operator.output].elements
-            made_from = ("add", operator.multipliers, operator.shift, operator.zero_points, operator.zero_point,
-                         operator.low, operator.high, count)  # fmt: skip
-            yield self.call(made_from, lambda: elementwise.addition(operator, count), *self.ends(operator))
+        count = self.graph.tensors[operator.output].elements
+        made_from = ("add", operator.multipliers, operator.shift, operator.zero_points, operator.zero_point,
+                     operator.low, operator.high, count)  # fmt: skip
+        yield self.call(made_from, lambda: elementwise.addition(operator, count), *self.ends(operator))
 
     @moved.register
     def _(self, operator: SumPool) -> Iterator[KernelCall]:
-        if len(operator.requantization.multiplier) == 1:
-            shape, made = self.shapes(operator)
-            made_from = ("sum", operator.window, operator.strides, operator.pads, operator.input_zero_point,
-                         _key(operator.requantization), shape, made)  # fmt: skip
-            yield self.call(made_from, lambda: elementwise.sum_pool(operator, shape, made), *self.ends(operator))
+        shape, made = self.shapes(operator)
+        made_from = ("sum", operator.window, operator.strides, operator.pads, operator.input_zero_point,
+                     _key(operator.requantization), shape, made)  # fmt: skip
+        yield self.call(made_from, lambda: elementwise.sum_pool(operator, shape, made), *self.ends(operator))
 
     @moved.register
     def _(self, operator: MaxPool) -> Iterator[KernelCall]:

@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from pocketpipe.integer.graph import Add, Convolution, IntegerGraph, Linear, Operator
+from pocketpipe.integer.graph import (
+    Add,
+    Concatenation,
+    Convolution,
+    IntegerGraph,
+    Linear,
+    MaxPool,
+    Operator,
+    Pad,
+    Slice,
+    SumPool,
+    Transpose,
+)
+
+OURS = (Convolution, Linear, MaxPool, Concatenation, Pad, Slice, Transpose)
+"""What always has a kernel of ours."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,15 @@ def _additions(graph: IntegerGraph) -> dict[str, Add]:
         if latest in layers and uses[latest] == 1:
             found[latest] = operator
     return found
+
+
+def left_to_plain_c(operator: Operator, graph: IntegerGraph) -> bool:
+    """Whether it is left to plain C: there is no kernel of ours for it."""
+    if isinstance(operator, Add):
+        return not same_shape(operator, graph)
+    if isinstance(operator, SumPool):
+        return len(operator.requantization.multiplier) > 1
+    return not isinstance(operator, OURS)
 
 
 def same_shape(operator: Add, graph: IntegerGraph) -> bool:
