@@ -139,3 +139,19 @@ def test_two_processes_train_on_cpu(house: House) -> None:
     record = json.loads((house.latest("teacher_record") / "value.json").read_text())
     assert record["facts"]["processes"] == 2
     assert len([run for run in runs(house) if run.data.tags.get("pipeline") == "teacher"]) == 1, "one run, not two"
+
+
+def test_a_regression_goes_through_the_chain(house: House) -> None:
+    """An error that is to be small, rows of numbers, no classes; integers on two targets."""
+    run = house.run_default(
+        "task.name=own.regression:build,network.name=own.regression:layers,targets=- x86_64\n- fpga,budget.speedup=1.5,"
+        "budget.compression=2.0,budget.accuracy_drop=1.5,budget.minimum_metric=5,finalists.distillation=null,"
+        "finetune.distillation=null,search.trials=1,search.controls=0,search.finalists=1,search.ladder=[]"
+    )
+    assert run.code == 0, run.out
+    evaluation = json.loads((house.latest("evaluation") / "value.json").read_text())
+    assert evaluation["metric_name"] == "absolute_error"
+    assert {verdict["status"] for verdict in evaluation["verdicts"]} == {"passed"}
+    measured = {subject["name"]: subject for subject in evaluation["subjects"]}
+    assert {measured[name]["differing"] for name in ("x86_64", "fpga")} == {0}
+    assert measured["x86_64"]["metric"] == measured["fpga"]["metric"]
