@@ -4,7 +4,8 @@
 
 POCKETPIPE_DATA holds cifar-10-batches-py/. Weights are those of benchmarks/weights. The first table is on val (5,000 of
 the training images, seed 0): the mean of all logits. The second asks the second ResNet-56, which was taught on views 0
-to 11 of seed 0 with a square of 8 pixels hidden, about the first images of these and of other views of train.
+to 11 of seed 0 with a square of 8 pixels hidden, about the first images of these and of other views of train, and tells
+how many of its teachers' wrong answers it repeats.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pocketpipe import machine
+from pocketpipe.compression.distillation import merged_logits
 from pocketpipe.network import StoredNetwork
 from pocketpipe.networks.weights import read_weights
 from pocketpipe.samples import prepared_batches
@@ -29,6 +31,8 @@ from pocketpipe.training.batches import Batches, Shard
 WEIGHTS = Path(__file__).parent / "weights"
 TEACHERS = {"resnet56": "resnet56", "resnet56_first": "resnet56", "resnet20": "resnet20", "airbench": "airbench"}
 """Files of weights, and the networks that they are of."""
+ITS_TEACHERS, TEMPERATURE = ("resnet56_first", "resnet20"), 4.0
+"""Of the second ResNet-56."""
 TAUGHT_VIEWS, IMAGES = 12, 6144
 
 
@@ -49,10 +53,24 @@ def main() -> None:
     print(
         f"\n| resnet56 on the first {IMAGES:,} images of a view of train | accuracy | cross-entropy |\n|---|---:|---:|"
     )
+    targets = torch.from_numpy(splits.train.targets[:IMAGES])
     for view in views:
         answers = asked(networks["resnet56"], batches.view(view))
         taught = "taught" if view < TAUGHT_VIEWS else "never seen"
-        print(row(f"view {view}, {taught}", answers, torch.from_numpy(splits.train.targets)))
+        print(row(f"view {view}, {taught}", answers, targets))
+        teachers = [asked(networks[name], batches.view(view)) for name in ITS_TEACHERS]
+        print(repeated(answers.argmax(1), merged_logits(teachers, TEMPERATURE).argmax(1), targets))
+
+
+def repeated(student: Tensor, teachers: Tensor, targets: Tensor) -> str:
+    """What the student says where its teachers are wrong, and where they are right, as a line below the row."""
+    wrong = teachers != targets
+    same = (student[wrong] == teachers[wrong]).double().mean().item()
+    lost = (student[~wrong] != targets[~wrong]).double().mean().item()
+    return (
+        f"| its teachers are wrong on {int(wrong.sum())}: the same wrong answer on {100 * same:.0f} % of these; "
+        f"wrong on {100 * lost:.1f} % of the others | | |"
+    )
 
 
 def network(name: str, task: Task) -> nn.Module:

@@ -32,6 +32,8 @@ LOGITS = {"weight": 0.9, "temperature": 4.0}
 LEVERS: dict[str, dict[str, Any]] = {
     "none": {},
     "logits": {"distillation": LOGITS},
+    "logits, weight 0.5": {"distillation": LOGITS | {"weight": 0.5}},
+    "logits, mistakes corrected": {"distillation": LOGITS | {"mistakes": "corrected"}},
     "dkd": {"distillation": LOGITS | {"weight": 0.5, "outputs": {"kind": "dkd"}}},
     "attention": {"distillation": {"weight": 0.0, "features": {"kind": "attention"}}},
     "hints": {"distillation": {"weight": 0.0, "features": {"kind": "hints"}}},

@@ -9,6 +9,7 @@ import torch
 from pocketpipe.compression.distillation import (
     attention_loss,
     attention_map,
+    corrected,
     decoupled_loss,
     distillation_loss,
     hint_loss,
@@ -144,3 +145,23 @@ def test_hints_are_half_the_mean_squared_difference() -> None:
     assert teacher.grad is None
     with pytest.raises(ValueError, match=r"student \(1, 2\), of the teacher \(1, 3\)"):
         hint_loss(torch.zeros(1, 2), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("shape", [(50, 10), (6, 8, 7)])
+def test_corrected_answers_are_right_and_share_the_rest_as_before(shape: tuple[int, ...]) -> None:
+    chance = np.random.default_rng(0)
+    teacher, targets = chance.normal(size=shape), chance.integers(0, shape[-1], shape[:-1])
+    found = corrected(torch.from_numpy(teacher), torch.from_numpy(targets)).numpy()
+    assert (found.argmax(-1) == targets).all()
+    for before, after, target in zip(
+        teacher.reshape(-1, shape[-1]), found.reshape(-1, shape[-1]), targets.flatten(), strict=True
+    ):
+        best = before.argmax()
+        expected = before.copy()
+        expected[target], expected[best] = before[best], before[target]
+        assert (after == expected).all()
+
+
+def test_only_answers_about_classes_are_corrected() -> None:
+    with pytest.raises(ValueError, match="no classes"):
+        corrected(torch.zeros(4, 3), torch.zeros(4, 3))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pocketpipe.compression.distillation import attention_loss, decoupled_loss, distillation_loss
+from pocketpipe.compression.distillation import attention_loss, corrected, decoupled_loss, distillation_loss
 from pocketpipe.compression.group_sparsity import channel_norms, penalty
 from pocketpipe.compression.tracing import trace
 from pocketpipe.errors import UserError
@@ -50,6 +50,14 @@ def test_features_come_beside_the_outputs() -> None:
     distillation = Distillation(weight=0.0, features=attention)
     loss = objective(distillation, FeatureDistance(attention, (2, 2), (6, 6)))(own, taught, TARGETS, 0.0)
     assert torch.allclose(loss, LOSS + 7.0 * sum(attention_loss(maps[i], maps[i + 2]) for i in range(2)))
+
+
+def test_mistakes_are_corrected_before_anything_is_learned_of_them() -> None:
+    distillation = Distillation(weight=0.5, mistakes="corrected")
+    loss = objective(distillation)(Response(OWN), Response(TAUGHT), TARGETS, 0.5)
+    right = distillation_loss(OWN, corrected(TAUGHT, TARGETS), 4.0)
+    assert not torch.allclose(right, distillation_loss(OWN, TAUGHT, 4.0))
+    assert torch.allclose(loss, 0.5 * LOSS + 0.5 * right)
 
 
 def test_dkd_is_for_classes() -> None:

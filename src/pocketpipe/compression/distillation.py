@@ -35,13 +35,28 @@ def decoupled_loss(
     teacher. Raises ValueError for targets that are no classes.
     """
     _refuse_cold(temperature)
-    if targets.shape != student.shape[:-1] or targets.is_floating_point():
-        raise ValueError(f"targets {tuple(targets.shape)} of outputs {tuple(student.shape)} are no classes")
+    _refuse_other_than_classes(student, targets)
     student, teacher = student / temperature, teacher.detach() / temperature
     others = _other_classes(targets, student.shape[-1])
     on_target = _divergence(_target_or_not(teacher, targets, others), _target_or_not(student, targets, others))
     off_target = _divergence(teacher.gather(-1, others), student.gather(-1, others))
     return (alpha * on_target + beta * off_target).mean() * temperature**2
+
+
+def corrected(teacher: Tensor, targets: Tensor) -> Tensor:
+    """The teacher's logits; where it is wrong, the target's has changed places with the largest.
+
+    Probability shift (Wen et al. 2019, "Preparing Lessons"): the right answer comes first, and what the teacher knows
+    of the other classes is kept. Shapes as in `decoupled_loss`; raises ValueError for targets that are no classes.
+
+    >>> corrected(torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([1, 0]))
+    tensor([[1., 3., 2.],
+            [3., 1., 2.]])
+    """
+    _refuse_other_than_classes(teacher, targets)
+    target, best = targets.unsqueeze(-1), teacher.argmax(-1, keepdim=True)
+    of_target, largest = teacher.gather(-1, target), teacher.gather(-1, best)
+    return teacher.scatter(-1, best, of_target).scatter(-1, target, largest)
 
 
 def merged_logits(teachers: Sequence[Tensor], temperature: float) -> Tensor:
@@ -113,6 +128,11 @@ def _other_classes(targets: Tensor, classes: int) -> Tensor:
     """(..., classes - 1): all classes but the target, ascending."""
     below = torch.arange(classes - 1, device=targets.device)
     return below + (below >= targets.unsqueeze(-1))
+
+
+def _refuse_other_than_classes(outputs: Tensor, targets: Tensor) -> None:
+    if targets.shape != outputs.shape[:-1] or targets.is_floating_point():
+        raise ValueError(f"targets {tuple(targets.shape)} of outputs {tuple(outputs.shape)} are no classes")
 
 
 def _refuse_cold(temperature: float) -> None:

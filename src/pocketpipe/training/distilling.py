@@ -78,6 +78,8 @@ class Distillation(Value):
     weight: Share = 0.9
     temperature: Factor = 4.0
     outputs: Annotated[Logits | Decoupled, Field(discriminator="kind")] = Logits()
+    mistakes: Literal["kept", "corrected"] = "kept"
+    """What is learned of an example that the teachers get wrong: their outputs, or these with the right class first."""
     features: Annotated[Attention | Hints, Field(discriminator="kind")] | None = None
     """Beside the outputs; from the pipeline's own teacher."""
     teachers: tuple[FurtherTeacher, ...] = ()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import assert_never
 
 from torch import Tensor, nn
 
-from pocketpipe.compression.distillation import decoupled_loss, distillation_loss
+from pocketpipe.compression.distillation import corrected, decoupled_loss, distillation_loss
 from pocketpipe.compression.group_sparsity import penalty
 from pocketpipe.compression.tracing import Trace
 from pocketpipe.errors import UserError
@@ -55,17 +57,26 @@ def outputs_distance(
     distillation: Distillation, student: Tensor, taught: Tensor, targets: Tensor, progress: float
 ) -> Tensor:
     """Distance of a student's logits from a teacher's, a scalar. Raises UserError for targets that it cannot use."""
+    if distillation.mistakes == "corrected":
+        with _for_classes("distillation.mistakes: 'corrected'", "kept"):
+            taught = corrected(taught, targets)
     match distillation.outputs:
         case Logits():
             return distillation_loss(student, taught, distillation.temperature)
         case Decoupled(alpha=alpha, beta=beta, warmup=warmup):
-            try:
+            with _for_classes("distillation.outputs: dkd", "logits"):
                 distance = decoupled_loss(student, taught, targets, distillation.temperature, alpha=alpha, beta=beta)
-            except ValueError as error:
-                raise UserError(f"distillation.outputs: dkd is for classification ({error}); use logits") from error
             return risen(progress, warmup) * distance
         case unknown:
             assert_never(unknown)
+
+
+@contextmanager
+def _for_classes(what: str, instead: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{what} is for classification ({error}); use {instead}") from error
 
 
 def risen(progress: float, share: float) -> float:
