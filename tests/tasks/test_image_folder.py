@@ -1,5 +1,6 @@
 """Folders of images in many formats; everything that is wrong is listed at once, by file name."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,23 @@ def test_the_source_digest_changes_with_names_and_contents(tmp_path: Path) -> No
     digests.append(_task(folder).source_digest())
     assert len(set(digests)) == 3
     assert digests[2] == digests[3]
+
+
+def test_a_class_without_images_changes_the_digest_and_is_refused(tmp_path: Path) -> None:
+    folder = _fill(tmp_path / "pets", {"cat": 4, "dog": 4})
+    before = _task(folder).source_digest()
+    (folder / "bird").mkdir()
+    task = _task(folder)
+    assert task.source_digest() != before
+    with pytest.raises(Mistakes, match="class 'bird' has 0 readable images"):
+        task.load(seed=0, holdout=None)
+
+
+def test_names_that_are_not_utf_8_are_files_like_others_but_no_labels(tmp_path: Path) -> None:
+    folder = _fill(tmp_path / "pets", {"cat": 4, "dog": 4})
+    os.rename(folder / "cat" / "000.png", os.fsencode(folder / "cat") + b"/Stra\xdfe.png")
+    assert _task(folder).source_digest()
+    assert len(_task(folder).read()[0]) == 8
+    os.mkdir(os.fsencode(folder) + b"/v\xf6gel")
+    with pytest.raises(UserError, match="not UTF-8"):
+        _task(folder)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pocketpipe.tracking.runs import RunTracker
-from pocketpipe.tracking.stale import HOST, PROCESS, close_stale_runs, process_tags
+from pocketpipe.tracking.stale import HOST, PROCESS, SPACE, close_stale_runs, process_tags
 from pocketpipe.tracking.store import Store
 
 START_AND_WAIT = """
@@ -46,6 +46,12 @@ def test_a_killed_run_and_its_stage_are_closed_by_the_next_run(store: Store, tmp
 def test_a_run_of_another_host_is_left_alone(store: Store):
     tags = process_tags() | {HOST: "elsewhere", PROCESS: "1 gone"}
     store.client.create_run(store.experiment_id, tags=tags)
+    assert close_stale_runs(store) == ()
+
+
+def test_a_run_in_another_container_is_left_alone(store: Store):
+    """There the same ids are other processes."""
+    store.client.create_run(store.experiment_id, tags=process_tags() | {SPACE: "elsewhere", PROCESS: "1 gone"})
     assert close_stale_runs(store) == ()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pocketpipe.cost import Cost
-from pocketpipe.evaluation import Subject
+from pocketpipe.evaluation import Evaluation, Subject
 from pocketpipe.reporting.drawing import PALETTE, inline
-from pocketpipe.reporting.figures import TRAINED_STAGES, figures
+from pocketpipe.reporting.figures import MOST_CLASSES, TRAINED_STAGES, figures
 from pocketpipe.reporting.findings import Findings
 from pocketpipe.reporting.search_figures import compared_trials
 from pocketpipe.reporting.wording import (
@@ -19,6 +19,7 @@ from pocketpipe.reporting.wording import (
     difference_text,
     headline,
     metric_text,
+    milliseconds_text,
     outcome,
     share_text,
     standard_error,
@@ -54,7 +55,12 @@ def render(findings: Findings) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"metric": metric_text, "share": share_text, "difference": difference_text}
+    environment.filters |= {
+        "metric": metric_text,
+        "share": share_text,
+        "difference": difference_text,
+        "milliseconds": milliseconds_text,
+    }
     evaluation = findings.evaluation
     drawn = {
         name: Markup(inline(document, captions(findings)[name][0])) for name, document in figures(findings).items()
@@ -102,7 +108,7 @@ def tiles(findings: Findings) -> list[Tile]:
             note = f"teacher {metric_text(before.metric)}, {difference_text(after.metric - before.metric)}"
         shown.append(Tile(evaluation.metric_name, metric_text(after.metric), note))
     shown += [
-        Tile(f"{subject.name}, one example", f"{subject.latency_ms:.3g} ms", _beside_runtime(subject))
+        Tile(f"{subject.name}, one example", milliseconds_text(subject.latency_ms), _beside_runtime(subject))
         for subject in evaluation.subjects
         if subject.latency_ms is not None
     ]
@@ -111,6 +117,7 @@ def tiles(findings: Findings) -> list[Tile]:
 
 def captions(findings: Findings) -> dict[str, tuple[str, str]]:
     """(title, what it shows) of each figure."""
+    evaluation = findings.evaluation
     before = f"Measured before fine-tuning, on {findings.selection}."
     front = f"Every plan that was tried. {before}"
     shown = {
@@ -124,13 +131,23 @@ def captions(findings: Findings) -> dict[str, tuple[str, str]]:
         ),
         "channels": ("Channels of each group", "Channels that can only be removed together count once, as a group."),
         "macs": ("MACs of each layer", "Predicted from the plan, one example, in network order."),
-        "classes": ("Class by class", f"Teacher and student in PyTorch, on {findings.evaluation.data}."),
+        "classes": (
+            "Class by class",
+            f"Teacher and student in PyTorch, on {evaluation.data}.{_chosen(evaluation)}",
+        ),
     }
     for stage in TRAINED_STAGES:
         record = findings.records.get(stage)
         data = "" if record is None else record.curves_of or record.data
         shown[f"training-{stage}"] = (f"Training: {stage}", f"On {data}." if data else "")
     return shown
+
+
+def _chosen(evaluation: Evaluation) -> str:
+    """That these are not all classes, if they are not."""
+    dense = teacher(evaluation)
+    count = 0 if dense is None else len(dense.metric_by_class)
+    return f" Of {count:,} classes the {MOST_CLASSES} that lost most." if count > MOST_CLASSES else ""
 
 
 def cost_rows(was: Cost, now: Cost) -> list[tuple[str, str, str, str]]:

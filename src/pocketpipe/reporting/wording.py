@@ -41,12 +41,10 @@ def teacher(evaluation: Evaluation) -> Subject | None:
 def metric_text(value: float | None) -> str:
     """A metric in the form in which a budget is written.
 
-    >>> metric_text(0.975), metric_text(123.456), metric_text(None)
-    ('0.9750', '123.5', '–')
+    >>> metric_text(0.975), metric_text(123.456), metric_text(3.21e-5), metric_text(None)
+    ('0.9750', '123.5', '3.21e-05', '–')
     """
-    if value is None:
-        return ABSENT
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+    return ABSENT if value is None else f"{value:{_digits(value)}}"
 
 
 def difference_text(value: float) -> str:
@@ -55,7 +53,13 @@ def difference_text(value: float) -> str:
     >>> difference_text(-0.0056), difference_text(12.5)
     ('-0.0056', '+12.5')
     """
-    return f"{value:+.4f}" if abs(value) < 10 else f"{value:+.4g}"
+    return f"{value:+{_digits(value)}}"
+
+
+def _digits(value: float) -> str:
+    if 0 < abs(value) < 1e-3:
+        return ".3g"  # an error in a small unit; four decimals would be zeros
+    return ".4g" if abs(value) >= 10 else ".4f"
 
 
 def share_text(value: float | None) -> str:
@@ -70,13 +74,10 @@ def share_text(value: float | None) -> str:
 def count_text(value: float) -> str:
     """A count with three significant digits and its magnitude.
 
-    >>> [count_text(n) for n in (950, 12_500, 40_813_184, 2_000_000_000)]
-    ['950', '12.5 k', '40.8 M', '2 G']
+    >>> [count_text(n) for n in (950, 12_500, 999_700, 40_813_184, 2_000_000_000)]
+    ['950', '12.5 k', '1 M', '40.8 M', '2 G']
     """
-    for factor, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.0f}"
+    return _with_magnitude(value, (" G", " M", " k")) or f"{value:.0f}"
 
 
 def bytes_text(value: int | None) -> str:
@@ -87,10 +88,24 @@ def bytes_text(value: int | None) -> str:
     """
     if value is None:
         return ABSENT
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value} B"
+    return _with_magnitude(value, (" GB", " MB", " kB")) or f"{value} B"
+
+
+def milliseconds_text(value: float) -> str:
+    """A time.
+
+    >>> milliseconds_text(0.01234), milliseconds_text(1234.5)
+    ('0.0123 ms', '1,234 ms')
+    """
+    return f"{value:.3g} ms" if value < 999.5 else f"{value:,.0f} ms"
+
+
+def _with_magnitude(value: float, units: Sequence[str]) -> str:
+    """Three significant digits in the largest of the units (10^9, 10^6, 10^3) that gives 1 or more; else empty."""
+    for factor, unit in zip((1e9, 1e6, 1e3), units, strict=True):
+        if value >= 0.9995 * factor:
+            return f"{value / factor:.3g}{unit}"
+    return ""
 
 
 def standard_error(scores: Sequence[float]) -> float | None:

@@ -10,6 +10,7 @@ is killed with all that it started. A stage goes on where it stopped at the next
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -156,7 +157,8 @@ class _Schedule:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    with suppress(OSError):  # the terminal was closed: there is nobody to tell, and a run to see to its end
+        print(line, flush=True)
 
 
 def _clock_time(moment: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,10 +58,10 @@ class ImageFolder(ClassificationTask):
         self.labels = _class_names(folder)
 
     def source_digest(self) -> str:
-        """SHA-256 over the names and contents of all files."""
-        digest = hashlib.sha256()
+        """SHA-256 over the names of all classes and the names and contents of all files."""
+        digest = hashlib.sha256("\0".join((*self.labels, "")).encode())  # a class may have no file yet
         for file in self._files():
-            digest.update(f"{file.relative_to(self.folder).as_posix()}\0".encode())
+            digest.update(os.fsencode(file.relative_to(self.folder)) + b"\0")
             try:
                 with open(file, "rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -78,16 +79,17 @@ class ImageFolder(ClassificationTask):
             if isinstance(image, str)
         ]
         good = [(file, image) for file, image in zip(files, images, strict=True) if not isinstance(image, str)]
-        counts = {label: sum(file.parent.name == label for file, _ in good) for label in self.labels}
+        found = Counter(file.parent.name for file, _ in good)
         mistakes += [
             f"{self.folder / label}: class {label!r} has {count} readable image{'s' * (count != 1)}, "
             f"at least {IMAGES_NEEDED} are needed"
-            for label, count in counts.items()
-            if count < IMAGES_NEEDED
+            for label in self.labels
+            if (count := found[label]) < IMAGES_NEEDED
         ]
         if mistakes:
             raise Mistakes(_shortened(mistakes))
-        targets = np.array([self.labels.index(file.parent.name) for file, _ in good], np.int64)
+        number = {label: index for index, label in enumerate(self.labels)}
+        targets = np.array([number[file.parent.name] for file, _ in good], np.int64)
         return Split(f"images of {self.folder.name}", np.stack([image for _, image in good]), targets), None
 
     def load(self, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
@@ -103,8 +105,14 @@ class ImageFolder(ClassificationTask):
 
     def _files(self) -> list[Path]:
         """Files of all classes, class by class, by name; hidden ones are left out."""
-        folders = [self.folder / label for label in self.labels]
-        return [file for folder in folders for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+        files: list[Path] = []
+        for label in self.labels:
+            try:
+                inside = sorted((self.folder / label).iterdir())
+            except OSError as error:
+                raise UserError(f"{self.folder / label}: cannot be read ({error.strerror})") from error
+            files += [file for file in inside if not file.name.startswith(".")]
+        return files
 
 
 @TASKS.register("image_folder")
@@ -142,6 +150,9 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if len(names) < 2:
         found = f"only the class folder {names[0]!r}" if names else "no class folders"
         raise UserError(f"task.options.path: {folder} holds {found}; at least two are needed, as class/name.png")
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"{folder}: the name of the class folder {name!a} is not UTF-8; rename it")
     return names
 
 
@@ -169,7 +180,7 @@ def _decode(file: Path, size: int, colour: Colour) -> np.ndarray | str:
     """The image as uint8 (C, size, size), upright; or a phrase that says what is wrong with the file."""
     from PIL import Image, ImageOps
 
-    if not file.is_file():
+    if os.path.exists(file) and not file.is_file():
         return "is not a file"
     try:
         with Image.open(file) as image:

@@ -1,6 +1,7 @@
 """What the command line says of the registry."""
 
 from pocketpipe.errors import UserError
+from pocketpipe.reporting.wording import metric_text
 from pocketpipe.tracking.gates import delivered_metric
 from pocketpipe.tracking.registry import Registry
 
@@ -27,11 +28,12 @@ def describe_champion(registry: Registry, name: str) -> str:
         raise UserError(f"{name!r} has no champion; names in the registry: {known}")
     evaluation = champion.evaluation
     ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
-    metric = delivered_metric(evaluation)
+    delivered = delivered_metric(evaluation)
+    metric = "not measured" if delivered is None else metric_text(delivered)
     return "\n".join(
         [
             f"{name} version {champion.version} is the champion",
-            f"  {evaluation.metric_name}: {'not measured' if metric is None else f'{metric:.4f}'} on {evaluation.data}",
+            f"  {evaluation.metric_name}: {metric} on {evaluation.data}",
             f"  size: {ratios['speedup']:.2f}x fewer MACs, {ratios['compression']:.2f}x smaller file than the teacher",
             *(f"  {verdict}" for verdict in evaluation.verdicts),
             *(f"  weighed: {reason}" for reason in champion.reasons),

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pocketpipe.doors import Value
 from pocketpipe.evaluation import Evaluation
+from pocketpipe.reporting.wording import difference_text, metric_text
 
 ROUNDING = 1e-12
 """A difference that equals the margin in decimal must not fail by a float's last bit."""
@@ -113,8 +114,9 @@ def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[
     fine = mean >= -gate.margin - ROUNDING
     relation = "not worse than the champion" if fine else "worse than the champion"
     return fine, (
-        f"{relation} on the same {len(differences)} examples ({new.data}): {new.metric_name} better by {mean:+.4f} "
-        f"(allowed: {-gate.margin:+.4f}); {won} won, {lost} lost, exact sign test p = {p:.3g}"
+        f"{relation} on the same {len(differences)} examples ({new.data}): {new.metric_name} better by "
+        f"{difference_text(mean)} (allowed: {difference_text(-gate.margin)}); {won} won, {lost} lost, exact sign test "
+        f"p = {p:.3g}"
     )
 
 
@@ -124,10 +126,12 @@ def _fall(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bo
         return False, f"not comparable: {new.metric_name} of the new one is {mine}, of the champion {theirs}"
     fall = theirs - mine if new.higher_is_better else mine - theirs
     fine = fall <= gate.max_metric_fall + ROUNDING
-    figures = f"{new.metric_name} {mine:.4f} on {new.data}; the champion's record is {theirs:.4f} on {champion.data}"
+    record = f"the champion's record is {metric_text(theirs)} on {champion.data}"
+    figures = f"{new.metric_name} {metric_text(mine)} on {new.data}; {record}"
     if fine:
         return True, figures
-    return False, f"{figures}: it fell by more than {gate.max_metric_fall:g}, as with broken data"
+    word = "fell" if new.higher_is_better else "rose"
+    return False, f"{figures}: it {word} by more than {gate.max_metric_fall:g}, as with broken data"
 
 
 def delivered_metric(evaluation: Evaluation) -> float | None:

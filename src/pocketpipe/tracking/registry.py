@@ -15,6 +15,7 @@ from pocketpipe.champion import REPORT
 from pocketpipe.delivery.folder import MEASURED
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
+from pocketpipe.reporting.wording import metric_text
 from pocketpipe.storage import appearing_whole
 from pocketpipe.tracking.entries import key, text
 from pocketpipe.tracking.gates import Decision, Promotion, delivered_metric
@@ -319,7 +320,7 @@ def _summary_tags(evaluation: Evaluation) -> dict[str, str]:
         "budget_kept": text(evaluation.budget_kept),
         "test_digest": evaluation.test_digest,
         **{name: f"{value:.3f}" for name, value in ratios.items()},
-        **({} if metric is None else {key(evaluation.metric_name): f"{metric:.4f}"}),
+        **({} if metric is None else {key(evaluation.metric_name): metric_text(metric)}),
     }
 
 

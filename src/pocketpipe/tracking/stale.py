@@ -13,25 +13,35 @@ from pocketpipe.tracking.store import Store
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-HOST, PROCESS = "process.host", "process.id"
+HOST, PROCESS, SPACE = "process.host", "process.id", "process.space"
 PARENT = "mlflow.parentRunId"
 REASON = "the process ended without a word (killed, or the machine went down)"
 
 
 def process_tags() -> dict[str, str]:
     """Tags by which a later process on this host can tell whether this one still lives."""
-    return {HOST: socket.gethostname(), PROCESS: f"{os.getpid()} {_start_of(os.getpid())}"}
+    return {HOST: socket.gethostname(), PROCESS: f"{os.getpid()} {_start_of(os.getpid())}", SPACE: _space()}
 
 
 def close_stale_runs(store: Store) -> tuple[str, ...]:
-    """Mark RUNNING runs of this host's dead processes as KILLED; their ids. Their end is their last sign of life."""
+    """Mark RUNNING runs of this host's dead processes as KILLED; their ids. Their end is their last sign of life.
+
+    What runs in another container of the same name is not judged: its process ids mean something else there.
+    """
     host = socket.gethostname()
     running = _search(store, f"attributes.status = 'RUNNING' and tags.\"{HOST}\" = '{host}'")
-    dead = [run for run in running if not _lives(run.data.tags.get(PROCESS, ""))]
+    ours = [run for run in running if run.data.tags.get(SPACE, _space()) == _space()]
+    dead = [run for run in ours if not _lives(run.data.tags.get(PROCESS, ""))]
     for run in dead:
         entries.log(store.client, run.info.run_id, tags={"error": REASON})
         store.client.set_terminated(run.info.run_id, "KILLED", end_time=_last_sign_of_life(store, run))
     return tuple(run.info.run_id for run in dead)
+
+
+def _space() -> str:
+    """In which container process ids are counted; the machine may have been started anew since."""
+    place = Path("/proc/self/ns/pid")
+    return str(place.stat().st_ino) if place.exists() else ""
 
 
 def _lives(process: str) -> bool:

@@ -102,3 +102,15 @@ def test_integers_are_judged_by_the_reference_and_not_by_another_rounding() -> N
     quantized = LIBRARY.model_copy(update={"agreement": 0.99, "compared": 80, "differing": 0})
     verdict = verdicts(Budget(speedup=2), quantized)["same integers", quantized.file]
     assert (verdict.status, verdict.got) == ("passed", "0 differ on 80 examples")
+
+
+def test_an_error_rises_and_small_units_are_seen() -> None:
+    class Errors(Shapes):
+        higher_is_better = False
+
+    subject = ONNX.model_copy(update={"metric": 3e-5})
+    budget = Budget(speedup=1, accuracy_drop=1e-5, minimum_metric=2e-5)
+    found = {each.requirement: each for each in judge(budget, Errors(10), (DENSE, SLIM), [subject], lambda count: 1e-5)}
+    assert found["accuracy_drop"].asked == "accuracy rise <= 1e-05"
+    assert found["accuracy_drop"].got.startswith("+2e-05 (1e-05 -> 3e-05")
+    assert {each.status for name, each in found.items() if name != "speedup"} == {"failed"}

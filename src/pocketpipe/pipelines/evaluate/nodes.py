@@ -1,7 +1,9 @@
 """Measure everything that was made on the test split, and hold it against the budget."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -131,10 +133,15 @@ def _subject(
         file=file,
         examples=len(outputs),
         metric=task.metric(outputs, targets),
-        metric_by_class=task.metric_by_class(outputs, targets),
+        metric_by_class=_known(task.metric_by_class(outputs, targets)),
         agreement=None if same is None else task.agreement(outputs, same),
         max_difference=None if same is None else float(np.abs(outputs - same).max()),
     )
+
+
+def _known(by_class: Mapping[str, float]) -> dict[str, float]:
+    """Without parts of the data of which no example was there, whose mean is no number."""
+    return {name: metric for name, metric in by_class.items() if isfinite(metric)}
 
 
 def _delivered(

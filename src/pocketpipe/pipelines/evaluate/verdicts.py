@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
 from pocketpipe.evaluation import Subject
+from pocketpipe.reporting.wording import difference_text, metric_text
 from pocketpipe.task import Task
 from pocketpipe.verdict import Status, Verdict
 
@@ -73,14 +74,16 @@ def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: floa
     metric = subject.metric if subject.metric is not None else float("nan")
     if budget.accuracy_drop is not None:
         drop = better * (teacher - metric)
-        asked = f"{task.metric_name} drop <= {budget.accuracy_drop:.4f}"
-        got = f"{drop:+.4f} ({teacher:.4f} -> {metric:.4f}, {subject.examples:,} examples)"
+        word = "drop" if task.higher_is_better else "rise"
+        asked = f"{task.metric_name} {word} <= {metric_text(budget.accuracy_drop)}"
+        change = f"{metric_text(teacher)} -> {metric_text(metric)}"
+        got = f"{difference_text(drop)} ({change}, {subject.examples:,} examples)"
         verdicts.append(_on(subject, "accuracy_drop", asked, got, budget.allows_drop(drop)))
     if budget.minimum_metric is not None:
         sign = ">=" if task.higher_is_better else "<="
-        asked = f"{task.metric_name} {sign} {budget.minimum_metric:.4f}"
+        asked = f"{task.metric_name} {sign} {metric_text(budget.minimum_metric)}"
         enough = better * metric >= better * budget.minimum_metric
-        verdicts.append(_on(subject, "minimum_metric", asked, f"{metric:.4f}", enough))
+        verdicts.append(_on(subject, "minimum_metric", asked, metric_text(metric), enough))
     return verdicts
 
 
