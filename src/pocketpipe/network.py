@@ -34,8 +34,9 @@ class StoredNetwork:
     """Empty = weights as the factory initializes them."""
 
     def build(self, task: Task) -> nn.Module:
-        """The network in eval mode. Raises UserError if the weights do not fit it."""
+        """The network in eval mode. Raises UserError if the weights do not fit it, or it cannot be copied."""
         network = NETWORKS.resolve(self.reference)(task.input_shape, len(task.labels), **self.options)
+        _refuse_computed_weights(network, self.reference)
         for step in self.plan.steps:
             network = step.apply(network, task)
         if self.state:
@@ -54,6 +55,17 @@ class StoredNetwork:
             tensor = self.state[name]
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
         return digest.hexdigest()
+
+
+def _refuse_computed_weights(network: nn.Module, reference: str) -> None:
+    """Raise UserError for tensors that lie in a module as results, which torch does not copy."""
+    for path, module in network.named_modules():
+        for name, value in vars(module).items():
+            if getattr(value, "grad_fn", None) is not None:
+                raise UserError(
+                    f"network {reference!r}: {path}.{name} is computed (torch.nn.utils.weight_norm?) and cannot be "
+                    "copied; take it off (remove_weight_norm), or use torch.nn.utils.parametrizations"
+                )
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from pocketpipe.errors import UserError
+from pocketpipe.network import StoredNetwork
 from pocketpipe.networks.weights import read_weights
+from pocketpipe.tasks.digits import Digits
 
 STATE = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
 
@@ -118,3 +121,13 @@ def test_a_number_is_no_tensor(tmp_path: Path) -> None:
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert "no such file" in _refusal(tmp_path / "none.safetensors")
     assert "a folder" in _refusal(tmp_path)
+
+
+def old_weight_norm(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Its weight is computed by a hook and kept."""
+    return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, outputs)))
+
+
+def test_weights_that_are_kept_as_results_are_refused_with_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"1\.weight is computed .*remove_weight_norm"):
+        StoredNetwork(f"{__name__}:old_weight_norm").build(Digits())

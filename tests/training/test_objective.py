@@ -1,6 +1,7 @@
 """The loss of a recipe: its parts, each with its weight, and what grows while the training goes on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.training.distilling import Attention, Decoupled, Distillation
 from pocketpipe.training.features import FeatureDistance, Response
-from pocketpipe.training.module import decays
+from pocketpipe.training.module import Training, decays
 from pocketpipe.training.objective import Objective, risen
 from pocketpipe.training.recipe import GroupSparsity
 from training.samples import RECIPE, Blobs, deep, train
@@ -113,3 +114,12 @@ def test_what_lies_on_weights_does_not_decay() -> None:
         "parametrizations.weight.0.centroids": False,
         "parametrizations.weight.0.scale": False,
     }
+
+
+def test_normalization_and_scales_of_several_axes_do_not_decay() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm([4, 6, 6]), nn.Flatten(), nn.Linear(144, 1))
+    network.register_parameter("scale", nn.Parameter(torch.ones(4, 1, 1)))
+    module = SimpleNamespace(network=network, objective=Objective(TASK, RECIPE), _recipe=RECIPE)
+    module.modules = network.modules
+    decayed = {id(parameter) for parameter in Training.configure_optimizers(module).param_groups[0]["params"]}
+    assert {name for name, each in network.named_parameters() if id(each) in decayed} == {"0.weight", "3.weight"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,11 @@ class TrainingJob:
         }
         return _sha256(parts)
 
-    def taught_digest(self, precision: str) -> str:
-        """SHA-256 over everything that decides what the teachers say about a view: the same for several trainings."""
+    def taught_digest(self, execution: Mapping[str, str]) -> str:
+        """SHA-256 over everything that decides what the teachers say about a view: the same for several trainings.
+
+        `execution` is where it runs and in which precision: views are drawn otherwise on a GPU.
+        """
         distillation = self.recipe.distillation
         parts = {
             "teachers": [teacher.digest() for teacher in self.teachers],
@@ -68,7 +72,8 @@ class TrainingJob:
             "task": self.task_choice.model_dump(mode="json"),
             "train": self.splits.train.digest,
             "seed": self.seed,
-            "precision": precision,
+            "precision": execution["precision"],
+            "accelerator": execution["accelerator"],
         }
         return _sha256(parts)
 

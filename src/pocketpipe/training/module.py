@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from pocketpipe.compression.during import scheduled
 from pocketpipe.compression.weights import parameter_name
@@ -73,8 +74,11 @@ class Training(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Nesterov SGD; weight decay on matrices and kernels only."""
         named = [*self.network.named_parameters(), *self.objective.named_parameters()]
-        decayed = [parameter for name, parameter in named if decays(name, parameter)]
-        others = [parameter for name, parameter in named if not decays(name, parameter)]
+        norms = (module for module in self.modules() if isinstance(module, NORMS))
+        normalizing = {id(parameter) for norm in norms for parameter in norm.parameters()}
+        names = {name for name, each in named if decays(name, each) and id(each) not in normalizing}
+        decayed = [parameter for name, parameter in named if name in names]
+        others = [parameter for name, parameter in named if name not in names]
         groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": self._recipe.weight_decay},
             {"params": others},
@@ -181,6 +185,9 @@ class Training(lightning.LightningModule):
             return compiled_forward(self._watched, sizes)
 
 
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay makes sense: not for biases, normalization, and what lies on weights (scales, centroids).
 
@@ -189,6 +196,9 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     (True, True)
     >>> decays("conv.parametrizations.weight.0.centroids", kernel)
     False
+    >>> decays("block.scale", nn.Parameter(torch.zeros(8, 1, 1)))  # of channels
+    False
     """
     lies_on_a_weight = ".parametrizations." in f".{name}" and parameter_name(name) == name
-    return parameter.ndim > 1 and not lies_on_a_weight
+    is_matrix = parameter_name(name).endswith("weight") or sum(length > 1 for length in parameter.shape) > 1
+    return parameter.ndim > 1 and is_matrix and not lies_on_a_weight

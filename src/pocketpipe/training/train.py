@@ -118,7 +118,7 @@ def _lessons(
     networks = [channels_last(teacher.build(task)) for teacher in job.teachers]
     cache = None
     if distillation.cached_views is not None:
-        cache = TaughtViews(place.taught(job.taught_digest(execution.facts["precision"])))
+        cache = TaughtViews(place.taught(job.taught_digest(execution.facts)))
     points: tuple[str, ...] = ()
     features = None
     if distillation.features is not None:

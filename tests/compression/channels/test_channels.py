@@ -322,3 +322,11 @@ def test_pieces_one_after_the_other_end_in_the_final_widths(pieces: str) -> None
         profile = profile_of(network, DIGIT)
         assert profile.cost() == expected
     assert profile.widths() == {**profile.widths(), **wanted.widths}
+
+
+def test_a_plan_by_hand_names_the_channels_of_every_group_that_it_thins() -> None:
+    network, task = zoo("resnet8", DIGIT), TASK
+    names = [group.name for group in profile_of(network, DIGIT).groups if group.slimmable][:2]
+    step = ChannelsStep(widths=dict.fromkeys(names, 2), channels={names[0]: (0, 1)})
+    with pytest.raises(Mistakes, match=f"channels.channels.{names[1]}: 2 of its channels are to stay"):
+        step.apply(network, task)

@@ -219,3 +219,36 @@ def test_nothing_is_left_behind() -> None:
     modules = (*network.modules(), *slimmed.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks or module.training for module in modules)
     assert all(parameter.requires_grad for parameter in slimmed.parameters())
+
+
+def test_with_fewer_rows_than_inputs_it_is_the_same_by_the_smaller_equations() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y, start = (torch.randn(*shape, generator=generator).double() for shape in ((12, 40), (12, 5), (5, 40)))
+    better, _ = fitted(x, y, start)
+    ridge = RIDGE * x.square().sum(0).mean()
+    stacked = np.vstack([x.numpy(), np.sqrt(float(ridge)) * np.eye(40)])
+    wanted = np.vstack([y.numpy(), np.sqrt(float(ridge)) * start.T.numpy()])
+    np.testing.assert_allclose(better.T.numpy(), np.linalg.lstsq(stacked, wanted, rcond=None)[0], atol=1e-8)
+
+
+class Twins(nn.Module):
+    """Two layers with one weight behind a thinned one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.same = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.same.weight = self.again.weight
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.same(torch.relu(self.again(torch.relu(self.first(x)))))))
+
+
+def test_a_weight_that_two_layers_share_stays_as_it_is() -> None:
+    network = trained_looking(Twins())
+    traced = trace(network, (4,))
+    group = next(each for each in traced.groups if "first" in each.members)
+    kept = {group.name: tuple(range(group.channels - 2))}
+    slimmed = slim(network, traced, kept)
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    assert reconstruct(slimmed, network, traced, kept, x, statistics="kept") == ("head",)

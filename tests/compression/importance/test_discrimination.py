@@ -14,7 +14,9 @@ from pocketpipe.compression.importance import discrimination as module
 from pocketpipe.compression.importance import most_important
 from pocketpipe.compression.importance.discrimination import by_discrimination
 from pocketpipe.compression.importance.lasso import by_lasso
+from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.tracing import TracedGroup, trace
+from pocketpipe.compression.weights import lay_on
 from pocketpipe.errors import UserError
 from pocketpipe.tasks.digits import Digits
 
@@ -92,3 +94,47 @@ def test_targets_that_are_no_classes_are_refused() -> None:
     for targets in (torch.zeros(128, 8, 8, dtype=torch.int64), torch.zeros(128)):
         with pytest.raises(UserError, match="dcp trains classifiers of whole examples"):
             by_discrimination(network, [_inner(network)], TASK, examples, targets)
+
+
+class Sequences(nn.Module):
+    """Its hidden layer reads steps first, as torch's encoders do by default; its head reads examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.hidden, self.exit, self.head = (
+            nn.Linear(5, 8),
+            nn.Linear(8, 12),
+            nn.Linear(12, 8),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.relu(self.entry(x)).transpose(0, 1)
+        return self.head(self.exit(torch.relu(self.hidden(steps))).mean(0))
+
+
+class ThreeClasses(Digits):
+    labels = ("a", "b", "c")
+
+
+def test_layers_whose_first_axis_is_not_the_examples_are_passed_over() -> None:
+    network = Sequences().eval()
+    groups = trace(network, (7, 5)).groups
+    generator = torch.Generator().manual_seed(0)
+    x, targets = torch.randn(12, 7, 5, generator=generator), torch.arange(12) % 3
+    scores = by_discrimination(network, groups, ThreeClasses(), x, targets)
+    hidden = next(group for group in groups if "hidden" in group.members)
+    assert hidden.name not in scores
+    assert scores
+
+
+def test_a_mask_on_the_reading_layer_counts() -> None:
+    network = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    mask[:, :3] = False
+    lay_on(network, "2", Mask(mask))
+    groups = trace(network, (5,)).groups
+    generator = torch.Generator().manual_seed(0)
+    x, targets = torch.randn(60, 5, generator=generator), torch.arange(60) % 3
+    (score,) = by_discrimination(network, groups, ThreeClasses(), x, targets).values()
+    assert set(most_important(score, 3)) == {3, 4, 5}

@@ -15,7 +15,7 @@ from pocketpipe.compression.refitting import RIDGE, Target, refitting, targets
 from pocketpipe.compression.slimming import Kept
 from pocketpipe.compression.tracing import Trace
 from pocketpipe.compression.tracing.labels import Place
-from pocketpipe.compression.weights import laid_on
+from pocketpipe.compression.weights import is_shared, laid_on
 
 Statistics = Literal["reestimated", "kept"]
 
@@ -29,10 +29,11 @@ def reconstruct(
     `network` is `before` with just the channels `kept` of `trace`, the trace of `before`; `examples` (N, ...) are
     prepared inputs. One layer follows the other as they run: each sees what those before it, refitted already, make of
     the examples, and comes as near as it can to the outputs that it had in `before`. A layer that runs more
-    than once, has masks on its weight, or is no plain product (grouped, transposed, a bare parameter), stays as it is.
+    than once, shares its weight, has masks on it, or is no plain product (grouped, transposed, a bare parameter), stays
+    as it is.
     BatchNorm acts with the statistics that it will have: those of the examples, if they are to be re-estimated.
     """
-    layers = [layer for layer in _after_a_cut(before, trace, kept) if not laid_on(network, layer)]
+    layers = [layer for layer in _after_a_cut(before, trace, kept) if _is_free(network, layer)]
     wanted = {
         layer: Target(target.positions, target.outputs[:, _kept_outputs(trace, kept, layer, target)])
         for layer, target in targets(before, layers, examples).items()
@@ -52,6 +53,10 @@ def reconstruct(
     with evaluating(network), anew, refitting(network, wanted, refit):
         network(examples)
     return tuple(wanted)
+
+
+def _is_free(network: nn.Module, layer: str) -> bool:
+    return not laid_on(network, layer) and not is_shared(network, layer)
 
 
 def _after_a_cut(before: nn.Module, trace: Trace, kept: Kept) -> list[str]:
@@ -91,10 +96,13 @@ def fitted(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     equations, in double precision.
     """
     x, start = inputs.double(), weight.double()
-    gram = x.T @ x
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp_min(1e-30))
+    ridge = RIDGE * x.square().sum(0).mean().clamp_min(1e-30)
     missing = outputs.double() - x @ start.T
-    return start + torch.linalg.solve(gram, x.T @ missing).T, outputs.new_zeros(len(weight))
+    few = len(x) < x.shape[1]  # then the dual form is the smaller one: as many equations as rows
+    gram = x @ x.T if few else x.T @ x
+    gram.diagonal().add_(ridge)
+    change = x.T @ torch.linalg.solve(gram, missing) if few else torch.linalg.solve(gram, x.T @ missing)
+    return start + change.T, outputs.new_zeros(len(weight))
 
 
 def fitted_with_bias(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

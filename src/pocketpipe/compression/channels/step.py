@@ -192,6 +192,12 @@ class ChannelsStep(Step):
             if name not in known or not self._fits(known[name], kept):
                 wanted = self.widths.get(name)
                 mistakes.append(f"channels.channels.{name}: not {wanted} ascending channels of a known group")
+        if self.channels is not None:
+            unnamed = [name for name in known if self.widths.get(name, known[name].channels) < known[name].channels]
+            mistakes += [
+                f"channels.channels.{name}: {self.widths[name]} of its channels are to stay, and none is named"
+                for name in sorted(set(unnamed) - set(self.channels))
+            ]
         if mistakes:
             raise Mistakes(mistakes)
 

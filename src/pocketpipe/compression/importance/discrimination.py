@@ -14,6 +14,7 @@ from torch.nn import functional
 from pocketpipe.compression.members import ReadingModule, readers
 from pocketpipe.compression.sampling import channels_last, columns_of, input_rows, sampled, watched
 from pocketpipe.compression.tracing import TracedGroup
+from pocketpipe.compression.weights import bare
 from pocketpipe.errors import UserError
 from pocketpipe.task import Task
 
@@ -69,7 +70,9 @@ class Selection:
         (discrimination,) = torch.autograd.grad(loss, weight)
         flat = self.columns.flatten()
         reconstruction = 2 * (self.weight[:, flat] - self.full[:, flat]).double() @ self.gram
-        both = reconstruction + WEIGHT * discrimination[:, flat].double()
+        both = (reconstruction + WEIGHT * discrimination[:, flat].double()) * (
+            self.full[:, flat] != 0
+        )  # a mask hides it
         return both.square().sum(0).view(self.columns.shape).sum(1).cpu()
 
     def choose(self, channels: Tensor) -> None:
@@ -93,8 +96,8 @@ def by_discrimination(
     gradient of the reconstruction's error plus the loss of a classifier trained on the layer's output; then
     the weights of all that are chosen are refitted (here in closed form). Instead of few classifiers along the
     network there is one at each layer that reads the group. `examples` (N, ...) are prepared inputs with their
-    `targets`. A group that no convolution or linear layer reads is not in the answer. Raises UserError for targets
-    that are no classes.
+    `targets`. A group that no convolution or linear layer reads example by example is not in the answer. Raises
+    UserError for targets that are no classes.
     """
     if targets.ndim != 1 or targets.is_floating_point():
         raise UserError(
@@ -128,10 +131,13 @@ def _selections(
     network: nn.Module, group: TracedGroup, task: Task, examples: Tensor, targets: Tensor
 ) -> list[Selection]:
     reading = {reader.layer: reader for reader in readers(network, group)}
+    modules = {layer: bare(network.get_submodule(layer)) for layer in reading}  # nothing lies on their weights
     seen: list[Selection] = []
     generator = torch.Generator().manual_seed(SEED)
 
     def start(layer: str, module: ReadingModule, inputs: Tensor, output: Tensor) -> None:
+        if len(output) != len(targets):
+            return  # its first axis is not the examples (steps, windows): there is no telling whose outputs these are
         columns = columns_of(module, reading[layer])
         rows = input_rows(module, inputs, sampled(module, output, ROWS, generator))[:, columns.flatten()].double()
         full = module.weight.detach().flatten(1)
@@ -140,9 +146,10 @@ def _selections(
         weight = full.clone()
         weight[:, columns.flatten()] = 0
         gram /= ((ours @ gram) * ours).sum().clamp_min(1e-30)
-        seen.append(
-            Selection(module, inputs, columns, gram, full, weight, _head(channels_last(module, output), task, targets))
-        )
+        head = _head(channels_last(module, output), task, targets)
+        plain = modules[layer]
+        assert isinstance(plain, ReadingModule)
+        seen.append(Selection(plain, inputs, columns, gram, full, weight, head))
 
     with torch.no_grad(), watched(network, reading, start):
         network(examples)

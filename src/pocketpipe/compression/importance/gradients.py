@@ -50,7 +50,10 @@ def taylor(
         activations = [(layer, product) for (layer, _), product in zip(read, products, strict=False)]
         weights = dict(zip(parameters, products[len(read) :], strict=True))
         for name, found in reading.items():
-            scores[name] += _of_activations(copied, found, activations).square().sum(0).cpu()
+            changes = _of_activations(copied, found, activations)
+            # Where the first axis is not the examples (steps come first, windows), it is the change by the batch.
+            whole = changes if len(changes) == len(batch) else changes.sum(0, keepdim=True)
+            scores[name] += whole.square().sum(0).cpu()
         for name, members_of in weighing.items():
             scores[name] += _of_weights(members_of, weights).square().cpu()
     return scores
