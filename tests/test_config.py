@@ -64,7 +64,7 @@ def test_an_unknown_key_is_answered_with_its_sections_keys() -> None:
 def test_a_key_of_a_section_within_a_section() -> None:
     recipe = parameters()["finetune"] | {"distillation": {"wait": 1}}
     (line,) = mistakes(finetune=recipe)
-    options = "weight, temperature, outputs, features, teachers, cached_views"
+    options = "weight, temperature, outputs, mistakes, features, teachers, cached_views"
     assert line == f"finetune.distillation.wait: 1 is not an option; options: {options}"
 
 
