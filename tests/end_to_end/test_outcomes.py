@@ -141,6 +141,7 @@ def test_two_processes_train_on_cpu(house: House) -> None:
     assert len([run for run in runs(house) if run.data.tags.get("pipeline") == "teacher"]) == 1, "one run, not two"
 
 
+@pytest.mark.slow
 def test_a_regression_goes_through_the_chain(house: House) -> None:
     """An error that is to be small, rows of numbers, no classes; integers on two targets."""
     run = house.run_default(
