@@ -93,8 +93,8 @@ class CodebookStep(Step):
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """Fewer bits, the largest layers first, until `limits` on bytes are kept, and as close under them as bits come.
 
-        Where bytes are not limited it is as asked; bits that the user has set are not raised. Raises UserError for what
-        cannot be reached.
+        Where bytes are not limited it is as asked; `bits`, where the user has set them, are not raised. Raises
+        UserError for what cannot be reached.
         """
         self._refuse_misfits(profile)
         bits = self._bits(profile)

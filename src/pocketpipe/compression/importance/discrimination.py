@@ -70,9 +70,8 @@ class Selection:
         (discrimination,) = torch.autograd.grad(loss, weight)
         flat = self.columns.flatten()
         reconstruction = 2 * (self.weight[:, flat] - self.full[:, flat]).double() @ self.gram
-        both = (reconstruction + WEIGHT * discrimination[:, flat].double()) * (
-            self.full[:, flat] != 0
-        )  # a mask hides it
+        both = reconstruction + WEIGHT * discrimination[:, flat].double()
+        both[self.full[:, flat] == 0] = 0  # what a mask hides gains nothing
         return both.square().sum(0).view(self.columns.shape).sum(1).cpu()
 
     def choose(self, channels: Tensor) -> None:
