@@ -19,8 +19,8 @@ from yaml import YAMLError, safe_load
 from pocketpipe import machine
 from pocketpipe.errors import UserError
 
-BUDGET_MISSED, BAD_INPUT = 1, 2
-"""Exit codes; 0 = all verdicts passed, or nothing to do."""
+BUDGET_MISSED, BAD_INPUT, FAULT = 1, 2, 70
+"""Exit codes; 0 = all verdicts passed, or nothing to do. 70, as in sysexits.h: a fault in our code, or in yours."""
 
 
 @click.group(name="pocketpipe")
@@ -235,7 +235,7 @@ def ui(port: int) -> None:
 
 
 def _for_people(work: Callable[[], object]) -> None:
-    """Turn what a user can mend into its message and an exit code; let the rest through as it is."""
+    """Turn what a user can mend into its message and an exit code; the rest is shown whole, with another code."""
     from pocketpipe.hooks import BudgetMissed, NothingChanged
 
     try:
@@ -244,7 +244,8 @@ def _for_people(work: Callable[[], object]) -> None:
     except Exception as error:
         mendable = _user_error(error)
         if mendable is None:
-            raise
+            sys.excepthook(type(error), error, error.__traceback__)
+            sys.exit(FAULT)
         click.echo(str(mendable), err=True)
         if not isinstance(mendable, NothingChanged):
             sys.exit(BUDGET_MISSED if isinstance(mendable, BudgetMissed) else BAD_INPUT)

@@ -71,8 +71,14 @@ def _refuse_computed_weights(network: nn.Module, reference: str) -> None:
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) -> None:
     """Load `state` into `network`, strictly. Raises UserError that names the first keys that do not fit.
 
-    BatchNorm's `num_batches_tracked` may be missing: published weights often leave it out.
+    BatchNorm's `num_batches_tracked` may be missing: published weights often leave it out. A module that stands for one
+    of torch's (`networks.unrolling`) says by `translate` what that one's weights are called in it.
     """
+    state = dict(state)
+    for path, module in network.named_modules():
+        translate = getattr(module, "translate", None)
+        if callable(translate):
+            translate(state, f"{path}." if path else "")
     own = network.state_dict()
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     missing = sorted(needed - set(state))
@@ -89,7 +95,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
     ]
     if problems:
         raise UserError(f"weights do not fit network {of!r}; " + "; ".join(problems))
-    network.load_state_dict(dict(state), strict=False)
+    network.load_state_dict(state, strict=False)
 
 
 class NetworkChoice(Value):

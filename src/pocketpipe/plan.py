@@ -33,6 +33,8 @@ class Step(Value):
     """The tag in a plan's JSON: the name it is registered under, or `package.module:Class`."""
     refused_after: ClassVar[Mapping[str, str]] = {}
     """Kinds of steps that must not come earlier in a plan, each with the reason."""
+    refused_before: ClassVar[Mapping[str, str]] = {}
+    """Kinds of steps that must not come later, each with the reason: ours do not know a step of one's own."""
     projected: ClassVar[frozenset[str]] = frozenset()
     """Fields that projection may change though the user has set them."""
     left_to_search: ClassVar[frozenset[str]] = frozenset()
@@ -209,12 +211,12 @@ class CompressionPlan:
 
 def order_mistakes(steps: Sequence[type[Step]], *, where: str) -> list[str]:
     """A line for each step that comes after one that it must not follow (empty if the order makes sense)."""
-    return [
-        f"{where}: {step.kind} after {earlier.kind}: {step.refused_after[earlier.kind]}"
+    reasons = (
+        (step, earlier, step.refused_after.get(earlier.kind) or earlier.refused_before.get(step.kind))
         for position, step in enumerate(steps)
         for earlier in steps[:position]
-        if earlier.kind in step.refused_after
-    ]
+    )
+    return [f"{where}: {step.kind} after {earlier.kind}: {reason}" for step, earlier, reason in reasons if reason]
 
 
 def _read_step(index: int, entry: dict[str, Any]) -> Step:

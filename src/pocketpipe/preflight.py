@@ -15,7 +15,7 @@ from pocketpipe import machine
 from pocketpipe.budget import Budget
 from pocketpipe.config import Config, read_config
 from pocketpipe.doors import option_mistakes
-from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.errors import Mistakes, UserError, first_line
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.network import NETWORKS, NetworkChoice
 from pocketpipe.plan import STEPS, MethodChoice, Step, is_step, order_mistakes
@@ -221,7 +221,10 @@ def _not_to_be_compiled(request: Request, stages: set[str]) -> Iterator[str]:
 
 
 def _check_data(choice: TaskChoice) -> None:
-    task = choice.build(machine.data_root())
+    try:
+        task = choice.build(machine.data_root())
+    except OSError as error:
+        raise UserError(f"task {choice.name!r}: its data cannot be read ({first_line(error)})") from error
     for name, numbers in (("mean", task.preprocessing.mean), ("std", task.preprocessing.std)):
         if len(numbers) not in (1, task.input_shape[0]):
             raise UserError(
@@ -229,7 +232,10 @@ def _check_data(choice: TaskChoice) -> None:
                 f"{task.input_shape} has {task.input_shape[0]}; give one for each, or one for all (normalize along "
                 "other axes when you read the examples)"
             )
-    task.source_digest()
+    try:
+        task.source_digest()
+    except OSError as error:
+        raise UserError(f"task {choice.name!r}: its data cannot be read ({first_line(error)})") from error
     if choice.holdout is not None and choice.holdout not in task.holdouts:
         allowed = ", ".join(("null", *task.holdouts))
         raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}")
@@ -289,7 +295,7 @@ def _refuse_recurrent_modules(name: str, profile: NetworkProfile) -> None:
     if found is not None:
         raise UserError(
             f"network {name!r}: {found.name} belongs to a recurrent module of torch's own, which no target compiles; "
-            "write it as a cell of linear layers that is called for each step (docs/your-own.md, a network)"
+            "let your factory return pocketpipe.networks.unrolling.unrolled(network) (docs/your-own.md, a network)"
         )
 
 

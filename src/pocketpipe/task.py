@@ -134,6 +134,10 @@ class Task(ABC):
         if split.inputs.shape[1:] != tuple(self.input_shape):
             shape = split.inputs.shape[1:]
             lines.append(f"{split.name}: an example has shape {shape}, input_shape is {self.input_shape}")
+        if np.issubdtype(split.inputs.dtype, np.floating):
+            broken = len(split) - int(np.isfinite(split.inputs).reshape(len(split), -1).all(1).sum())
+            if broken:
+                lines.append(f"{split.name}: {broken:,} examples hold NaN or infinity (the logarithm of 0?)")
         if len(split.targets) != len(split):
             lines.append(f"{split.name}: {len(split)} examples have {len(split.targets)} targets")
         return lines

@@ -244,6 +244,25 @@ class Cells(nn.Module):
         return self.head(upper)
 
 
+class Speech(nn.Module):
+    """A recurrent module between linear layers: all its outputs are read, and its last state on its own."""
+
+    def __init__(self, inside: nn.RNNBase) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 8)
+        self.inside = inside
+        width = inside.hidden_size
+        self.pooled, self.head = nn.Linear((1 + inside.bidirectional) * width, 5), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        outputs, state = self.inside(x if self.inside.batch_first else x.transpose(0, 1))
+        last = state[0] if isinstance(state, tuple) else state
+        pooled = outputs.mean(1 if self.inside.batch_first else 0)
+        logits: Tensor = self.pooled(pooled) + self.head(last[-1])
+        return logits
+
+
 IMAGE, STEPS = (3, 8, 8), (6, 4)
 SEQUENCES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cells": (Cells, STEPS),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compression.odd_sequences import ExplicitAttention, TorchAttention, ViT
+from compression.odd_sequences import ExplicitAttention, Speech, TorchAttention, ViT
 from compression.zoo import DIGIT, trained_looking, zoo
 from integer.natively import natively
 from pocketpipe.compression.blocks import BlocksStep
@@ -35,6 +35,7 @@ from pocketpipe.exporting.onnx import check_export, export_onnx
 from pocketpipe.exporting.packing import pack, unpack
 from pocketpipe.integer import reference
 from pocketpipe.integer.lowering import lower
+from pocketpipe.networks.unrolling import unrolled
 from pocketpipe.plan import STEPS, CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Preprocessing, Split
@@ -54,9 +55,21 @@ def vit_torch() -> nn.Module:
     return trained_looking(ViT(TorchAttention))
 
 
+def lstm() -> nn.Module:
+    torch.manual_seed(0)
+    return trained_looking(unrolled(Speech(nn.LSTM(8, 8, batch_first=True))))
+
+
+def gru_of_torch() -> nn.Module:
+    torch.manual_seed(0)
+    return trained_looking(unrolled(Speech(nn.GRU(8, 6, num_layers=2, bidirectional=True, batch_first=True))))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet20": (partial(zoo, "resnet20", DIGIT), DIGIT),
     "gru": (partial(zoo, "gru", FEW_ROWS), FEW_ROWS),
+    "gru_of_torch": (gru_of_torch, (3, 4)),
+    "lstm": (lstm, (3, 4)),
     "vit": (vit, IMAGE),
     "vit_torch": (vit_torch, IMAGE),
 }
@@ -124,6 +137,7 @@ QUICK = {
     ("resnet20", "blocks channels sparsity codebook_int8 quantization"),
     ("resnet20", "sparsity channels"),
     ("gru", "channels sparsity quantization"),
+    ("lstm", "channels sparsity quantization"),
     ("vit", "channels sparsity codebook_int8 quantization"),
     ("vit", "sparsity four_bits"),
     ("vit_torch", "channels sparsity codebook_int8 quantization"),
@@ -220,6 +234,16 @@ def test_orders_that_make_no_sense_are_refused_with_the_reason(order: str, reaso
         CompressionPlan(tuple(METHODS[method](profile) for method in order.split()))
     earlier, later = order.split()
     assert f"plan: {later} after {earlier}" in refused.value.lines[0]
+
+
+def test_a_step_may_say_what_must_not_follow_it() -> None:
+    class Last(SparsityStep):
+        refused_before = {"channels": "it has replaced the layers that they name"}
+
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    with pytest.raises(Mistakes, match="plan: channels after sparsity: it has replaced the layers that they name"):
+        CompressionPlan((Last(), half_the_channels(profile)))
+    CompressionPlan((half_the_channels(profile), Last()))
 
 
 def test_a_finished_plan_is_held_against_what_is_asked_of_its_methods() -> None:

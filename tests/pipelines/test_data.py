@@ -29,6 +29,29 @@ def test_examples_that_are_sorted_by_class_are_told(by_class: bool, monkeypatch:
         assert record.warnings == ()
 
 
+def test_examples_of_test_that_are_sorted_by_class_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load(self: Blobs, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
+        test = blobs("test", 1200, 2)
+        return Splits(blobs("train", 80, 0), blobs("val", 80, 1)), test.take(np.argsort(test.targets, kind="stable"))
+
+    monkeypatch.setattr(Blobs, "load", load)
+    _, _, record = load_data(TaskChoice(name="training.samples:build_task"), tmp_path, 0)
+    (warning,) = record.warnings
+    assert "emulated targets are checked on the first ones" in warning
+
+
+def test_examples_that_are_no_numbers_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load(self: Blobs, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
+        train = blobs("train", 40, 0)
+        inputs = np.log(train.inputs.astype(np.float32) + 1)
+        inputs[3, 0, 0, 0], inputs[5, 0, :2, 0] = -np.inf, np.nan
+        return Splits(Split("train", inputs, train.targets), blobs("val", 8, 1)), blobs("test", 8, 2)
+
+    monkeypatch.setattr(Blobs, "load", load)
+    with pytest.raises(Mistakes, match=r"train: 2 examples hold NaN or infinity"):
+        load_data(TaskChoice(name="training.samples:build_task"), tmp_path, 0)
+
+
 def test_splits_of_ones_own_are_what_the_task_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def load(self: Blobs, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
         train, wide = blobs("train", 40, 0), np.zeros((8, 1, 6, 7), np.uint8)

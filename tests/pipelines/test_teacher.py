@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from pocketpipe.network import NetworkChoice, StoredNetwork
 from pocketpipe.pipelines.teacher.nodes import make_teacher
@@ -58,3 +59,16 @@ def test_weights_that_know_hardly_more_than_the_most_frequent_class_are_told(wei
     save_file(dict(trained.state), tmp_path / "good.safetensors")
     _, record = made(tmp_path / "good.safetensors", GENTLE, tmp_path / "good")
     assert not [line for line in record.warnings if "hardly" in line]
+
+
+def probable(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return nn.Sequential(normalized(input_shape, outputs), nn.Softmax(1))
+
+
+def test_a_softmax_at_the_networks_end_is_told(tmp_path: Path) -> None:
+    splits, _ = Blobs().load(seed=0, holdout=None)
+    choice = NetworkChoice(name=f"{__name__}:probable")
+    _, record = make_teacher(TASK, choice, GENTLE, SETTINGS, 3, splits, Path("."), Path("."), tmp_path)
+    assert any("take the Softmax off its end" in line for line in record.warnings)
+    _, record = made(None, GENTLE, tmp_path / "logits")
+    assert not any("Softmax" in line for line in record.warnings)

@@ -66,6 +66,20 @@ def test_budget_line_is_the_dense_cost_over_the_limit() -> None:
     assert [(term.name, round(term.asked, 3)) for term in budget_terms(absolute)] == [("speedup", 4.0)]
 
 
+def test_flash_has_a_front_too_and_ram_where_it_is_known() -> None:
+    dense = findings().dense_profile.cost()
+    request = {"budget": {"flash_kb": {"cortex_m": dense.flash_bytes / 4096}, "ram_kb": {"cortex_m": 1}}}
+    (flash,) = budget_terms(replace(findings(), request=request))
+    assert dense.peak_ram_bytes is None
+    assert flash.name == "flash"
+    assert flash.asked == pytest.approx(4.0, rel=0.01)
+    trial = findings().trials[0]
+    half = trial.model_copy(update={"cost": dense.model_copy(update={"flash_bytes": dense.flash_bytes // 2})})
+    assert flash.ratio(half) == pytest.approx(2.0, rel=0.01)
+    unknown = trial.model_copy(update={"cost": dense.model_copy(update={"flash_bytes": None})})
+    assert flash.ratio(unknown) == 1.0
+
+
 def test_bars_name_what_each_group_and_layer_lost(drawn: dict[str, str]) -> None:
     case = findings()
     before, after = case.dense_profile.widths(), case.slim_profile.widths()

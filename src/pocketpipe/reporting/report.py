@@ -185,10 +185,10 @@ def group_rows(findings: Findings) -> list[tuple[str, str, int, int, str]]:
 def layer_rows(findings: Findings) -> list[tuple[str, str, int, int]]:
     """(layer, operator, MACs before, after)."""
     before, after = findings.dense_profile.cost().macs_by_layer, findings.slim_profile.cost().macs_by_layer
-    return [
-        (layer.name, layer.operator, before[layer.name], after.get(layer.name, 0))
-        for layer in findings.dense_profile.layers
-    ]
+    layers = {
+        layer.name: layer for profile in (findings.dense_profile, findings.slim_profile) for layer in profile.layers
+    }
+    return [(name, layer.operator, before.get(name, 0), after.get(name, 0)) for name, layer in layers.items()]
 
 
 def _beside_runtime(subject: Subject) -> str:

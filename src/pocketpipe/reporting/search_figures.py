@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pocketpipe.reporting.drawing import (
@@ -48,7 +49,21 @@ def budget_terms(findings: Findings) -> list[Term]:
     if limits.file_bytes is not None:
         asked = dense.file_bytes / limits.file_bytes
         terms.append(Term("compression", "times smaller file", lambda trial: trial.compression, asked))
+    predicted = findings.dense_profile.cost()
+    for name, label in (
+        ("flash_bytes", "times less flash, predicted"),
+        ("peak_ram_bytes", "times less RAM, predicted"),
+    ):
+        limit, before = getattr(limits, name), getattr(predicted, name)
+        if limit is not None and before is not None:
+            terms.append(Term(name.removesuffix("_bytes"), label, partial(_times_less, name, before), before / limit))
     return terms
+
+
+def _times_less(name: str, before: int, trial: Trial) -> float:
+    """How many times less than `before` a trial takes; 1 where that is not known."""
+    taken = getattr(trial.cost, name)
+    return before / taken if taken else 1.0
 
 
 def front(findings: Findings, term: Term) -> str:

@@ -14,6 +14,7 @@ from pocketpipe.compression.quantization.grids import own_step
 from pocketpipe.compression.quantization.layer_calls import LayerCall
 from pocketpipe.compression.quantization.places import Place, find_places
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from pocketpipe.compression.quantization.selecting import select_early
 from pocketpipe.compression.quantization.symbolic import traced
 from pocketpipe.compression.quantization.weaving import (
     BETWEEN,
@@ -84,6 +85,7 @@ def insert(
         raise UserError(f"quantization: the network has a submodule {QUANTIZERS!r} already; is it quantized twice?")
     found = traced(quantized, input_shape)
     graph = found.graph
+    select_early(graph)
     places = find_places(graph, quantized, separate_factors=bits.activations < BETWEEN)
     layers = _by_first_name(places.layers, quantized)
     order = tuple(dict.fromkeys(call.layer for call in layers))

@@ -27,7 +27,10 @@ def load_data(task_choice: TaskChoice, data_root: Path, seed: int) -> tuple[Spli
             "measured_on": test.name,
             **{f"{_role(split, splits)}_digest": split.digest for split in known},
         },
-        warnings=_sorted_by_class(splits.train, seed),
+        warnings=(
+            *_sorted_by_class(splits.train, seed, "ranges and statistics come from the first ones"),
+            *_sorted_by_class(test, seed, "emulated targets are checked on the first ones"),
+        ),
         data="; ".join(split.name for split in known),
     )
     return splits, test, record
@@ -39,7 +42,7 @@ FIRST = 512
 """Examples that quantization ranges come from; BatchNorm's statistics come from four times as many."""
 
 
-def _sorted_by_class(split: Split, seed: int) -> tuple[str, ...]:
+def _sorted_by_class(split: Split, seed: int, what_for: str) -> tuple[str, ...]:
     """A line if the first examples, which stages look at for all, have at most half of the classes that as many drawn
     at random have."""
     if split.targets.ndim != 1 or not np.issubdtype(split.targets.dtype, np.integer):
@@ -49,8 +52,8 @@ def _sorted_by_class(split: Split, seed: int) -> tuple[str, ...]:
     if at_random < FEWEST_CLASSES or 2 * first > at_random:
         return ()
     return (
-        f"{split.name}: the first {min(FIRST, len(split)):,} examples have {first} of {there} classes; ranges and "
-        "statistics come from the first ones, so mix the classes (seeded) where the task reads them",
+        f"{split.name}: the first {min(FIRST, len(split)):,} examples have {first} of {there} classes; {what_for}, "
+        "so mix the classes (seeded) where the task reads them",
     )
 
 

@@ -13,9 +13,11 @@ from pocketpipe.record import StageRecord
 from pocketpipe.task import Split, Splits, Task, TaskChoice
 from pocketpipe.tasks.contamination import Contamination, contamination
 from pocketpipe.training.fit import fit
-from pocketpipe.training.inference import metric_of
+from pocketpipe.training.inference import metric_of, predict
 from pocketpipe.training.recipe import TeacherRecipe, TrainerSettings
 
+FEW = 64
+"""Examples that tell what kind of numbers a network answers with."""
 BETTER_THAN_GUESSING = 0.1
 """Of what guessing leaves over, the least that weights worth compressing know."""
 
@@ -62,7 +64,7 @@ def make_teacher(
         metrics=metrics,
         curves=fitted.curves,
         facts={"start": whence, **(given.facts if given is not None else {}), **fitted.facts},
-        warnings=given.warnings if given is not None else (),
+        warnings=given.warnings if given is not None else _probabilities(fitted.network, task, splits.val),
         data="; ".join(split.name for split in _measured_splits(splits)),
         curves_of=splits.curves_of,
     )
@@ -75,8 +77,8 @@ class _Given:
     metrics: dict[str, float]
     seen: Contamination
     data: str
-    guessing: tuple[str, ...] = ()
-    """A line if they do hardly better than guessing."""
+    doubts: tuple[str, ...] = ()
+    """A line if they do hardly better than guessing, one if they answer with probabilities."""
 
     @classmethod
     def of(cls, network: StoredNetwork, task: Task, splits: Splits) -> Self:
@@ -89,11 +91,12 @@ class _Given:
             higher_is_better=task.higher_is_better,
         )
         guessing = _hardly_better_than_guessing(metrics[f"val_{task.metric_name}"], splits.val, task)
-        return cls(metrics, seen, "; ".join(split.name for split in _measured_splits(splits)), guessing)
+        warnings = (*guessing, *_probabilities(network, task, splits.val))
+        return cls(metrics, seen, "; ".join(split.name for split in _measured_splits(splits)), warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return (*self.guessing, *self.seen.warnings)
+        return (*self.doubts, *self.seen.warnings)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -125,6 +128,18 @@ def _hardly_better_than_guessing(metric: float, split: Split, task: Task) -> tup
     return (
         f"the given weights have {task.metric_name} {metric:.4f} on {split.name}, hardly more than the most frequent "
         f"class alone ({guessing:.4f}): are preprocessing, order of axes and order of labels those of their training?",
+    )
+
+
+def _probabilities(network: StoredNetwork, task: Task, split: Split) -> tuple[str, ...]:
+    """A line if the network's answers add up to 1: it ends in a Softmax, and losses and distillation want logits."""
+    outputs = predict(network.build(task), task, split.inputs[:FEW])
+    add_up = outputs.ndim == 2 and outputs.shape[1] > 1 and np.allclose(outputs.sum(axis=1), 1.0, atol=1e-4)
+    if not (add_up and outputs.min() >= 0.0):
+        return ()
+    return (
+        f"network {network.reference!r} answers with probabilities: take the Softmax off its end, it has next to no "
+        "gradient through it, and the largest logit is the largest probability",
     )
 
 
