@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import Convolution, Linear
+from pocketpipe.targets import counting
+from pocketpipe.targets.aarch64 import AArch64
 from pocketpipe.targets.base import TARGETS
 from targets import digits
 
@@ -37,6 +40,30 @@ def test_as_many_as_the_products_need_and_not_many_more(name: str, tmp_path: Pat
     least = products() / PER_INSTRUCTION[name]
     assert least <= found <= 50 * least
     assert target.measured(tmp_path / "out")["instructions"] == found
+
+
+@pytest.mark.parametrize(("told", "version"), [("7.2.22 (Debian)", 1), ("9.0.0", 2), ("10.1.2 (Ubuntu)", 2)])
+def test_the_plugin_is_made_for_the_emulators_interface(told: str, version: int, tmp_path: Path) -> None:
+    emulator = tmp_path / "qemu"
+    emulator.write_text(f"#!/bin/sh\necho 'qemu-aarch64 version {told}'\n")
+    emulator.chmod(0o755)
+    assert counting._interface(str(emulator)) == version
+    library = counting._plugin(tmp_path, version).read_bytes()
+    assert (b"tb_exec_inline" in library, b"tb_exec_cb" in library) == (version == 1, version == 2)
+
+
+def test_an_emulator_that_does_not_know_the_processor_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "qemu-aarch64").write_text("#!/bin/sh\necho Available CPUs:\necho '  cortex-a72'\n")
+    (tmp_path / "qemu-aarch64").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(AArch64, "emulated", True)
+    assert TARGETS.resolve("aarch64").host() == "qemu-aarch64"
+    newer = TARGETS.resolve("aarch64-cortex-a76")
+    assert newer.host() == ""
+    with pytest.raises(NotMeasured, match="does not know cortex-a76"):
+        newer.command(tmp_path)
 
 
 def test_without_an_emulator_there_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

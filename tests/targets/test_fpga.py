@@ -142,6 +142,20 @@ def test_a_wider_circuit_takes_fewer_cycles_and_more_multipliers() -> None:
     assert wide.examples_per_second == pytest.approx(200e6 / wide.cycles)
 
 
+def test_the_tables_by_which_bytes_enter_take_memory() -> None:
+    """256 entries of 8 bits a channel; what fits logic takes no block."""
+    (enter, *_), (without, *_) = (
+        resources(digits.graph(), sources(digits.graph(), each), unroll=8, clock_mhz=100).layers
+        for each in (np.zeros((1, 256), np.int8), None)
+    )
+    assert (enter.bram, without.bram) == (1, 0)
+
+
+def test_the_script_has_the_clock_of_the_estimate(tmp_path: Path) -> None:
+    Fpga(clock_mhz=250).compile(digits.quantized_file(), digits.metadata("fpga"), tmp_path / "out")
+    assert "create_clock -period 4\n" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_weights_that_share_values_are_counted_as_indices() -> None:
     """The largest layer, 20 x 12 x 3 x 3: 8 banks of 270 bytes, or of 68 bytes with two bits each, which is logic."""
     graph = digits.graph()

@@ -77,6 +77,8 @@ def test_records_are_found_again_unless_more_trials_are_asked(tmp_path: Path) ->
     again = Records(tmp_path / "new")
     assert again.find("a", 16) == outcome("a", 16, tile=tile)
     assert again.find("a", 17) is None
+    again.add(outcome("a", 4))  # time was up
+    assert again.find("a", 16) == Records(tmp_path / "new").find("a", 16) == outcome("a", 16, tile=tile)
     assert again.find("b", 1) is None
 
 
@@ -143,6 +145,8 @@ def test_what_is_not_faster_or_not_right_is_left(
     assert tune(6).measured == 6
     assert (tune(6).measured, tune(6).reused) == (0, 1)
     assert tune(7).measured == 7
+    in_no_time = Tuner(TuneSettings(trials=9, minutes=1e-9), Records(tmp_path), find_toolchain("x86_64"), "this CPU", 1)
+    assert len(in_no_time.choose(workloads)) == tuned  # what fewer trials found
 
 
 def test_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

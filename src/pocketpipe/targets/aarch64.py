@@ -2,6 +2,8 @@
 
 import platform
 import shutil
+import subprocess
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,17 +115,32 @@ class AArch64(NativeTarget):
 
     def host(self) -> str:
         """Whether what is delivered can be executed here: once it can, it is measured."""
-        return EMULATOR if self.emulated and shutil.which(EMULATOR) else ""
+        try:
+            self.command(Path())
+        except NotMeasured:
+            return ""
+        return EMULATOR if self.emulated else "executed here"
 
     def command(self, folder: Path) -> tuple[str, ...]:
         """What runs the delivered runner here. Raises NotMeasured if nothing can."""
         runner = str((folder / RUNNER).absolute())
         if not self.emulated:
+            if why := self.untunable():
+                raise NotMeasured(f"{self.name} {why}; evaluate on one that has it")
             return (runner, INPUT, OUTPUT)
         emulator = shutil.which(EMULATOR)
         if emulator is None:
             raise NotMeasured(f"ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it")
+        if self.model not in _models_of(emulator):
+            raise NotMeasured(f"this {EMULATOR} does not know {self.model}; QEMU 7.1 and later do")
         return (emulator, "-cpu", self.model, runner, INPUT, OUTPUT)
+
+
+@cache
+def _models_of(emulator: str) -> frozenset[str]:
+    """Names of the processors that the emulator can be told to be."""
+    told = subprocess.run((emulator, "-cpu", "help"), capture_output=True, text=True, check=False)
+    return frozenset(told.stdout.split())
 
 
 for _target in (AArch64(), *(AArch64(model) for model in MODELS if model != BASELINE)):

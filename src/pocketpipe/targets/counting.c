@@ -1,5 +1,5 @@
-/* A plugin of QEMU (its interface, version 1, is declared here as far as it is used): counts executed instructions by
-   their name and writes "name count" lines to QEMU's log when the program ends. */
+/* A plugin of QEMU (its interface, VERSION 1 or 2, is declared here as far as it is used): counts executed instructions
+   by their name and writes "name count" lines to QEMU's log when the program ends. QEMU 9.0 and later refuse version 1. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,14 +15,19 @@ typedef void (*ended)(qemu_plugin_id_t, void *);
 enum { INLINE_ADD_U64 };
 
 void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, translated);
+#if VERSION == 1
 void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, int, void *, uint64_t);
+#else
+typedef void (*executed)(unsigned, void *);
+void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, executed, int, void *);
+#endif
 void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, ended, void *);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 char *qemu_plugin_insn_disas(const struct qemu_plugin_insn *);
 void qemu_plugin_outs(const char *);
 
-EXPORT int qemu_plugin_version = 1;
+EXPORT int qemu_plugin_version = VERSION;
 
 typedef struct block {
     uint64_t executions;
@@ -46,6 +51,13 @@ static int number_of(const char *text) {
     return known++;
 }
 
+#if VERSION > 1
+static void on_execution(unsigned cpu, void *data) {
+    (void)cpu;
+    ((block *)data)->executions++;
+}
+#endif
+
 static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
     (void)id;
     block *new = calloc(1, sizeof *new);
@@ -58,7 +70,11 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
     }
     new->next = blocks;
     blocks = new;
+#if VERSION == 1
     qemu_plugin_register_vcpu_tb_exec_inline(tb, INLINE_ADD_U64, &new->executions, 1);
+#else
+    qemu_plugin_register_vcpu_tb_exec_cb(tb, on_execution, 0, new);
+#endif
 }
 
 static void on_end(qemu_plugin_id_t id, void *data) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from pocketpipe.targets.executing import outputs_of
 from pocketpipe.targets.toolchain import find_toolchain, must_compile
 
 PLUGIN, LIBRARY = "counting.c", "counting.so"
+PIC = ("-O2", "-shared", "-fPIC")
 
 
 def executed_instructions(command: Sequence[str], example: np.ndarray) -> Counter[str]:
@@ -26,7 +29,7 @@ def executed_instructions(command: Sequence[str], example: np.ndarray) -> Counte
     NotMeasured where the emulator takes no plugin.
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
-        plugin = _plugin(Path(scratch))
+        plugin = _plugin(Path(scratch), _interface(command[0]))
         three, one = (_counted(command, np.repeat(example, count, axis=0), plugin) for count in (3, 1))
     return Counter({name: (three[name] - one[name]) // 2 for name in three})
 
@@ -39,12 +42,19 @@ def instructions_of(command: Callable[[], Sequence[str]], example: np.ndarray) -
         return {}
 
 
-def _plugin(folder: Path) -> Path:
-    """Compiled for this machine."""
+def _interface(emulator: str) -> int:
+    """Version of the interface for plugins that the emulator takes: 2 from QEMU 9.0 on."""
+    told = subprocess.run((emulator, "--version"), capture_output=True, text=True, check=False).stdout
+    release = re.search(r"version (\d+)", told)
+    return 2 if release is not None and int(release[1]) >= 9 else 1
+
+
+def _plugin(folder: Path, version: int) -> Path:
+    """Compiled for this machine, for this version of the interface."""
     (folder / PLUGIN).write_text((files("pocketpipe.targets") / PLUGIN).read_text())
     try:
         toolchain = find_toolchain(platform.machine())
-        must_compile(toolchain.name, (*toolchain.shared, "-O2", "-shared", "-fPIC", PLUGIN, "-o", LIBRARY), folder)
+        must_compile(toolchain.name, (*toolchain.shared, f"-DVERSION={version}", *PIC, PLUGIN, "-o", LIBRARY), folder)
     except UserError as error:
         raise NotMeasured(f"instructions are not counted: {error}") from error
     return folder / LIBRARY

@@ -33,7 +33,7 @@ add_files model.c -cflags "-DPOCKETPIPE_VITIS"
 add_files -tb testbench.c
 open_solution -reset solution
 set_part xc7z020clg400-1
-create_clock -period 10
+create_clock -period @PERIOD@
 csim_design -argv [file normalize golden]
 csynth_design
 ```
@@ -74,7 +74,7 @@ class Fpga(C99Target):
                 weights=made.constants, arena=made.arena, library=size, flash=made.constants, ram=made.arena
             ),
             sizes={"weights and tables, in memory blocks": made.constants, "working memory, likewise": made.arena},
-            usage=USAGE,
+            usage=USAGE.replace("@PERIOD@", f"{1000 / self.clock_mhz:g}"),
             resources=found,
         )
 

@@ -96,8 +96,10 @@ class X8664(NativeTarget):
         return {} if self.untunable() is not None else {"milliseconds": self.milliseconds(folder)}
 
     def host(self) -> str:
-        """Without a level of its own: that of this CPU."""
-        return "" if self.level else next(name for name, level in LEVELS.items() if level == self._level())
+        """Without a level of its own: that of this CPU; else whether this one has it: once one does, it is measured."""
+        if self.level:
+            return "" if self.untunable() else "executed here"
+        return next(name for name, level in LEVELS.items() if level == self._level())
 
     def channels_at_once(self, *, integers: bool) -> int:
         """Of floats a register; of integers, two sums of eight channels each."""

@@ -61,7 +61,7 @@ def resources(graph: IntegerGraph, made: Sources, *, unroll: int, clock_mhz: flo
 
 def _layers(graph: IntegerGraph, made: Sources, unroll: int) -> Iterator[LayerResources]:
     entering, leaving = graph.tensors[graph.input].elements, graph.tensors[graph.output].elements
-    yield LayerResources(name=graph.input, kind="Enter", macs=0, cycles=entering, dsp=0, bram=0)
+    yield LayerResources(name=graph.input, kind="Enter", macs=0, cycles=entering, dsp=0, bram=blocks(made.entry, 8))
     for operator in graph.operators:
         if not isinstance(operator, Reshape):  # nothing is done
             macs, cycles, dsp = spent(operator, graph, unroll)

@@ -32,6 +32,8 @@ class Sources:
     """Bytes of weights, biases, factors and tables."""
     codebooks: Mapping[str, Codebook] = field(default_factory=dict)
     """Of the layers whose weights lie as indices into tables, by the tensor that they make."""
+    entry: int = 0
+    """Bytes of the tables by which stored bytes become integers."""
 
 
 def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = UNROLL) -> Sources:
@@ -48,7 +50,8 @@ def sources(graph: IntegerGraph, entry: np.ndarray | None = None, unroll: int = 
         emitter.emit(operator)
     emitter.leave()
     files = headers(emitter) | _functions(emitter, arena, unroll, takes_bytes=entry is not None)
-    return Sources(files, arena, emitter.constants.size, emitter.codebooks)
+    entering = 0 if entry is None else entry.nbytes
+    return Sources(files, arena, emitter.constants.size, emitter.codebooks, entering)
 
 
 def check(graph: IntegerGraph, operators: Iterable[Operator]) -> None:

@@ -13,8 +13,11 @@ from pocketpipe.targets.lowering.tiling import ChannelTile
 
 
 def packed(nest: Nest, tiles: Sequence[ChannelTile], weight: np.ndarray) -> np.ndarray:
-    """`weight` (..., out channels) of a packed nest; for matrices of a batch (outer, summed, out channels)."""
-    if weight.ndim == 3:
+    """`weight` (..., outer, out channels) of a packed nest; for matrices of a batch (..., outer, summed, out channels).
+
+    The rank does not tell them apart: a matrix for each head of attention has four axes, as a convolution has.
+    """
+    if nest.weight_step != nest.outer * nest.channels:
         by_outer = weight.reshape(nest.outer, nest.steps, nest.channels)
     else:
         by_outer = weight.reshape(nest.steps, nest.outer, nest.channels).transpose(1, 0, 2)

@@ -39,11 +39,13 @@ class Record(Value):
 
 
 class Records:
-    """The records in a folder. Later lines count; a line that is none of ours is passed over."""
+    """The records in a folder. Of equal trials the later line counts; one that is none of ours is passed over."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
-        self._found = {record.key: record for record in self._read()}
+        self._found: dict[str, Record] = {}
+        for record in self._read():
+            self._take(record)
 
     def find(self, key: str, trials: int) -> Record | None:
         """What was found for `key` with at least so many trials."""
@@ -52,10 +54,16 @@ class Records:
 
     def add(self, record: Record) -> None:
         """Write it behind the others at once: what is measured is not lost."""
-        self._found[record.key] = record
+        self._take(record)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a") as file:
             file.write(record.model_dump_json() + "\n")
+
+    def _take(self, record: Record) -> None:
+        """One that had fewer trials, as time was up, does not take the place of one that had more."""
+        known = self._found.get(record.key)
+        if known is None or record.trials >= known.trials:
+            self._found[record.key] = record
 
     def _read(self) -> Iterator[Record]:
         for line in self.file.read_text().splitlines() if self.file.is_file() else ():

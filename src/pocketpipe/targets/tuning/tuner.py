@@ -67,7 +67,7 @@ class Tuner:
         return chosen
 
     def _outcome(self, workload: Workload, until: float, progress: Candidates) -> Record | None:
-        """On record, or measured now; None if there is no time left for it."""
+        """On record, or measured now; where time is up, of fewer trials than asked for, or None."""
         code = workload.kernel(workload.rule).script()
         engine = f"{version('apache-tvm')} {self.toolchain.name} {self.threads > 1}"
         key = key_of(workload.shape, code, self.processor, engine)
@@ -76,13 +76,15 @@ class Tuner:
             self.reused += 1
             progress.advance(self.settings.trials)
             return record
+        earlier = self.records.find(key, 0)
         if perf_counter() >= until:
-            return None
+            return earlier
         search = _Search(self, workload, until, progress, key)
         record, complete = search.record(), perf_counter() < until
         # What ran out of time is not kept as if it had had all its trials: the next run looks again.
         self.records.add(record if complete else record.model_copy(update={"trials": search.tried}))
-        return record
+        found_nothing = record.tile is None and record.trace is None
+        return earlier if earlier is not None and found_nothing and not complete else record
 
 
 @dataclass
