@@ -34,7 +34,7 @@ ui: $(INSTALLED)  ## browse the experiments at http://127.0.0.1:5000
 install: $(INSTALLED)
 
 $(INSTALLED): requirements.lock pyproject.toml
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(INSTALLED)

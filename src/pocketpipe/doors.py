@@ -180,4 +180,4 @@ def describe_validation(error: ValidationError, *, where: str, allowed: tuple[st
 class Value(BaseModel):
     """Base of the values: frozen, typed, unknown keys refused, JSON both ways."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")

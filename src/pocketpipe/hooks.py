@@ -99,7 +99,8 @@ class RunHooks:
         hand_over(whole, catalog, self.ingredients)
         if any(node.namespace == "promote" for node in pipeline.nodes):
             _forget_what_was_not_decided(catalog)
-        stale = [node for node in pipeline.nodes if not _is_fresh(node, catalog)]
+        asked_anew = not run_params.get("only_missing_outputs", True)
+        stale = [node for node in pipeline.nodes if asked_anew or not _is_fresh(node, catalog)]
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
         request = request_fingerprint(self.ingredients, config)
@@ -283,8 +284,8 @@ def _registry(catalog: DataCatalog) -> RegistryDataset:
 
 
 def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
-    """Let the promote stage run again if its version is not in this registry, if it was told to run again, or if it
-    made a champion that was rolled back since.
+    """Let the promote stage run again if its version is not in this registry, if it was told to run again, if it made
+    a champion that was rolled back since, or if it was refused beside a champion that is none any more.
     """
     outputs = [_fresh(catalog, name) for name in ("promotion", "promote_record")]
     if not all(output.exists() for output in outputs):
@@ -293,7 +294,11 @@ def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
     undecided = any(reason.startswith(OVERTAKEN) for reason in promotion.reasons)
     registry = open_registry()
     known = registry.has(promotion)
-    if undecided or not known or (promotion.promoted and registry.was_rolled_back(promotion)):
+    if promotion.promoted:
+        outdated = known and registry.was_rolled_back(promotion)
+    else:
+        outdated = registry.champion_version(promotion.name) not in (promotion.against, promotion.version)
+    if undecided or not known or outdated:
         for output in outputs:
             shutil.rmtree(output.path, ignore_errors=True)  # another run may be quicker
 

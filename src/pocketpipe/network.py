@@ -72,13 +72,13 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
     """Load `state` into `network`, strictly. Raises UserError that names the first keys that do not fit.
 
     BatchNorm's `num_batches_tracked` may be missing: published weights often leave it out. A module that stands for one
-    of torch's (`networks.unrolling`) says by `translate` what that one's weights are called in it.
+    of torch's (`networks.unrolling`) says by `take_names_of_torch` what that one's weights are called in it.
     """
     state = dict(state)
     for path, module in network.named_modules():
-        translate = getattr(module, "translate", None)
-        if callable(translate):
-            translate(state, f"{path}." if path else "")
+        take = getattr(module, "take_names_of_torch", None)
+        if callable(take):
+            take(state, f"{path}." if path else "")
     own = network.state_dict()
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     missing = sorted(needed - set(state))

@@ -19,10 +19,20 @@ if TYPE_CHECKING:
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor; the memory is shared where NumPy allows writing to it."""
+    """The array as a tensor; the memory is shared where NumPy allows writing to it.
+
+    Unsigned numbers of 16 and 32 bits become signed ones that hold them: torch cannot pick examples of the former.
+    """
     import torch
 
+    array = array.astype({"uint16": np.int32, "uint32": np.int64}.get(array.dtype.name, array.dtype), copy=False)
     return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
+
+
+def targets_tensor(targets: np.ndarray) -> Tensor:
+    """Targets as losses take them: numbers in float32, as a network's outputs are; NumPy's own are float64."""
+    tensor = to_tensor(targets)
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def prepared(preprocessing: Preprocessing, inputs: Tensor) -> Tensor:

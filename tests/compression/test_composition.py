@@ -257,6 +257,15 @@ def test_a_finished_plan_is_held_against_what_is_asked_of_its_methods() -> None:
         (SparsityStep(protocol="lamp", density=0.3), SparsityStep(protocol="erk"), False),
         (QuantizationStep(weight_bits=4), QuantizationStep(weight_bits=8), False),
         (QuantizationStep(bits={"conv1": 6}), QuantizationStep(), True),
+        (QuantizationStep(bits={"conv1": 6, "fc": 4}), QuantizationStep(bits={"conv1": 8}), True),  # projected
+        (QuantizationStep(bits={"conv1": 6}), QuantizationStep(bits={"conv1": 4}), False),
+        (QuantizationStep(bits={"conv1": 6}), QuantizationStep(bits={"fc": 8}), False),
+        (QuantizationStep(bits={"conv1": 8}), QuantizationStep(bits={"conv1": 32}), False),
+        (SparsityStep(density=0.5), SparsityStep(pattern="2:4"), False),
+        (SparsityStep(pattern="1:4"), SparsityStep(pattern="2:4"), True),  # bytes may have asked for less
+        (SparsityStep(pattern="2:8"), SparsityStep(pattern="2:4"), False),
+        (CodebookStep(layers={"conv1": 3}), CodebookStep(layers={"conv1": 4}), True),
+        (CodebookStep(layers={"conv1": 3, "fc": 3}), CodebookStep(layers={"conv1": 4}), False),
     ):
         assert asked.asks_for(said) is same, (asked, said)
     assert not ChannelsStep().asks_for(BlocksStep())

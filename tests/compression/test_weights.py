@@ -12,7 +12,9 @@ from torch.nn.utils import parametrize
 from compression.odd_networks import ODD
 from compression.zoo import DIGIT, zoo
 from pocketpipe.compression.channels import ChannelsStep
-from pocketpipe.compression.tracing import profile_of
+from pocketpipe.compression.group_sparsity import penalty
+from pocketpipe.compression.sparsity.mask import Mask
+from pocketpipe.compression.tracing import profile_of, trace
 from pocketpipe.compression.weights import bare, laid_on, lay_on, original_of, owner, set_weight, weight_of
 from pocketpipe.errors import UserError
 
@@ -137,3 +139,22 @@ def test_what_replaces_a_weight_by_tensors_of_its_own_hides_no_layer() -> None:
     weight = weight_of(slim, "layer3.0.conv2")
     assert len(weight) == 32
     assert torch.equal(weight * 8, (weight * 8).round())
+
+
+class Blurred(nn.Module):
+    """A filter that is kept in a buffer, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filter", torch.rand(4, 1, 3, 3))
+        self.conv = nn.Conv2d(1, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(self.conv(x), self.filter, groups=4)
+
+
+def test_what_is_laid_on_a_weight_in_a_buffer_lies_there() -> None:
+    network = Blurred()
+    lay_on(network, "filter", Mask(torch.tensor([True, False, False]).expand(4, 1, 3, 3).contiguous()))
+    assert int(weight_of(network, "filter").count_nonzero()) == 12
+    assert float(penalty(network, trace(Blurred(), (1, 6, 6)))) > 0

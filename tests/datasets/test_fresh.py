@@ -1,5 +1,6 @@
 """Fresh datasets: there and fresh, whole or not at all, no pickle."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,16 @@ def test_a_split_comes_back(tmp_path: Path) -> None:
     dataset.fingerprint = "aaaa"
     dataset.save(split("test"))
     assert dataset.load().digest == split("test").digest
+
+
+def test_a_copy_that_followed_links_is_put_right(tmp_path: Path) -> None:
+    dataset = TextDataset(str(tmp_path / "report"), file="report.html")
+    dataset.fingerprint = "aaaa"
+    dataset.save("first")
+    shutil.copytree(tmp_path / "report", tmp_path / "copied" / "report")  # as scp -r and zip do
+    again = TextDataset(str(tmp_path / "copied" / "report"), file="report.html")
+    again.fingerprint = "bbbb"
+    assert not again.latest.is_symlink()
+    again.save("second")
+    assert again.latest.readlink() == Path("bbbb")
+    assert (again.latest / "report.html").read_text() == "second"

@@ -151,3 +151,10 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     for ask in (verify, trace):
         with pytest.raises(UserError, match="is no delivery folder"):
             ask(tmp_path)
+
+
+def test_files_of_that_name_that_are_others_are_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "app" / "models" / "x86_64"
+    folder.mkdir(parents=True)
+    (tmp_path / "app" / "provenance.json").write_text('{"_type": "https://in-toto.io/Statement/v1"}')
+    assert made_around(folder) is None

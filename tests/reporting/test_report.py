@@ -17,6 +17,7 @@ from pocketpipe.reporting.drawing import PALETTE
 from pocketpipe.reporting.figures import figures
 from pocketpipe.reporting.findings import Findings
 from pocketpipe.reporting.report import render
+from pocketpipe.reporting.wording import standard_error
 from reporting.sample import QEMU, TEST, VAL, findings
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -253,3 +254,9 @@ def test_every_colour_of_the_figures_has_a_dark_one(kept: str) -> None:
 
 def squeezed(text: str) -> str:
     return "".join(text.split())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_have_no_standard_error(wrong: float) -> None:
+    assert standard_error([1.0, wrong, 0.0]) is None
+    assert standard_error([1.0]) is None

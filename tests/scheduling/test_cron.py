@@ -149,3 +149,9 @@ def test_no_time_is_lost_or_out_of_order_when_clocks_change(
 def test_mistakes_name_their_field(expression: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Cron.parse(expression)
+
+
+def test_a_zone_without_a_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    with pytest.raises(UserError, match=r"TZ='CET-1CEST,.*is no zone's name; set one, say Europe/Berlin"):
+        Cron.parse("0 3 * * *").trigger()

@@ -1,5 +1,6 @@
 """The lock between real processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -69,3 +70,12 @@ def test_lock_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot open the lock file"):
         only_one(tmp_path / "file" / "lock", "a run").__enter__()
+
+
+def test_a_full_disk_takes_the_name_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with only_one(tmp_path / "lock", "a run"), pytest.raises(Busy, match=r"a run is at work already \(process unknown"):
+        only_one(tmp_path / "lock", "a run").__enter__()

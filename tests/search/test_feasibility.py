@@ -1,7 +1,9 @@
 """Reachable ranges against brute force; an impossible budget is refused in one line, and its nearest is feasible."""
 
+from typing import ClassVar
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pocketpipe.budget import Budget
@@ -61,6 +63,24 @@ def test_absolute_terms_are_told_in_their_own_unit():
         refuse_impossible(PROFILE, [Widths()], Budget(macs=1000))
 
 
+def test_where_nothing_saves_macs_that_is_said():
+    with pytest.raises(UserError, match="none of these methods saves MACs, add channels or blocks") as caught:
+        refuse_impossible(PROFILE, [Bits()], Budget(speedup=2))
+    assert "nearest feasible" not in str(caught.value)
+
+
+def test_what_makes_the_file_larger_reaches_less_than_once():
+    class Heavier(Bits):
+        kind: ClassVar[str] = "search.test_feasibility:Heavier"
+
+        def predict(self, profile):
+            return profile.with_layers({layer.name: {"side_bytes": 10**6} for layer in profile.layers})
+
+    with pytest.raises(UserError, match=r"budget\.compression: 2x asked, 0\.\d+\.\.1x reachable") as caught:
+        refuse_impossible(PROFILE, [Heavier()], Budget(compression=2))
+    assert "nearest feasible" not in str(caught.value)
+
+
 def test_what_a_device_cannot_hold_is_told_by_target_in_kb():
     buffers = (Buffer(axes=(Axis(fixed=3 * 1024),), last=1), Buffer(axes=(Axis(fixed=10),), last=2))
     profile = PROFILE.model_copy(update={"buffers": buffers})  # 4 bytes each: 12 kB that no method makes smaller
@@ -86,6 +106,7 @@ def test_what_a_device_cannot_hold_is_told_by_target_in_kb():
 def test_the_nearest_budget_is_feasible_and_feasible_means_that_a_plan_exists(groups, channels, speedup, compression):
     profile = chain(groups, channels)
     found = reach(profile, [Widths()], Budget(speedup=speedup, compression=compression))
+    assume(found.nearest)
     nearest = Budget(**found.nearest)
     assert refuse_impossible(profile, [Widths()], nearest).feasible
     limits = nearest.limits(profile.cost())

@@ -47,6 +47,11 @@ def test_same_seed_same_proposals_whatever_the_global_generators_hold(name):
     assert proposals(name, seed=8) != first
 
 
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_seed_may_be_a_time(name):
+    assert proposals(name, seed=20250131120000) == proposals(name, seed=20250131120000)
+
+
 @pytest.mark.parametrize("name", [*SEEDED, "grid"])
 def test_global_generators_are_left_as_they_were(name):
     random.seed(5)

@@ -230,3 +230,28 @@ def test_what_is_not_there_is_not_had(registry: Registry, add) -> None:
     assert registry.has(decided)
     for change in ({"version": "2"}, {"name": "another"}, {"content": "of another store"}):
         assert not registry.has(decided.model_copy(update=change))
+
+
+def test_models_of_others_are_told_apart_before_anything_is_fetched(registry: Registry, add, monkeypatch):
+    registry.set_champion(NAME, add("one"))
+    client = registry.store.client
+    for number in range(120):  # more than a page
+        client.create_registered_model(f"other-{number:03d}")
+    client.create_model_version("other-000", source="s3://bucket/theirs")
+    client.set_registered_model_alias("other-000", "champion", "1")
+    monkeypatch.setattr(registry, "_downloaded", lambda *_: pytest.fail("fetched"))
+    assert len(registry.names()) == 121
+    texts = describe_champions(registry)
+    assert any("other-000' version 1 was not registered by pocketpipe" in text for text in texts)
+    assert any("digits-resnet8 version 1 is the champion" in text for text in texts)
+
+
+def test_a_refusal_says_beside_which_champion(registry: Registry, add):
+    registry.settle(NAME, add("one"), YES, against=None)
+    assert registry.settle(NAME, add("two"), NO, against="1").against == "1"
+
+
+def test_scores_that_are_no_numbers_come_back(registry: Registry, add):
+    version = add("one", scores=(1.0, float("nan"), float("inf"), 0.0))
+    found = registry.version(NAME, version).evaluation.scores
+    assert str(found) == "(1.0, nan, inf, 0.0)"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,3 +105,14 @@ def test_seeds_differ_between_epochs_and_streams() -> None:
     seeds = {epoch_seed(seed, epoch, stream) for seed in range(4) for epoch in range(4) for stream in range(3)}
     assert len(seeds) == 48
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.float64])
+def test_types_that_torch_cannot_pick_examples_of_are_taken(kind: type) -> None:
+    source = blobs("train", 16, 0)
+    split = Split("train", source.inputs.astype(kind), source.targets.astype(np.float64))
+    batches = Batches(Unchanged(), split, 8, 0, Shard(), torch.device("cpu"))
+    same = Batches(Unchanged(), source, 8, 0, Shard(), torch.device("cpu"))
+    for found, expected in zip(batches.epoch(0), same.epoch(0), strict=True):
+        assert torch.equal(found.inputs, expected.inputs)
+        assert found.targets.dtype == torch.float32

@@ -86,3 +86,12 @@ def test_compiled_is_the_same_function() -> None:
     forward = compiled_forward(Watched(network), [inputs])
     assert all(parameter.grad is None for parameter in network.parameters())
     assert torch.allclose(forward(inputs)[0], network(inputs), atol=1e-5)
+
+
+@torch.no_grad()
+def test_fused_operators_are_counted_too() -> None:
+    """An encoder layer: four projections, attention, two layers of the MLP; an LSTM: four gates of input and state."""
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    assert example_macs(encoder, (5, 8)) == 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 5 * 5 * 8
+    assert example_macs(nn.LSTM(3, 4, batch_first=True), (5, 3)) >= 5 * 16 * (3 + 4)
+    assert torch.backends.mha.get_fastpath_enabled()

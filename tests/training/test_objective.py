@@ -123,3 +123,50 @@ def test_normalization_and_scales_of_several_axes_do_not_decay() -> None:
     module.modules = network.modules
     decayed = {id(parameter) for parameter in Training.configure_optimizers(module).param_groups[0]["params"]}
     assert {name for name, each in network.named_parameters() if id(each) in decayed} == {"0.weight", "3.weight"}
+
+
+def test_losses_are_computed_in_float32_whatever_the_network_is_computed_in() -> None:
+    seen = []
+
+    class Product(Blobs):
+        def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
+            seen.append((outputs @ outputs.T).dtype)
+            return outputs.square().mean()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        Objective(Product(), RECIPE)(Response(OWN.bfloat16()), None, TARGETS, 0.0)
+    assert seen == [torch.float32]
+
+
+def test_a_parameter_may_have_its_first_gradient_later() -> None:
+    """Blocks that are left out at random (LayerDrop)."""
+
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.always, self.later = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, late: bool) -> torch.Tensor:
+            return self.later(self.always(x)) if late else self.always(x)
+
+    network = Dropped()
+    module = SimpleNamespace(
+        network=network, objective=Objective(TASK, RECIPE), _recipe=RECIPE, modules=network.modules
+    )
+    optimizer = Training.configure_optimizers(module)
+    plain = Dropped()
+    plain.load_state_dict(network.state_dict())
+    usual = torch.optim.SGD(
+        [
+            {"params": [plain.always.weight, plain.later.weight], "weight_decay": RECIPE.weight_decay},
+            {"params": [plain.always.bias, plain.later.bias]},
+        ],
+        lr=RECIPE.learning_rate, momentum=RECIPE.momentum, nesterov=True, fused=False, foreach=False,
+    )  # fmt: skip
+    for late in (False, True, False):
+        for each, steps in ((network, optimizer), (plain, usual)):
+            steps.zero_grad()
+            each(OWN[:, :4], late).square().sum().backward()
+            steps.step()
+    for found, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)

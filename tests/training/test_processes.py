@@ -1,6 +1,7 @@
 """Several processes: the same weights as one, a rank's error, resuming, and torchrun as the launcher."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,8 +70,8 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
 def test_several_nodes_are_started_by_torchrun(tmp_path: Path) -> None:
     nodes = TrainerSettings(devices=1, nodes=2, compile="never")
     with pytest.raises(UserError, match="torchrun --nnodes 2") as told:
-        train(tmp_path / "nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
-    worker = str(told.value).split("-m pocketpipe.workers ")[1].split("; then")[0].replace("'", "").split()
+        train(tmp_path / "champion's nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
+    worker = shlex.split(str(told.value).split("-m pocketpipe.workers ")[1].split("; then")[0])
     launcher = shutil.which("torchrun", path=str(Path(sys.executable).parent)) or pytest.fail("no torchrun")
     common = [
         launcher,
@@ -89,7 +90,7 @@ def test_several_nodes_are_started_by_torchrun(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     assert [process.wait(120) for process in started] == [0, 0]
-    many = train(tmp_path / "nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
+    many = train(tmp_path / "champion's nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
     one = train(tmp_path / "one", network=plain, recipe=RECIPE_OF_TWO)
     for name, weights in one.network.state.items():
         assert (weights - many.network.state[name]).abs().max() < 1e-5, name

@@ -26,7 +26,11 @@ def penalty(network: nn.Module, trace: Trace, *, focus: float = 0.0) -> Tensor:
     one: plain group lasso. 0 for a network without slimmable groups.
     """
     parameters = dict(network.named_parameters())
-    norms = [channel_norms(parameters, group) for group in trace.groups if group.slimmable]
+    norms = [
+        channel_norms(parameters, group)
+        for group in trace.groups
+        if group.slimmable and any(name in parameters for name, _ in group.places)
+    ]
     if not norms:
         return next(iter(parameters.values())).new_zeros(())
     return torch.stack([(pulls(each, focus) * each).sum() for each in norms]).sum()

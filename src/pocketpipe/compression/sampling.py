@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from pocketpipe.compression.members import Reader, ReadingModule
 from pocketpipe.compression.modules import evaluating, input_of
 from pocketpipe.errors import UserError
-from pocketpipe.samples import examples_at_once, prepared, to_tensor
+from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor
 from pocketpipe.task import Split, Task
 
 EXAMPLES, FEWEST = 512, 32
@@ -32,7 +32,7 @@ def calibration(task: Task, data: Split | None, device: torch.device, *, wanted_
     """
     first = _first(task, data, wanted_by)
     inputs = prepared(task.preprocessing, to_tensor(first.inputs))
-    return inputs.to(device), to_tensor(first.targets).to(device)
+    return inputs.to(device), targets_tensor(first.targets).to(device)
 
 
 def training_views(task: Task, data: Split | None, device: torch.device, *, wanted_by: str) -> Tensor:

@@ -120,13 +120,13 @@ def _copied_without_computed_weights(module: nn.RNNBase, memo: dict[int, Any]) -
 
 
 def _holders(network: nn.Module, original: Tensor) -> list[tuple[nn.Module, str]]:
-    """Every (module, attribute) that computes with this very parameter, plain or with something on it."""
+    """Every (module, attribute) that computes with this very parameter or buffer, plain or with something on it."""
     plain = [
         (module, name)
         for module in network.modules()
         if not isinstance(module, parametrize.ParametrizationList)
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter is original
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if tensor is original
     ]
     return plain + [(module, name) for module, name in _parametrized(network) if _trained(module, name) is original]
 

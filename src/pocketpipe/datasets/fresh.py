@@ -50,20 +50,23 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
 
     def save(self, data: T) -> None:
         """Write it; readers never see half of it. Raises UserError, which Kedro wraps, where that is not possible."""
-        if self._exists():
-            return  # the same fingerprint means the same content: another run was quicker
         try:
+            if self._exists():  # the same fingerprint means the same content: another run was quicker
+                self.point_latest()
+                return
             with appearing_whole(self.path, first_wins=True) as scratch:
                 self._write(data, scratch)
                 if self.provenance is not None:
                     made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})
                     write_provenance(scratch, made_now)
+            self.point_latest()
         except OSError as error:
             raise UserError(f"cannot write {self.folder.name} under {self.folder}: {error}") from error
-        self.point_latest()
 
     def point_latest(self) -> None:
         """Let the readable name `latest` point at the present fingerprint."""
+        if self.latest.is_dir() and not self.latest.is_symlink():
+            shutil.rmtree(self.latest)  # of a copy that followed links: scp, zip
         with replacing(self.latest) as link:
             link.unlink(missing_ok=True)
             link.symlink_to(self.path.name)

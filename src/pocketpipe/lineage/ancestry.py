@@ -4,9 +4,11 @@ Outputs lie at `<root>/<stage>/<name>/<fingerprint>/`, each with its `provenance
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketpipe.errors import UserError
 from pocketpipe.lineage.provenance import FILE_NAME, Provenance, read_provenance
 
 
@@ -39,7 +41,8 @@ def made_around(path: Path) -> Made | None:
     path = path.resolve()
     for folder in (path, *path.parents):
         if (folder / FILE_NAME).is_file() and len(folder.parents) > 2:
-            return Made(folder, read_provenance(folder))
+            with suppress(UserError, UnicodeDecodeError):  # others call files so, too
+                return Made(folder, read_provenance(folder))
     return None
 
 

@@ -157,7 +157,7 @@ class SingleStep(nn.Module):
         made: State = self.cell(x, state)
         return made if len(made) > 1 else made[0]
 
-    def translate(self, state: dict[str, Tensor], prefix: str) -> None:
+    def take_names_of_torch(self, state: dict[str, Tensor], prefix: str) -> None:
         """Give what torch's module would have under `prefix` in `state` the names, and the form, that it has here."""
         _translate(self.cell, state, prefix, "", f"{prefix}cell.")
 
@@ -207,7 +207,7 @@ class Unrolled(nn.Module):
         after = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
         return torch.stack(steps, axis), after if len(after) > 1 else after[0]
 
-    def translate(self, state: dict[str, Tensor], prefix: str) -> None:
+    def take_names_of_torch(self, state: dict[str, Tensor], prefix: str) -> None:
         """Give what torch's module would have under `prefix` in `state` the names, and the form, that it has here."""
         for place, cell in enumerate(self.cells):
             layer, direction = divmod(place, self.directions)
@@ -241,7 +241,7 @@ def unrolled(network: nn.Module) -> nn.Module:
         if made is None:
             continue
         state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
-        made.translate(state, "")
+        made.take_names_of_torch(state, "")
         made.load_state_dict(state)
         made.train(module.training)
         if not path:

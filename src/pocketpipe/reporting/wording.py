@@ -1,7 +1,7 @@
 """Figures and outcomes in words: shared by the page and the terminal, so that both say the same."""
 
 from collections.abc import Sequence
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import stdev
 from typing import Literal
 
@@ -109,12 +109,13 @@ def _with_magnitude(value: float, units: Sequence[str]) -> str:
 
 
 def standard_error(scores: Sequence[float]) -> float | None:
-    """Standard error of the mean of `scores`; None for fewer than two.
+    """Standard error of the mean of `scores`; None for fewer than two, and where one is no number.
 
     >>> round(standard_error([1.0] * 97 + [0.0] * 3), 4)
     0.0171
     """
-    return stdev(scores) / sqrt(len(scores)) if len(scores) > 1 else None
+    known = len(scores) > 1 and all(map(isfinite, scores))
+    return stdev(scores) / sqrt(len(scores)) if known else None
 
 
 def _achievement(evaluation: Evaluation) -> str:

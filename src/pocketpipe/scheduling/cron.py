@@ -8,6 +8,7 @@ Times are wall-clock times: on the night when clocks go forward a time that is s
 night when they go back a time that comes twice is taken twice.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,7 +143,10 @@ class Cron:
         weekday = {"day_of_week": ",".join(_WEEKDAYS[number] for number in self.weekdays)}
         choices = ({**often, **day}, {**often, **weekday}) if self.either_day else ({**often, **day, **weekday},)
         hands = OrTrigger([CronTrigger(**fields, timezone=UTC) for fields in choices])
-        return WallClock(hands, zone or CronTrigger().timezone)
+        try:
+            return WallClock(hands, zone or CronTrigger().timezone)
+        except LookupError as error:
+            raise UserError(f"TZ={os.environ.get('TZ', '')!r} is no zone's name; set one, say Europe/Berlin") from error
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pocketpipe.errors import UserError
@@ -20,9 +20,10 @@ class HeldLock:
         self.descriptor = descriptor
 
     def name_holder(self, pid: int) -> None:
-        """Let others be told that process `pid` is at work."""
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, f"{pid}\n".encode(), 0)
+        """Let others be told that process `pid` is at work; where the disk is full they are told less."""
+        with suppress(OSError):
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, f"{pid}\n".encode(), 0)
 
 
 @contextmanager

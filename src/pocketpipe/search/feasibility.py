@@ -39,7 +39,8 @@ class Range(Value):
 
     def __str__(self) -> str:
         if self.requirement in RELATIVE:
-            return f"{self.requirement}: {self.asked:g}x asked, 1..{self.tightest:g}x reachable"
+            least, most = sorted((1.0, self.tightest))
+            return f"{self.requirement}: {self.asked:g}x asked, {least:g}..{most:g}x reachable"
         return f"{self.requirement}: {self.asked:,.10g} asked, {self.tightest:,.10g}..{self.loosest:,.10g} reachable"
 
 
@@ -58,7 +59,11 @@ class Reach(Value):
     @property
     def nearest(self) -> dict[str, float]:
         """The nearest feasible budget: what was asked, where it can be reached, else the tightest value."""
-        return {entry.requirement: entry.nearest for entry in self.ranges if entry.nearest is not None}
+        return {
+            entry.requirement: entry.nearest
+            for entry in self.ranges
+            if entry.nearest is not None and (entry.feasible or entry.requirement not in RELATIVE or entry.tightest > 1)
+        }
 
 
 def reach(profile: NetworkProfile, methods: Methods, budget: Budget) -> Reach:
@@ -82,12 +87,15 @@ def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget)
     found = reach(profile, methods, budget)
     if found.feasible:
         return found
-    problems = "; ".join(f"budget.{entry}" for entry in found.ranges if not entry.feasible)
-    nearest = ", ".join(f"{term}: {value:.10g}" for term, value in found.nearest.items())
-    raise UserError(
-        f"{problems} with methods [{', '.join(found.methods)}]; nearest feasible budget: {{{nearest}}}"
-        f"{_left_whole(profile)}"
+    missed = [entry for entry in found.ranges if not entry.feasible]
+    problems = "; ".join(f"budget.{entry}" for entry in missed)
+    no_fewer_macs = any(
+        entry.requirement in ("speedup", "macs") and entry.tightest == entry.loosest for entry in missed
     )
+    advice = "; none of these methods saves MACs, add channels or blocks" if no_fewer_macs else ""
+    nearest = ", ".join(f"{term}: {value:.10g}" for term, value in found.nearest.items())
+    feasible = f"; nearest feasible budget: {{{nearest}}}" if nearest else ""
+    raise UserError(f"{problems} with methods [{', '.join(found.methods)}]{advice}{feasible}{_left_whole(profile)}")
 
 
 def _left_whole(profile: NetworkProfile) -> str:
@@ -127,6 +135,8 @@ def _largest_round(ratio: float, kept: Callable[[float], bool]) -> float:
 
     Rounding down is not quite enough: a budget's limit is a whole number of MACs or bytes, rounded down itself.
     """
+    if ratio < 1:  # what is added takes more than is saved
+        return math.floor(1000 * ratio) / 1000
     scale: int = 10 ** max(0, 3 - math.ceil(math.log10(ratio)))
     units = max(scale, math.floor(ratio * scale))
     while units > scale and not kept(units / scale):

@@ -47,6 +47,8 @@ class Promotion(Value):
     reasons: tuple[str, ...]
     content: str = ""
     """Digest of the version's files."""
+    against: str | None = None
+    """Version of the champion that it was weighed against."""
 
     def __str__(self) -> str:
         outcome = "champion" if self.promoted else "challenger, not champion"

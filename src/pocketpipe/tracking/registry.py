@@ -125,6 +125,8 @@ class Registry:
     def version(self, name: str, version: str) -> Registered:
         """One version. Raises UserError if it is unknown or its files are gone."""
         found = self._get(name, version)
+        if CONTENT not in found.tags:  # on a server that others use, too
+            raise UserError(f"{name!r} version {version} was not registered by pocketpipe")
         folder = self._folder(found)
         evaluation = Evaluation.model_validate_json((folder / EVALUATION).read_text())
         return Registered(name, version, folder, evaluation, found.run_id or "", dict(found.tags))
@@ -150,7 +152,12 @@ class Registry:
             else:
                 self._challenge(name, version, decision.reasons)
         return Promotion(
-            name=name, version=version, promoted=decision.promote, reasons=decision.reasons, content=content
+            name=name,
+            version=version,
+            promoted=decision.promote,
+            reasons=decision.reasons,
+            content=content,
+            against=current,
         )
 
     def set_champion(self, name: str, version: str, reasons: Sequence[str] = ()) -> None:
@@ -187,7 +194,14 @@ class Registry:
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
-        return sorted(model.name for model in self.store.client.search_registered_models())
+        found: list[str] = []
+        token = None
+        while True:
+            page = self.store.client.search_registered_models(page_token=token)
+            found += (model.name for model in page)
+            token = page.token
+            if not token:
+                return sorted(found)
 
     def _ensure(self, name: str) -> None:
         from mlflow.exceptions import MlflowException

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pocketpipe.errors import UserError
-from pocketpipe.tracking.store import Store, is_server, open_store
+from pocketpipe.tracking.store import Store, is_server, open_store, shown
 
 HOST = "127.0.0.1"
 
@@ -28,7 +28,7 @@ def serve(uri: str, artifacts: Path, port: int, experiment: str = "pocketpipe") 
     Prints the address to open. Raises UserError if `uri` is itself a server's, or the port is taken.
     """
     if is_server(uri):
-        raise UserError(f"MLFLOW_TRACKING_URI {uri!r} is a server already: open it in a browser")
+        raise UserError(f"MLFLOW_TRACKING_URI {shown(uri)!r} is a server already: open it in a browser")
     if not _is_free(port):
         raise UserError(f"port {port} is taken; name another one: --port {port + 1}")
     store = open_store(uri, artifacts, experiment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,18 +65,29 @@ def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow have no base in common
-        raise UserError(f"MLFLOW_TRACKING_URI {uri!r}: cannot be opened: {first_line(error)}") from error
+        raise UserError(f"MLFLOW_TRACKING_URI {shown(uri)!r}: cannot be opened: {first_line(error)}") from error
     return Store(uri, experiment, experiment_id, client)
+
+
+def shown(uri: str) -> str:
+    """The address without a password.
+
+    >>> shown("postgresql://me:secret@db/mlflow"), shown("sqlite:////data/mlflow.db")
+    ('postgresql://***@db/mlflow', 'sqlite:////data/mlflow.db')
+    """
+    return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def _check(uri: str) -> None:
     if uri.startswith(NOT_KEPT) or "://" not in uri:
         raise UserError(
-            f"MLFLOW_TRACKING_URI {uri!r}: MLflow keeps no runs in plain files; use sqlite:////absolute/path.db or http://host:port"
+            f"MLFLOW_TRACKING_URI {shown(uri)!r}: MLflow keeps no runs in plain files; "
+            "use sqlite:////absolute/path.db or http://host:port"
         )
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_absolute():
         raise UserError(
-            f"MLFLOW_TRACKING_URI {uri!r}: the path must be absolute (four slashes), or each folder has its own store"
+            f"MLFLOW_TRACKING_URI {shown(uri)!r}: the path must be absolute (four slashes), "
+            "or each folder has its own store"
         )
 
 

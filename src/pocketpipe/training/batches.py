@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketpipe.samples import examples_at_once, prepared, to_tensor
+from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor
 from pocketpipe.task import Split, Task
 
 PART = 512
@@ -71,7 +71,7 @@ class Batches:
         self._shard = shard
         self._views = views
         self._inputs = to_tensor(split.inputs).to(device)
-        self._targets = to_tensor(split.targets).to(device)
+        self._targets = targets_tensor(split.targets).to(device)
         self._shown: tuple[int, Tensor] | None = None
 
     def epoch(self, epoch: int) -> EpochBatches:

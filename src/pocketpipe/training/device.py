@@ -87,10 +87,30 @@ def example_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     was_training = network.training
     network.eval()
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _plain_operators(), counter:
         network(torch.zeros(1, *input_shape))
     network.train(was_training)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _plain_operators() -> Iterator[None]:
+    """No operators that do several things at once (attention, recurrent layers): PyTorch counts none of these."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False), no_fast_attention():
+        yield
+
+
+@contextmanager
+def no_fast_attention() -> Iterator[None]:
+    """Attention as it is computed in training, in eval mode too: the fast path there fails under bf16 on CPUs."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def threads_for(batch_macs: float) -> int | None:

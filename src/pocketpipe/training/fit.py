@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -113,6 +114,6 @@ def _torchrun_advice(settings: TrainerSettings, place: Workspace, spec: dict[str
     return (
         f"trainer.nodes: {settings.nodes} nodes are started from outside. On every node (the workspace on a shared "
         f"file system) run: torchrun --nnodes {settings.nodes} --nproc-per-node {settings.devices} "
-        f"--rdzv-backend c10d --rdzv-endpoint HOST:PORT -m pocketpipe.workers {RANK_FUNCTION} {file} "
-        f"'{place.ranks.absolute()}/result-{{rank}}.json'; then run this again: it takes the result"
+        f"--rdzv-backend c10d --rdzv-endpoint HOST:PORT -m pocketpipe.workers {RANK_FUNCTION} {quote(str(file))} "
+        f"{quote(str(place.ranks.absolute() / 'result-{rank}.json'))}; then run this again: it takes the result"
     )

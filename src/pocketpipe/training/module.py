@@ -84,13 +84,17 @@ class Training(lightning.LightningModule):
             {"params": others},
         ]
         # fused: one kernel for all parameters; small networks spend as long in a loop over them as in convolutions.
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             [group for group in groups if group["params"]],
             lr=self._recipe.learning_rate,
             momentum=self._recipe.momentum,
             nesterov=self._recipe.momentum > 0,
             fused=True,
         )
+        if self._recipe.momentum > 0:  # fused, it does not take a parameter whose first gradient comes later
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
     def on_fit_start(self) -> None:
         """Move data and teachers to where the network now is, and compile."""

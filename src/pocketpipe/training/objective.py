@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import assert_never
 
+import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.distillation import corrected, decoupled_loss, distillation_loss
@@ -34,7 +35,14 @@ class Objective(nn.Module):
         self._recipe = recipe
 
     def forward(self, student: Response, taught: Response | None, targets: Tensor, progress: float) -> Tensor:
-        """Loss of a batch, a float32 scalar, after the share `progress` of the training."""
+        """Loss of a batch, a float32 scalar, after the share `progress` of the training.
+
+        In float32 whatever the network computes in: torch refuses some losses under autocast, and rounds in others.
+        """
+        with torch.autocast(student.outputs.device.type, enabled=False):
+            return self._loss(student, taught, targets, progress)
+
+    def _loss(self, student: Response, taught: Response | None, targets: Tensor, progress: float) -> Tensor:
         loss = self._task.loss(student.outputs.float(), targets, smoothing=self._recipe.label_smoothing)
         distillation = self._recipe.distillation
         if distillation is None or taught is None:

@@ -19,7 +19,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Task
 from pocketpipe.training.answers import answer_shape
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
-from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs
+from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs, no_fast_attention
 from pocketpipe.training.distilling import Distillation
 from pocketpipe.training.features import FeatureDistance, common_points, shapes_made, width
 from pocketpipe.training.inference import metric_of
@@ -44,7 +44,7 @@ def train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, sh
     PyTorch's global generator is used (initialization and dropout draw from it), seeded, and put back afterwards.
     """
     shard = shard or Shard()
-    with torch.random.fork_rng(), _quiet_lightning():
+    with torch.random.fork_rng(), _quiet_lightning(), no_fast_attention():
         _train(job, place, progress, shard)
 
 

@@ -223,6 +223,12 @@ def test_where_nothing_is_cut_nothing_is_calibrated() -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), network.buffers(), strict=True))
 
 
+def test_with_all_channels_left_whole_there_is_nothing_to_score() -> None:
+    network = zoo("resnet8", DIGIT)
+    step = ChannelsStep(criterion="taylor", widths={"conv1": 16}).pin(network, TASK, NO_DATA)
+    assert step.channels == {}
+
+
 PINNED = ChannelsStep(pinned=("layer3.*", "conv1"), multiple=4, criterion="taylor", minimum=4)
 
 

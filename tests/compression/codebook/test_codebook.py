@@ -237,6 +237,20 @@ def test_bits_that_the_user_has_set_are_not_raised() -> None:
     assert min(tighter.values()) < 4
 
 
+def test_nor_are_those_of_single_layers() -> None:
+    profile = _profile()
+    named = {name: 3 + place % 3 for place, name in enumerate(CodebookStep()._bits(profile))}
+    loose, tight = (Limits(file_bytes=int(profile.cost().file_bytes / ratio)) for ratio in (2, 8))
+    assert CodebookStep(layers=named).project(profile, loose).layers == named
+    fewer = CodebookStep(layers=named).project(profile, tight).layers
+    assert fewer is not None
+    assert all(fewer[name] <= bits for name, bits in named.items())
+    assert fewer != named
+    proposed = CodebookStep().proposed({f"bits/{name}": 2 for name in named}, profile).project(profile, loose).layers
+    assert proposed is not None
+    assert max(proposed.values()) > 2
+
+
 def test_the_largest_layers_lose_bits_first() -> None:
     profile = _profile()
     limits = Limits(file_bytes=int(profile.cost().file_bytes / 6))

@@ -570,3 +570,42 @@ def test_calibration_follows_a_layer_that_is_called_by_keyword() -> None:
     round_network(quantized, network, [x], weight_grids(quantized))
     correct_bias(quantized, network, [x])
     assert (quantized(x) - network(x)).abs().max() < 0.1
+
+
+class LastStep(nn.Module):
+    """A module whose result is one step of a stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 5), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.one(x), self.other(x)], 1)[:, -1]
+
+
+class AllSteps(LastStep):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.one(x), self.other(x)], 1)
+
+
+class Taken(nn.Module):
+    """Reads one step of what another module returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.head = AllSteps(), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        taken: Tensor = self.head(self.steps(x)[:, 0])
+        return taken
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(LastStep(), nn.ReLU(), nn.Linear(5, 3)), Taken])
+def test_modules_that_return_steps_of_a_stack_are_quantized(make: Callable[[], nn.Module]) -> None:
+    network = make().eval()
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    quantized = insert(network, (4,), Bits())
+    set_weight_steps(quantized, "minmax")
+    set_activation_steps(quantized, [x], "minmax")
+    with torch.no_grad():
+        assert (quantized(x) - network(x)).abs().max() < 0.1

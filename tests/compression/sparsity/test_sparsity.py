@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from compression.noise import NO_DATA, SOME, TASK
@@ -392,6 +393,15 @@ def test_an_open_density_is_no_plan() -> None:
 def test_a_step_that_is_not_pinned_is_not_applied() -> None:
     with pytest.raises(UserError, match="pin the step"):
         SparsityStep(density=0.5).apply(zoo("resnet8", DIGIT), TASK)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [({"densities": {"conv1": 0.3}}, "say protocol: given with them"), ({"begin": 0.8}, "must be below end 0.75")],
+)
+def test_what_would_be_passed_over_or_fail_later_is_refused(said: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        SparsityStep(**said)
 
 
 def test_orders_that_make_no_sense() -> None:

@@ -502,3 +502,23 @@ def test_tracing_leaves_the_network_as_it_was() -> None:
     trace(network, DIGIT)
     assert all(module.training for module in network.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+class Padded(nn.Module):
+    """The mean of the embeddings of all tokens but 0, which is padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inside, self.head = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        ids = ids.long()
+        there = (ids != 0).unsqueeze(-1).float()
+        mean = (self.table(ids) * there).sum(1) / there.sum(1)
+        logits: torch.Tensor = self.head(self.inside(mean).relu())
+        return logits
+
+
+def test_a_network_for_which_0_is_padding_is_tried_out_on_other_ids() -> None:
+    found = trace(Padded(), (24,))
+    assert "inside" in {name for group in found.groups if group.slimmable for name in group.members}

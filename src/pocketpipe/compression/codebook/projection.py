@@ -32,24 +32,24 @@ def refuse_unreachable(profile: NetworkProfile, smallest: NetworkProfile, limits
 
 
 def projected(
-    bits: Bits, elements: Mapping[str, int], predict: Predict, limits: Limits, *, most: int = MOST
+    bits: Bits, elements: Mapping[str, int], predict: Predict, limits: Limits, *, most: Mapping[str, int]
 ) -> dict[str, int]:
     """Bits that keep the limit on bytes, as close under it as single bits of layers come.
 
     Over it, the layer whose indices take the most bytes loses a bit, until it is kept. Then layers get bits back as
-    long as they fit and have at most `most`, first those with the fewest bits, of these the smallest: there a bit costs
-    least.
+    long as they fit and have at most `most`, first those with the fewest bits, of these the smallest: there a bit
+    costs least.
     """
     found = dict(bits)
     while not limits.keeps(predict(found).cost()):
         layer = max((name for name in found if found[name] > FEWEST), key=lambda name: elements[name] * found[name])
         found[layer] -= 1
-    waiting = [name for name in found if found[name] < most]
+    waiting = [name for name in found if found[name] < most[name]]
     while waiting:
         layer = min(waiting, key=lambda name: (found[name], elements[name]))
         more = {**found, layer: found[layer] + 1}
         if limits.keeps(predict(more).cost()):
             found = more
-        if more != found or found[layer] == most:
+        if more != found or found[layer] == most[layer]:
             waiting.remove(layer)
     return found

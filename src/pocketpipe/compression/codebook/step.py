@@ -70,6 +70,15 @@ class CodebookStep(Step):
     """What training changes: the values; `weights`: the weights beneath, which choose their values anew until 75 % of
     the training, then the values; `none`: neither."""
 
+    def asks_for(self, other: Step) -> bool:
+        """As for any step; projection takes bits from layers that the user has named, and gives them none."""
+        if not (super().asks_for(other) and isinstance(other, CodebookStep)):
+            return False
+        if self.layers is None or "layers" not in self.model_fields_set:
+            return True
+        made = other.layers or {}
+        return made.keys() == self.layers.keys() and all(made[name] <= bits for name, bits in self.layers.items())
+
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """Bits of each layer; of all layers together where there are many. Nothing where the user says `layers`."""
         if self.layers is not None:
@@ -83,7 +92,9 @@ class CodebookStep(Step):
         """The step with these bits."""
         named = {key.removeprefix("bits/"): int(bits) for key, bits in parameters.items() if key.startswith("bits/")}
         if named:
-            return self.model_copy(update={"layers": {name: named[name] for name in _shapes(profile) if name in named}})
+            step = self.model_copy(update={"layers": {name: named[name] for name in _shapes(profile) if name in named}})
+            step.model_fields_set.discard("layers")  # not the user's: projection may raise them
+            return step
         if "bits" in self.model_fields_set or "bits" not in parameters:
             return self
         step = self.model_copy(update={"bits": int(parameters["bits"])})
@@ -93,8 +104,8 @@ class CodebookStep(Step):
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """Fewer bits, the largest layers first, until `limits` on bytes are kept, and as close under them as bits come.
 
-        Where bytes are not limited it is as asked; `bits`, where the user has set them, are not raised. Raises
-        UserError for what cannot be reached.
+        Where bytes are not limited it is as asked; `bits` and `layers`, where the user has set them, are not raised.
+        Raises UserError for what cannot be reached.
         """
         self._refuse_misfits(profile)
         bits = self._bits(profile)
@@ -106,7 +117,7 @@ class CodebookStep(Step):
         if limits.file_bytes is None:
             return self
         elements = {name: prod(shape) for name, shape in _shapes(profile).items()}
-        most = self.bits if "bits" in self.model_fields_set else MOST
+        most = bits if {"bits", "layers"} & self.model_fields_set else dict.fromkeys(bits, MOST)
         return self.model_copy(update={"layers": projected(bits, elements, predict, limits, most=most)})
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:

@@ -38,6 +38,8 @@ def importance(
     Only `taylor`, `lasso` and `dcp` look at `data`; they raise UserError if there is none. For a group that no
     convolution or linear layer reads, `lasso` and `dcp` are `l1`.
     """
+    if not groups:
+        return {}
     match criterion:
         case "taylor" | "lasso" | "dcp":
             device = next(network.parameters()).device

@@ -85,7 +85,9 @@ def insert(
         raise UserError(f"quantization: the network has a submodule {QUANTIZERS!r} already; is it quantized twice?")
     found = traced(quantized, input_shape)
     graph = found.graph
-    select_early(graph)
+    moved = select_early(graph)
+    there = set(graph.nodes)
+    ends = tuple((path, last) for path, node in found.ends if (last := moved.get(node, node)) in there)
     places = find_places(graph, quantized, separate_factors=bits.activations < BETWEEN)
     layers = _by_first_name(places.layers, quantized)
     order = tuple(dict.fromkeys(call.layer for call in layers))
@@ -96,7 +98,7 @@ def insert(
     device = next(quantized.parameters()).device
     rounded = put_between(graph, quantized, [(place, bits.of_tensor(place, order)) for place in wanted])
     rounded = round_biases(graph, quantized, places.biases) | rounded
-    call_containers(graph, quantized, found.ends, rounded)
+    call_containers(graph, quantized, ends, rounded)
     quantized.get_submodule(QUANTIZERS).to(device)
     forward = type(fx.GraphModule(quantized, graph)).forward
     _lay_on_weights(quantized, layers, {layer: bits.of_weight(layer, order) for layer in order}, granularity)

@@ -202,7 +202,7 @@ def _readers(node: fx.Node, network: nn.Module) -> tuple[list[fx.Node], list[fx.
         for user in form.users:
             if user.op == "output" or (_makes_tensors(user) and not _moves(user, network)):
                 readers[user] = None
-            elif _makes_tensors(user) and user not in forms:
+            elif _makes_tensors(user) and user not in forms and not makes_integers(user):
                 forms[user] = None
                 waiting.append(user)
     return list(readers), list(forms)

@@ -15,11 +15,14 @@ from pocketpipe.compression.quantization.symbolic import EXAMPLE
 _SWAPS = ("transpose", "swapaxes", "swapdims")
 
 
-def select_early(graph: fx.Graph) -> None:
+def select_early(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Let what takes one position of a stack, or of a tensor with its axes in another order, take it before that.
+
+    Returns what stands for each node that did so.
 
     A recurrent network stacks its outputs and reads the last; where steps come first, it moves the batch to and fro.
     """
+    moved: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         found = _selection(node)
         if found is None:
@@ -34,9 +37,11 @@ def select_early(graph: fx.Graph) -> None:
                 made = _noted(graph.call_function(operator.getitem, (made, rest)), node.meta[EXAMPLE])
         node.replace_all_uses_with(made)
         graph.erase_node(node)
+        moved[node] = made
     for node in reversed(graph.nodes):
         if not node.users and operator_of(node) in ("stack", "permute", *_SWAPS):
             graph.erase_node(node)
+    return moved
 
 
 def _selection(node: fx.Node) -> tuple[fx.Node, int, int] | None:

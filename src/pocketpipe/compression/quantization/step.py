@@ -114,6 +114,14 @@ class QuantizationStep(Step):
             raise ValueError("equalization: cross_layer needs batchnorm: folded")
         return self
 
+    def asks_for(self, other: Step) -> bool:
+        """As for any step; projection takes bits from layers that the user has named, but makes no float integers."""
+        if not (super().asks_for(other) and isinstance(other, QuantizationStep)):
+            return False
+        asked = self.bits if "bits" in self.model_fields_set else {}
+        made = {name: other.bits.get(name, FLOAT) for name in asked}
+        return all(made[name] == bits if bits == FLOAT else made[name] <= bits for name, bits in asked.items())
+
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """Bits of each layer's weight, of several in a row in deep networks; the first and the last keep theirs.
 

@@ -91,11 +91,22 @@ class SparsityStep(Step):
                 raise ValueError(f"pattern {self.pattern}: leave out density and protocol, each layer keeps n of m")
         if self.protocol == "given" and (self.densities is None or self.density is not None):
             raise ValueError("protocol given: say densities, a share for each layer, and no density")
-        if self.schedule == "gradual" and self.begin >= self.end:
+        if self.densities is not None and self.density is None and self.protocol != "given":
+            raise ValueError("densities: say protocol: given with them")
+        if self.begin >= self.end:
             raise ValueError(f"begin {self.begin:g} must be below end {self.end:g}: shares of the training")
         if self.schedule == "gradual" and self.regression is not None:
             raise ValueError("regression refits the weights that a final mask leaves; use it with schedule one_shot")
         return self
+
+    def asks_for(self, other: Step) -> bool:
+        """As for any step; projection changes n of n:m, but neither m nor that there is one, and no names of layers."""
+        if not (super().asks_for(other) and isinstance(other, SparsityStep)):
+            return False
+        same_form = self.pattern.partition(":")[2] == other.pattern.partition(":")[2]
+        if "pattern" in self.model_fields_set and not same_form:
+            return False
+        return self.densities is None or set(self.densities) == set(other.densities or ())
 
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """The density, and the protocol that shares it; each layer's density too where there are few layers.

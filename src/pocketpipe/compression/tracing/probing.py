@@ -158,7 +158,10 @@ def _problem(network: nn.Module, trace: Trace, groups: Sequence[TracedGroup]) ->
     without, slimmed = masked(network, trace, kept), slim(network, trace, kept)
     for example in examples_for(network, trace.input_shape):
         with torch.no_grad():
-            expected = _first(without(example))
+            try:
+                expected = _first(without(example))
+            except Exception as error:  # the forward is the user's code, and may fail in any way
+                return f"it cannot be tried out: the network fails on numbers drawn at random ({first_line(error)})"
             try:
                 found = _first(slimmed(example))
             except Exception as error:  # the forward is the user's code, and may fail in any way

@@ -39,7 +39,7 @@ class SeededEvolution:
         with self._own_randomness():
             self._tuner.update_search_space(search_space)
         # NNI has just drawn a population from an unseeded state; draw it again from ours.
-        self._tuner.random_state = np.random.RandomState(self._seed)
+        self._tuner.random_state = np.random.RandomState(self._seed % 2**32)  # NumPy takes no larger one
         self._tuner.population = []
         for _ in range(self._tuner.population_size):
             self._tuner._random_generate_individual()
