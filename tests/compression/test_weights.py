@@ -147,10 +147,11 @@ class Blurred(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", torch.rand(4, 1, 3, 3))
-        self.conv = nn.Conv2d(1, 4, 1)
+        self.conv, self.head = nn.Conv2d(1, 4, 1), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(self.conv(x), self.filter, groups=4)
+        logits: Tensor = self.head(nn.functional.conv2d(self.conv(x), self.filter, groups=4).mean((2, 3)))
+        return logits
 
 
 def test_what_is_laid_on_a_weight_in_a_buffer_lies_there() -> None:
