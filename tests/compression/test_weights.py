@@ -150,7 +150,9 @@ class Blurred(nn.Module):
         self.conv, self.head = nn.Conv2d(1, 4, 1), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(nn.functional.conv2d(self.conv(x), self.filter, groups=4).mean((2, 3)))
+        logits: Tensor = self.head(
+            nn.functional.conv2d(self.conv(x), self.filter, groups=len(self.filter)).mean((2, 3))
+        )
         return logits
 
 
