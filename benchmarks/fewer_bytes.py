@@ -43,6 +43,8 @@ class Row:
     step: Step
     epochs: int = 0
     learning_rate: float = 0.01
+    further: tuple[str, ...] = ()
+    """Networks that teach beside the one as it was, with the weights of their name."""
 
 
 ROWS = {
@@ -52,6 +54,10 @@ ROWS = {
     "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2), epochs=6, learning_rate=0.02),
     "codebook, 4 bits": Row(CodebookStep(bits=4), epochs=2),
     "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
+    "90 % sparse, longer": Row(
+        SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=24, learning_rate=0.1,
+        further=("resnet56",),
+    ),
     "50 % sparse": Row(SparsityStep(density=0.5, protocol="lamp", schedule="gradual"), epochs=2, learning_rate=0.05),
     "75 % sparse": Row(SparsityStep(density=0.25, protocol="lamp", schedule="gradual"), epochs=3, learning_rate=0.05),
     "95 % sparse": Row(SparsityStep(density=0.05, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
@@ -130,8 +136,9 @@ class Bench:
 
 
 def recipe(row: Row) -> Recipe:
-    """Distilled from the network as it was."""
-    distillation: dict[str, Any] = {"weight": 0.9, "temperature": 4.0, "cached_views": 4}
+    """Distilled from the network as it was, and those beside it."""
+    teachers = [{"name": name, "weights": f"pretrained/{name}.safetensors"} for name in row.further]
+    distillation: dict[str, Any] = {"weight": 0.9, "temperature": 4.0, "cached_views": 4, "teachers": teachers}
     return Recipe.model_validate({
         "epochs": row.epochs, "batch_size": 128, "learning_rate": row.learning_rate, "schedule": "cosine",
         "warmup_epochs": 0.5, "weight_decay": 1e-4, "distillation": distillation,

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from end_to_end.conftest import House
+from own import keywords
 from pocketpipe.tracking.store import open_store
 
 EASY = "task.name=own.tasks:build,network.name=own.networks:build,targets=[x86_64],budget.speedup=2.0"
@@ -156,3 +157,24 @@ def test_a_regression_goes_through_the_chain(house: House) -> None:
     measured = {subject["name"]: subject for subject in evaluation["subjects"]}
     assert {measured[name]["differing"] for name in ("x86_64", "fpga")} == {0}
     assert measured["x86_64"]["metric"] == measured["fpga"]["metric"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["ds_cnn", "gru"])
+def test_keywords_go_onto_a_microcontroller(house: House, tmp_path: Path, network: str) -> None:
+    """Float features and splits of one's own, in a file; a budget of flash and RAM alone."""
+    keywords.write(tmp_path / "keywords.npz")
+    house.environment["POCKETPIPE_DATA"] = str(tmp_path)
+    run = house.run_default(
+        f"task.name=own.keywords:build,network.name=own.keywords:{network},targets=- cortex_m,teacher.epochs=8,"
+        "budget.speedup=null,budget.compression=null,budget.flash_kb.cortex_m=40,budget.ram_kb.cortex_m=12,"
+        "budget.accuracy_drop=0.1,search.trials=1,search.controls=0,search.finalists=1,search.ladder=[]"
+    )
+    assert run.code == 0, run.out
+    evaluation = json.loads((house.latest("evaluation") / "value.json").read_text())
+    verdicts = {verdict["requirement"]: verdict["status"] for verdict in evaluation["verdicts"]}
+    assert verdicts["flash_kb"] == verdicts["ram_kb"] == "passed"
+    (found,) = [subject for subject in evaluation["subjects"] if subject["name"] == "cortex_m"]
+    assert found["not_measured"] is not None or (found["differing"] == 0 and found["metric"] > 0.7)
+    assert "sorted" not in run.out
+    assert "NaN" not in run.out

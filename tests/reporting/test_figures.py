@@ -14,6 +14,7 @@ from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.reporting.drawing import PALETTE, inline
 from pocketpipe.reporting.figures import MOST_CLASSES, classes_compared, figures
+from pocketpipe.reporting.report import render
 from pocketpipe.reporting.search_figures import budget_terms, pareto
 from reporting.sample import Thin, findings
 
@@ -76,6 +77,8 @@ def test_flash_has_a_front_too_and_ram_where_it_is_known() -> None:
     trial = findings().trials[0]
     half = trial.model_copy(update={"cost": dense.model_copy(update={"flash_bytes": dense.flash_bytes // 2})})
     assert flash.ratio(half) == pytest.approx(2.0, rel=0.01)
+    page = render(replace(findings(), request=request))
+    assert "Metric against flash, all trials" in page
     unknown = trial.model_copy(update={"cost": dense.model_copy(update={"flash_bytes": None})})
     assert flash.ratio(unknown) == 1.0
 

@@ -123,6 +123,8 @@ def captions(findings: Findings) -> dict[str, tuple[str, str]]:
     shown = {
         "front-speedup": ("Metric against MACs, all trials", front),
         "front-compression": ("Metric against file size, all trials", front),
+        "front-flash": ("Metric against flash, all trials", f"{front} Flash is predicted, against the teacher's."),
+        "front-peak_ram": ("Metric against RAM, all trials", f"{front} RAM is predicted, against the teacher's."),
         "search": ("The search, trial by trial", before),
         "controls": (
             "The winner beside controls of equal budget",
