@@ -100,6 +100,22 @@ def normalized(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     )
 
 
+class Idle(nn.Module):
+    """Has a layer that its answer does not come from."""
+
+    def __init__(self, input_shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.body, self.idle = plain(input_shape, outputs), nn.Linear(2, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.body(inputs)
+        return made
+
+
+def idle(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return Idle(input_shape, outputs)
+
+
 class Auxiliary(nn.Module):
     """Answers with a second head while it is trained, as GoogLeNet does."""
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from pocketpipe.errors import UserError
-from pocketpipe.training.answers import answer_shape
+from pocketpipe.training.answers import answer_shape, has_idle_parameters
 from pocketpipe.training.distilling import Distillation
-from training.samples import Auxiliary, Blobs, auxiliary, normalized, train
+from training.samples import Auxiliary, Blobs, auxiliary, idle, normalized, train
 
 
 class Wide(Auxiliary):
@@ -25,6 +25,13 @@ class Failing(Auxiliary):
 
     def forward(self, inputs: torch.Tensor) -> object:
         return self.body(inputs.flatten() if self.training else inputs)
+
+
+def test_parameters_that_no_answer_comes_from_are_found() -> None:
+    network = idle((1, 6, 6), 4)
+    assert has_idle_parameters(network, (1, 6, 6))
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not has_idle_parameters(normalized((1, 6, 6), 4), (1, 6, 6))
 
 
 def test_the_shape_of_an_answer_leaves_the_network_as_it_was() -> None:

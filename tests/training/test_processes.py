@@ -14,7 +14,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.task import TaskChoice
 from pocketpipe.training.distilling import Distillation
 from pocketpipe.training.recipe import TrainerSettings
-from training.samples import RECIPE, plain, thin, train
+from training.samples import RECIPE, idle, plain, thin, train
 
 TWO = TrainerSettings(devices=2, threads=2, compile="never")
 RECIPE_OF_TWO = RECIPE.model_copy(update={"epochs": 2})
@@ -34,6 +34,14 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
         assert (weights - two.network.state[name]).abs().max() < 1e-5, name
     assert two.curves["train_loss"] == pytest.approx(one.curves["train_loss"], abs=1e-5)
     assert two.curves["val_accuracy"] == pytest.approx(one.curves["val_accuracy"])
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_wait_for_gradients_that_never_come(tmp_path: Path) -> None:
+    one = train(tmp_path / "one", network=idle, recipe=RECIPE_OF_TWO)
+    two = train(tmp_path / "two", network=idle, recipe=RECIPE_OF_TWO, settings=TWO)
+    for name, weights in one.network.state.items():
+        assert (weights - two.network.state[name]).abs().max() < 1e-5, name
 
 
 @pytest.mark.slow

@@ -32,6 +32,18 @@ def answer_shape(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[int,
     return tuple(after.shape[1:])
 
 
+def has_idle_parameters(network: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether some parameters have no part in what the network answers while it is trained: several processes would
+    wait for their gradients."""
+    probe = copy.deepcopy(network).train()
+    examples = torch.zeros(2, *input_shape)
+    if examples.ndim == 4:
+        examples = examples.contiguous(memory_format=torch.channels_last)
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        _answer(probe, examples).float().sum().backward()
+    return any(parameter.requires_grad and parameter.grad is None for parameter in probe.parameters())
+
+
 def _answer(network: nn.Module, examples: Tensor) -> Tensor:
     when = "while it is trained" if network.training else "after training"
     try:

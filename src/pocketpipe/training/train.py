@@ -17,7 +17,7 @@ from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Task
-from pocketpipe.training.answers import answer_shape
+from pocketpipe.training.answers import answer_shape, has_idle_parameters
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
 from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs, no_fast_attention
 from pocketpipe.training.distilling import Distillation
@@ -89,7 +89,8 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     callbacks: list[Any] = [OwnSignals(), EpochCheckpoint(place.checkpoint, place.curves)]
     if progress is not None:
         callbacks.append(ShowProgress(progress))
-    trainer = _trainer(job, execution, shard, callbacks)
+    idle = shard.ranks > 1 and has_idle_parameters(network, task.input_shape)
+    trainer = _trainer(job, execution, shard, callbacks, idle=idle)
     try:
         with cpu_threads(execution.threads):
             trainer.fit(module, ckpt_path=place.usable_checkpoint(), weights_only=True)
@@ -133,7 +134,7 @@ def _trace(job: TrainingJob, network: nn.Module, task: Task) -> Trace | None:
     return trace(network, task.input_shape) if job.recipe.group_sparsity is not None else None
 
 
-def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: list[Any]) -> Any:
+def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: list[Any], *, idle: bool) -> Any:
     import pytorch_lightning as lightning
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -142,11 +143,12 @@ def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: li
     # The environment is named, not guessed: within a Slurm job or a torchrun process Lightning would guess another.
     alone = shard.ranks == 1
     backend = "nccl" if execution.accelerator == "gpu" else "gloo"
+    several = DDPStrategy(process_group_backend=backend, timeout=PATIENCE, find_unused_parameters=idle)
     return lightning.Trainer(
         accelerator=execution.accelerator,
         devices=1 if alone else job.settings.devices,
         num_nodes=1 if alone else job.settings.nodes,
-        strategy="auto" if alone else DDPStrategy(process_group_backend=backend, timeout=PATIENCE),
+        strategy="auto" if alone else several,
         plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
         precision="bf16-mixed" if execution.bf16 else "32-true",
         max_epochs=job.recipe.epochs,
