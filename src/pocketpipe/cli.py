@@ -241,6 +241,8 @@ def _for_people(work: Callable[[], object]) -> None:
     try:
         with _ended_in_order():
             work()
+    except (click.ClickException, BrokenPipeError):  # click says it itself; nobody reads on
+        raise
     except Exception as error:
         mendable = _user_error(error)
         if mendable is None:

@@ -93,7 +93,7 @@ class RunHooks:
         _refuse_without_entry(whole, catalog)
         try:
             self.ingredients = ingredients(whole, catalog, config)
-        except UserError:  # the data cannot be read: told together with what else cannot be had here
+        except (UserError, OSError):  # the data cannot be read: told together with what else cannot be had here
             check_feasible(config, {str(node.namespace) for node in pipeline.nodes})
             raise
         hand_over(whole, catalog, self.ingredients)

@@ -212,11 +212,15 @@ class CompressionPlan:
 def order_mistakes(steps: Sequence[type[Step]], *, where: str) -> list[str]:
     """A line for each step that comes after one that it must not follow (empty if the order makes sense)."""
     reasons = (
-        (step, earlier, step.refused_after.get(earlier.kind) or earlier.refused_before.get(step.kind))
+        (step, earlier, step.refused_after.get(earlier.kind, earlier.refused_before.get(step.kind)))
         for position, step in enumerate(steps)
         for earlier in steps[:position]
     )
-    return [f"{where}: {step.kind} after {earlier.kind}: {reason}" for step, earlier, reason in reasons if reason]
+    return [
+        f"{where}: {step.kind} after {earlier.kind}: {reason}"
+        for step, earlier, reason in reasons
+        if reason is not None
+    ]
 
 
 def _read_step(index: int, entry: dict[str, Any]) -> Step:

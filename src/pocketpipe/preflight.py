@@ -223,7 +223,8 @@ def _not_to_be_compiled(request: Request, stages: set[str]) -> Iterator[str]:
 def _check_data(choice: TaskChoice) -> None:
     try:
         task = choice.build(machine.data_root())
-    except OSError as error:
+        task.source_digest()
+    except OSError as error:  # of a task of the user's
         raise UserError(f"task {choice.name!r}: its data cannot be read ({first_line(error)})") from error
     for name, numbers in (("mean", task.preprocessing.mean), ("std", task.preprocessing.std)):
         if len(numbers) not in (1, task.input_shape[0]):
@@ -232,10 +233,6 @@ def _check_data(choice: TaskChoice) -> None:
                 f"{task.input_shape} has {task.input_shape[0]}; give one for each, or one for all (normalize along "
                 "other axes when you read the examples)"
             )
-    try:
-        task.source_digest()
-    except OSError as error:
-        raise UserError(f"task {choice.name!r}: its data cannot be read ({first_line(error)})") from error
     if choice.holdout is not None and choice.holdout not in task.holdouts:
         allowed = ", ".join(("null", *task.holdouts))
         raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}")

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 
+AT_ONCE = 4096
+"""Examples that are looked at together."""
+
+
 class Preprocessing(Value):
     """Stored input -> network input: `(x * scale - mean) / std`, mean and std along axis 0 of one example.
 
@@ -134,10 +138,9 @@ class Task(ABC):
         if split.inputs.shape[1:] != tuple(self.input_shape):
             shape = split.inputs.shape[1:]
             lines.append(f"{split.name}: an example has shape {shape}, input_shape is {self.input_shape}")
-        if np.issubdtype(split.inputs.dtype, np.floating):
-            broken = len(split) - int(np.isfinite(split.inputs).reshape(len(split), -1).all(1).sum())
-            if broken:
-                lines.append(f"{split.name}: {broken:,} examples hold NaN or infinity (the logarithm of 0?)")
+        for what, array in (("examples", split.inputs), ("targets", split.targets)):
+            if broken := _not_finite(array):
+                lines.append(f"{split.name}: {broken:,} {what} hold NaN or infinity (the logarithm of 0?)")
         if len(split.targets) != len(split):
             lines.append(f"{split.name}: {len(split)} examples have {len(split.targets)} targets")
         return lines
@@ -165,6 +168,14 @@ class Task(ABC):
     @abstractmethod
     def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
         """Share of examples (0..1) on which two outputs mean the same."""
+
+
+def _not_finite(array: np.ndarray) -> int:
+    """How many examples of (N, ...) hold what is no number; in parts, since an array may be larger than memory."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return 0
+    parts = (array[start : start + AT_ONCE] for start in range(0, len(array), AT_ONCE))
+    return sum(len(part) - int(np.isfinite(part).reshape(len(part), -1).all(1).sum()) for part in parts)
 
 
 TaskFactory = Callable[..., Task]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import yaml
 
 from pocketpipe.champion import Champion, Yardstick
-from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.config import Config, read_config
 from pocketpipe.cost import Cost
 from pocketpipe.datasets.champion import ChampionDataset, YardstickDataset, no_start
@@ -64,19 +62,6 @@ def test_what_is_no_start_is_still_compared_with_unless_its_answers_mean_somethi
     same = labels[0] == "0"
     assert yardstick.digest(asked) == ("c0" if same else "none")
     assert yardstick.load() == (Yardstick(b"the file", found.evaluation) if same else None)
-
-
-def test_a_champion_whose_plan_does_not_fit_the_network_any_more_is_no_start(tmp_path: Path) -> None:
-    found = registered(tmp_path)
-    gone = ChannelsStep(widths={"of another day": 3}, channels={"of another day": (0, 1, 2)})
-    kept = Champion(
-        StoredNetwork("lenet"), StoredNetwork("lenet", plan=CompressionPlan((gone,))), CompressionPlan((gone,)),
-        b"the file", found.evaluation,
-    )  # fmt: skip
-    kept.save(tmp_path / "again")
-    reason = no_start(replace(found, folder=tmp_path / "again"), config(name="lenet"))
-    assert reason is not None
-    assert "does not fit the network as it is now (channels.widths.of another day" in reason
 
 
 class Always:

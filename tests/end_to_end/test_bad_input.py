@@ -156,6 +156,9 @@ CASES = {
     "one unreadable image": Case(FOLDER, "7.png", prepare=one_unreadable),
     "a class with one image": Case(FOLDER, "dog", prepare=a_lonely_class),
     "an empty class": Case(FOLDER, "dog", "0 readable images", prepare=an_empty_class),
+    "a task that finds no file": Case(
+        "task.name=own.tasks:from_folder", "its data cannot be read", "No such file", "shapes.npz"
+    ),
     "output folder is a file": Case(
         "", "output folder", "POCKETPIPE_OUTPUT", prepare=a_file_as_output, POCKETPIPE_OUTPUT="{data}/occupied"
     ),
@@ -343,3 +346,10 @@ def run(parameters: str) -> tuple[int, str]:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
+
+
+def test_what_kedro_refuses_is_its_own_line() -> None:
+    bootstrap_project(PROJECT)
+    result = CliRunner().invoke(cli, ["run", "--pipeline", "compress", "--pipelines", "retrain"])
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output

@@ -1,4 +1,4 @@
-"""torch's recurrent modules, unrolled: against torch, and through the methods down to integers."""
+"""torch's recurrent modules, unrolled, against torch. The methods on them: tests/compression/test_composition.py."""
 
 from collections.abc import Callable
 from functools import partial
@@ -86,3 +86,31 @@ def test_what_cannot_be_unrolled_is_told() -> None:
         unrolled(nn.GRU(5, 7))(torch.zeros(3, 5))
     with pytest.raises(UserError, match="3 axes"):
         unrolled(nn.GRU(5, 7))(nn.utils.rnn.pack_sequence([torch.zeros(3, 5)]))
+
+
+class Own(nn.GRU):
+    """Computes otherwise."""
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> Any:
+        return super().forward(x, hx)[0]
+
+
+def test_a_module_with_a_forward_of_its_own_is_left_alone() -> None:
+    assert isinstance(unrolled(nn.ModuleDict({"own": Own(5, 7)}))["own"], Own)
+
+
+def test_a_module_of_two_names_stays_one() -> None:
+    shared = nn.GRU(5, 5)
+    network = unrolled(nn.ModuleDict({"one": shared, "other": shared}))
+    assert isinstance(network["one"], Unrolled)
+    assert network["one"] is network["other"]
+
+
+@torch.no_grad()
+def test_weights_with_a_norm_on_them_are_taken_as_they_are_computed() -> None:
+    torch.manual_seed(0)
+    module = nn.utils.parametrizations.weight_norm(nn.LSTMCell(5, 7), "weight_hh")
+    made, x, state = unrolled(module), torch.randn(3, 5), [torch.randn(3, 7), torch.randn(3, 7)]
+    assert made.hidden_size == 7
+    for expected, found in zip(module(x, state), made(x, state), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6)

@@ -79,8 +79,6 @@ def test_flash_has_a_front_too_and_ram_where_it_is_known() -> None:
     assert flash.ratio(half) == pytest.approx(2.0, rel=0.01)
     page = render(replace(findings(), request=request))
     assert "Metric against flash, all trials" in page
-    unknown = trial.model_copy(update={"cost": dense.model_copy(update={"flash_bytes": None})})
-    assert flash.ratio(unknown) == 1.0
 
 
 def test_bars_name_what_each_group_and_layer_lost(drawn: dict[str, str]) -> None:

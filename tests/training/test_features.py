@@ -72,6 +72,14 @@ def test_regressors_are_there_only_where_hints_differ_in_width() -> None:
     assert not list(FeatureDistance(Attention(kind="attention"), (4,), (8,)).parameters())
 
 
+def test_features_in_bf16_are_compared_in_float32() -> None:
+    own, taught = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    distance = FeatureDistance(Hints(kind="hints"), [3], [5])
+    found = distance([own.bfloat16()], [taught.bfloat16()])
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, distance([own], [taught]), rtol=0.02)
+
+
 def test_a_regressor_is_a_1x1_convolution() -> None:
     distance = FeatureDistance(Hints(kind="hints", weight=3.0), (2,), (5,))
     generator = torch.Generator().manual_seed(0)

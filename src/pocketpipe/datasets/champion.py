@@ -108,15 +108,13 @@ def no_start(registered: Registered, config: Config) -> str | None:
     if not registered.evaluation.answers_as(task.labels):
         return f"answers with {', '.join(registered.evaluation.classes)}, the data has {', '.join(task.labels)}"
     try:
-        champion = Champion.load(registered.folder)
+        teacher = Champion.load(registered.folder).teacher
     except Exception as error:  # a step of its plan is the user's, and no longer what it was
         return f"cannot be read any more ({first_line(error)})"
-    teacher = champion.teacher
     if (teacher.reference, teacher.options) != (config.network.name, config.network.options):
         return f"is a {teacher.reference}{teacher.options or ''}, not the network of this recipe"
     try:
         teacher.build(task)
-        champion.student.build(task)  # its plan names channels of the network as it was
     except Exception as error:  # its code is the user's, and no longer what it was
         return f"does not fit the network as it is now ({first_line(error)})"
     return None

@@ -3,12 +3,11 @@
 Outputs lie at `<root>/<stage>/<name>/<fingerprint>/`, each with its `provenance.json`.
 """
 
+import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketpipe.errors import UserError
 from pocketpipe.lineage.provenance import FILE_NAME, Provenance, read_provenance
 
 
@@ -40,10 +39,18 @@ def made_around(path: Path) -> Made | None:
     """The output that `path` lies in, or None if it lies in none (it was copied away)."""
     path = path.resolve()
     for folder in (path, *path.parents):
-        if (folder / FILE_NAME).is_file() and len(folder.parents) > 2:
-            with suppress(UserError, UnicodeDecodeError):  # others call files so, too
-                return Made(folder, read_provenance(folder))
+        if (folder / FILE_NAME).is_file() and len(folder.parents) > 2 and _is_ours(folder / FILE_NAME):
+            return Made(folder, read_provenance(folder))
     return None
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file of that name is one of this house; others call files so, too."""
+    try:
+        content = json.loads(file.read_text())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "fingerprint" in content
 
 
 def ancestry(made: Made) -> dict[str, Made]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from pocketpipe.errors import UserError
 
+FORWARDS = [each.forward for each in (nn.GRU, nn.LSTM, nn.RNN, nn.GRUCell, nn.LSTMCell, nn.RNNCell)]
+"""Those that are written out here."""
 State = tuple[Tensor, ...]
 """(N, hidden) each: an LSTM has its output and its memory, the others their output alone."""
 
@@ -47,6 +49,11 @@ class Cell(nn.Module):
     def forward(self, x: Tensor, state: State | None = None) -> State:
         """(N, features) -> the state after it."""
         return self.first(x) if state is None else self.step(x, state)
+
+    @property
+    def hidden_size(self) -> int:
+        """As the weights have it."""
+        return self.layer(f"input_{self.gates[0]}").out_features
 
     def layer(self, name: str) -> nn.Linear:
         """`input_reset` and so on."""
@@ -151,9 +158,14 @@ class SingleStep(nn.Module):
         super().__init__()
         self.cell = cell
 
+    @property
+    def hidden_size(self) -> int:
+        """As the weights have it: it may have been thinned."""
+        return self.cell.hidden_size
+
     def forward(self, x: Tensor, hx: Tensor | State | None = None) -> Tensor | State:
         """(N, features) -> (N, hidden); an LSTM's takes and gives a pair."""
-        state = hx if hx is None or isinstance(hx, tuple) else (hx,)
+        state = None if hx is None else _as_state(hx)
         made: State = self.cell(x, state)
         return made if len(made) > 1 else made[0]
 
@@ -176,8 +188,7 @@ class Unrolled(nn.Module):
     @property
     def hidden_size(self) -> int:
         """As the weights have it: it may have been thinned."""
-        (first, *_) = self.cells
-        return next(each.out_features for each in first.children() if isinstance(each, nn.Linear))
+        return cast(Cell, self.cells[0]).hidden_size
 
     def flatten_parameters(self) -> None:
         """Nothing: they are no one's but the layers'. Networks call it before they call torch's module."""
@@ -191,7 +202,7 @@ class Unrolled(nn.Module):
             raise UserError("a recurrent module that is unrolled takes batches of sequences of one length: 3 axes")
         axis = 1 if self.batch_first else 0
         steps = [x.select(axis, step) for step in range(x.shape[axis])]
-        before = hx if hx is None or isinstance(hx, tuple) else (hx,)
+        before = None if hx is None else _as_state(hx)
         last: list[State] = []
         for layer in range(0, len(self.cells), self.directions):
             if layer:
@@ -215,6 +226,11 @@ class Unrolled(nn.Module):
             _translate(cast(Cell, cell), state, prefix, suffix, f"{prefix}cells.{place}.")
 
 
+def _as_state(hx: Tensor | Sequence[Tensor]) -> State:
+    """An LSTM is given two, the others one."""
+    return tuple(hx) if isinstance(hx, list | tuple) else (cast(Tensor, hx),)
+
+
 def _run(cell: Cell, steps: Sequence[Tensor], state: State | None) -> list[State]:
     """The states after each step."""
     states = []
@@ -236,26 +252,35 @@ def unrolled(network: nn.Module) -> nn.Module:
 
     The network itself is changed, unless it is such a module. Raises UserError for an LSTM with projections.
     """
-    for path, module in list(network.named_modules()):
-        made = _replacement(path, module)
+    replaced: dict[nn.Module, nn.Module | None] = {}
+    for path, module in list(network.named_modules(remove_duplicate=False)):
+        if module not in replaced:
+            replaced[module] = _replacement(path, module)
+        made = replaced[module]
         if made is None:
             continue
-        state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
-        made.take_names_of_torch(state, "")
-        made.load_state_dict(state)
-        made.train(module.training)
         if not path:
             return made
         network.set_submodule(path, made)
     return network
 
 
+def _with_weights(made: Unrolled | SingleStep, module: nn.RNNBase | nn.RNNCellBase) -> Unrolled | SingleStep:
+    """The weights as `module` computes with them, also where something lies on them (weight norm)."""
+    stored = (name for name in dir(module) if name.startswith(("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
+    state = {name: value.detach() for name in stored if isinstance(value := getattr(module, name), Tensor)}
+    made.take_names_of_torch(state, "")
+    made.load_state_dict(state)
+    return made.train(module.training)
+
+
 def _replacement(path: str, module: nn.Module) -> Unrolled | SingleStep | None:
-    """What stands for it, not yet with its weights; None for all that is not recurrent."""
-    if isinstance(module, nn.RNNCellBase):
-        return SingleStep(_kind(module)(module.input_size, module.hidden_size, bias=module.bias))
-    if not isinstance(module, nn.RNNBase):
+    """What stands for it; None for all that is not recurrent, or has a forward of its own."""
+    if not (isinstance(module, nn.RNNBase | nn.RNNCellBase) and type(module).forward in FORWARDS):
         return None
+    if isinstance(module, nn.RNNCellBase):
+        cell = _kind(module)(module.input_size, module.hidden_size, bias=module.bias)
+        return _with_weights(SingleStep(cell), module)
     if module.proj_size:
         raise UserError(
             f"{path or 'network'}: an LSTM with projections (proj_size) cannot be unrolled; set proj_size=0"
@@ -263,7 +288,8 @@ def _replacement(path: str, module: nn.Module) -> Unrolled | SingleStep | None:
     directions = 2 if module.bidirectional else 1
     inputs = [module.input_size, *[directions * module.hidden_size] * (module.num_layers - 1)]
     cells = [_kind(module)(each, module.hidden_size, bias=module.bias) for each in inputs for _ in range(directions)]
-    return Unrolled(cells, directions=directions, batch_first=module.batch_first, dropout=module.dropout)
+    made = Unrolled(cells, directions=directions, batch_first=module.batch_first, dropout=module.dropout)
+    return _with_weights(made, module)
 
 
 def _kind(module: nn.RNNBase | nn.RNNCellBase) -> type[Cell]:

@@ -58,7 +58,10 @@ class Reach(Value):
 
     @property
     def nearest(self) -> dict[str, float]:
-        """The nearest feasible budget: what was asked, where it can be reached, else the tightest value."""
+        """The nearest feasible budget: what was asked, where it can be reached, else the tightest value.
+
+        Terms of which nothing can be reached are left out.
+        """
         return {
             entry.requirement: entry.nearest
             for entry in self.ranges
@@ -89,10 +92,9 @@ def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget)
         return found
     missed = [entry for entry in found.ranges if not entry.feasible]
     problems = "; ".join(f"budget.{entry}" for entry in missed)
-    no_fewer_macs = any(
-        entry.requirement in ("speedup", "macs") and entry.tightest == entry.loosest for entry in missed
-    )
-    advice = "; none of these methods saves MACs, add channels or blocks" if no_fewer_macs else ""
+    of_macs = any(entry.requirement in ("speedup", "macs") for entry in missed)
+    saves_none = not {"channels", "blocks"} & set(found.methods) and found.smallest.macs >= profile.cost().macs
+    advice = "; none of these methods saves MACs, add channels or blocks" if of_macs and saves_none else ""
     nearest = ", ".join(f"{term}: {value:.10g}" for term, value in found.nearest.items())
     feasible = f"; nearest feasible budget: {{{nearest}}}" if nearest else ""
     raise UserError(f"{problems} with methods [{', '.join(found.methods)}]{advice}{feasible}{_left_whole(profile)}")

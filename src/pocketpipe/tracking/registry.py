@@ -157,7 +157,7 @@ class Registry:
             promoted=decision.promote,
             reasons=decision.reasons,
             content=content,
-            against=current,
+            against=against,
         )
 
     def set_champion(self, name: str, version: str, reasons: Sequence[str] = ()) -> None:

@@ -65,17 +65,17 @@ def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow have no base in common
-        raise UserError(f"MLFLOW_TRACKING_URI {shown(uri)!r}: cannot be opened: {first_line(error)}") from error
+        raise UserError(f"MLFLOW_TRACKING_URI {shown(uri)!r}: cannot be opened: {shown(first_line(error))}") from error
     return Store(uri, experiment, experiment_id, client)
 
 
 def shown(uri: str) -> str:
-    """The address without a password.
+    """An address, or a text with one, without a password.
 
     >>> shown("postgresql://me:secret@db/mlflow"), shown("sqlite:////data/mlflow.db")
     ('postgresql://***@db/mlflow', 'sqlite:////data/mlflow.db')
     """
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    return re.sub(r"://[^\s@]*@", "://***@", uri)
 
 
 def _check(uri: str) -> None:

@@ -17,11 +17,7 @@ def answer_shape(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[int,
     Raises UserError if it is no tensor, or another one while the network is trained (auxiliary heads).
     """
     probe = copy.deepcopy(network)  # a forward in training moves BatchNorm's statistics and sets quantizers
-    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
-    examples = torch.zeros(2, *input_shape, device=device)
-    if examples.ndim == 4:  # images lie so in training
-        channels_last(probe)
-        examples = examples.contiguous(memory_format=torch.channels_last)
+    examples = _two_examples(probe, input_shape)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         after, during = (_answer(probe.train(mode), examples) for mode in (False, True))
     if during.shape != after.shape:
@@ -36,12 +32,19 @@ def has_idle_parameters(network: nn.Module, input_shape: tuple[int, ...]) -> boo
     """Whether some parameters have no part in what the network answers while it is trained: several processes would
     wait for their gradients."""
     probe = copy.deepcopy(network).train()
-    examples = torch.zeros(2, *input_shape)
-    if examples.ndim == 4:
-        examples = examples.contiguous(memory_format=torch.channels_last)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        _answer(probe, examples).float().sum().backward()
+        _answer(probe, _two_examples(probe, input_shape)).float().sum().backward()  # type: ignore[no-untyped-call]
     return any(parameter.requires_grad and parameter.grad is None for parameter in probe.parameters())
+
+
+def _two_examples(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
+    """Zeros, where the network is; images lie channels last, and so does the network then, as in training."""
+    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    examples = torch.zeros(2, *input_shape, device=device)
+    if examples.ndim != 4:
+        return examples
+    channels_last(network)
+    return examples.contiguous(memory_format=torch.channels_last)
 
 
 def _answer(network: nn.Module, examples: Tensor) -> Tensor:

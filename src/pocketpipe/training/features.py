@@ -143,4 +143,4 @@ class FeatureDistance(nn.Module):
             case Attention():
                 return attention_loss(own, taught)
             case Hints():
-                return hint_loss(regressor(channels_last(own)), channels_last(taught))
+                return hint_loss(regressor(channels_last(own).float()), channels_last(taught))

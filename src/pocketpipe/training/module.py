@@ -92,7 +92,7 @@ class Training(lightning.LightningModule):
             fused=True,
         )
         if self._recipe.momentum > 0:  # fused, it does not take a parameter whose first gradient comes later
-            for parameter in (parameter for group in groups for parameter in group["params"]):
+            for parameter in (each for each in (*decayed, *others) if each.requires_grad):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
 

@@ -600,12 +600,21 @@ class Taken(nn.Module):
         return taken
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Sequential(LastStep(), nn.ReLU(), nn.Linear(5, 3)), Taken])
+class Turned(Taken):
+    """Through a stack of other axes: steps first, then the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        taken: Tensor = self.head(torch.stack([self.steps.one(x), self.steps.other(x)]).transpose(0, 1)[:, -1])
+        return taken
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Sequential(LastStep(), nn.ReLU(), nn.Linear(5, 3)), Taken, Turned])
 def test_modules_that_return_steps_of_a_stack_are_quantized(make: Callable[[], nn.Module]) -> None:
     network = make().eval()
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     quantized = insert(network, (4,), Bits())
     set_weight_steps(quantized, "minmax")
     set_activation_steps(quantized, [x], "minmax")
+    assert not [name for name in quantizers_of(quantized) if "stack" in name or "transpose" in name]
     with torch.no_grad():
         assert (quantized(x) - network(x)).abs().max() < 0.1

@@ -13,6 +13,7 @@ from compression.counting import counted_macs
 from compression.odd_networks import ODD
 from compression.zoo import DIGIT, EACH, ROWS, SMALL, odd, zoo
 from pocketpipe.compression.tracing import Trace, profile_of, trace
+from pocketpipe.compression.tracing.examples import example_for
 from pocketpipe.errors import UserError
 from pocketpipe.network import NETWORKS
 
@@ -507,18 +508,21 @@ def test_tracing_leaves_the_network_as_it_was() -> None:
 class Padded(nn.Module):
     """The mean of the embeddings of all tokens but 0, which is padding."""
 
-    def __init__(self) -> None:
+    def __init__(self, least: float) -> None:
         super().__init__()
+        self.least = least
         self.table, self.inside, self.head = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 3)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         ids = ids.long()
         there = (ids != 0).unsqueeze(-1).float()
-        mean = (self.table(ids) * there).sum(1) / there.sum(1)
+        mean = (self.table(ids) * there).sum(1) / there.sum(1).clamp(min=self.least)
         logits: torch.Tensor = self.head(self.inside(mean).relu())
         return logits
 
 
-def test_a_network_for_which_0_is_padding_is_tried_out_on_other_ids() -> None:
-    found = trace(Padded(), (24,))
+@pytest.mark.parametrize("least", [0.0, 1.0])
+def test_a_network_for_which_0_is_padding_is_tried_out_on_other_ids(least: float) -> None:
+    assert example_for(Padded(least), (24,)).min() >= 1
+    found = trace(Padded(least), (24,))
     assert "inside" in {name for group in found.groups if group.slimmable for name in group.members}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.taking_out import emptied, swapped
-from pocketpipe.samples import examples_at_once, prepared_batches, to_tensor
+from pocketpipe.samples import examples_at_once, prepared_batches, targets_tensor
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -101,7 +101,7 @@ class Chooser:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = next(self.network.parameters()).device
         at_once = examples_at_once(self.task.input_shape, fewest=FEWEST, most=BATCH)
-        targets = torch.split(to_tensor(self.data.targets[: self.examples]), at_once)
+        targets = torch.split(targets_tensor(self.data.targets[: self.examples]), at_once)
         for inputs, wanted in zip(prepared_batches(self.task, self.data, at_once, self.examples), targets, strict=True):
             yield inputs.to(device), wanted.to(device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,23 @@ def select_early(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     A recurrent network stacks its outputs and reads the last; where steps come first, it moves the batch to and fro.
     """
     moved: dict[fx.Node, fx.Node] = {}
+    while found := _taken_earlier(graph):
+        moved |= found
+    for node in reversed(graph.nodes):
+        if not node.users and operator_of(node) in ("stack", "permute", *_SWAPS):
+            graph.erase_node(node)
+    return {node: _at_last(moved, node) for node in moved}
+
+
+def _at_last(moved: Mapping[fx.Node, fx.Node], node: fx.Node) -> fx.Node:
+    while node in moved:
+        node = moved[node]
+    return node
+
+
+def _taken_earlier(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """One round: the nodes that are gone now, each with what stands for it."""
+    moved: dict[fx.Node, fx.Node] = {}
     for node in list(graph.nodes):
         found = _selection(node)
         if found is None:
@@ -38,9 +55,6 @@ def select_early(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         node.replace_all_uses_with(made)
         graph.erase_node(node)
         moved[node] = made
-    for node in reversed(graph.nodes):
-        if not node.users and operator_of(node) in ("stack", "permute", *_SWAPS):
-            graph.erase_node(node)
     return moved
 
 
@@ -93,9 +107,9 @@ def _from_stack(source: fx.Node, axis: int, position: int) -> fx.Node | None:
 
 
 def _from_turned(graph: fx.Graph, source: fx.Node, axis: int, position: int) -> fx.Node | None:
-    """The position taken from the tensor as it was, and what is left of it turned if it still has to be."""
+    """The position taken from the tensor before its batch was moved, and what is left turned if it still has to be."""
     order, before = _order(source), source.args[0] if source.args else None
-    if order is None or not isinstance(before, fx.Node):
+    if order is None or order[0] == 0 or not isinstance(before, fx.Node):
         return None
     taken = order[axis]
     left = [each - (each > taken) for at, each in enumerate(order) if at != axis]

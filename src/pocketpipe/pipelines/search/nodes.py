@@ -12,7 +12,7 @@ from torch import nn
 
 from pocketpipe.budget import Budget, Limits
 from pocketpipe.champion import Champion
-from pocketpipe.errors import Diverged, UserError
+from pocketpipe.errors import Diverged, UserError, first_line
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan, MethodChoice, Step
 from pocketpipe.profile import NetworkProfile
@@ -71,7 +71,7 @@ def find_plan(
     dense_score = metric_of(teacher.build(task), task, splits.selection)
     warnings: tuple[str, ...] = ()
     steps = [method.step() for method in MethodChoice.all_of(methods)]
-    if champion is not None and _asks_for(steps, champion.plan) and limits.keeps(champion.plan.predict(profile).cost()):
+    if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion.plan, profile, limits):
         try:
             tuned = tune(champion.student, "champion's plan")
         except Diverged as error:
@@ -147,6 +147,15 @@ def _asks_for(methods: Sequence[Step], plan: CompressionPlan) -> bool:
     """Whether the plan is one that these methods, with what the user says of them, could have led to."""
     pairs = zip(methods, plan.steps, strict=False)
     return len(methods) == len(plan.steps) and all(method.asks_for(step) for method, step in pairs)
+
+
+def _keeps(plan: CompressionPlan, profile: NetworkProfile, limits: Limits) -> bool:
+    """Whether the network has what the plan names and keeps the limits with it: code may have changed since."""
+    try:
+        return limits.keeps(plan.predict(profile).cost())
+    except UserError as error:
+        log.warning("warning: the champion's plan does not fit the network as it is now: %s", first_line(error))
+        return False
 
 
 def _record(

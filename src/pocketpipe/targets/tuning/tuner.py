@@ -76,15 +76,13 @@ class Tuner:
             self.reused += 1
             progress.advance(self.settings.trials)
             return record
-        earlier = self.records.find(key, 0)
         if perf_counter() >= until:
-            return earlier
+            return self.records.find(key, 0)
         search = _Search(self, workload, until, progress, key)
         record, complete = search.record(), perf_counter() < until
         # What ran out of time is not kept as if it had had all its trials: the next run looks again.
         self.records.add(record if complete else record.model_copy(update={"trials": search.tried}))
-        found_nothing = record.tile is None and record.trace is None
-        return earlier if earlier is not None and found_nothing and not complete else record
+        return record if complete else self.records.find(key, 0)
 
 
 @dataclass
