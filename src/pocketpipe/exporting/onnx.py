@@ -23,6 +23,7 @@ from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.factors import factor_out
 from pocketpipe.exporting.qdq import OPSET, exportable, is_quantized
 from pocketpipe.exporting.qdq_file import finish, share_equal
+from pocketpipe.samples import examples_at_once, in_batches
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 INPUT_NAME = "input"
 OUTPUT_NAME = "output"
 
+CHECKED_AT_ONCE = 64
+"""Examples that PyTorch is given together; fewer, if one is large."""
 TOLERANCE = 1e-4
 """Largest difference to PyTorch that an export may have, relative to the largest output."""
 
@@ -112,8 +115,10 @@ def check_export(onnx: bytes, network: nn.Module, prepared_inputs: np.ndarray) -
     import torch
 
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    at_once = examples_at_once(prepared_inputs.shape[1:], fewest=1, most=CHECKED_AT_ONCE)
     with torch.no_grad():
-        expected = network(torch.from_numpy(prepared_inputs).to(device)).cpu().numpy()
+        parts = [network(torch.from_numpy(part).to(device)) for part in in_batches(prepared_inputs, at_once)]
+        expected = torch.cat(parts).cpu().numpy()
     check = ExportCheck(run_onnx(onnx, prepared_inputs), expected)
     is_same = check.noise <= NOISE if is_quantized(network) else check.difference <= check.allowed
     if not is_same:  # NaN is no less than anything

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from compression.zoo import ROWS, trained_looking, zoo
 from pocketpipe.compression.importance import most_important
-from pocketpipe.compression.importance.lasso import by_lasso, contributions
+from pocketpipe.compression.importance.lasso import _moment, by_lasso, contributions
 from pocketpipe.compression.tracing import TracedGroup, trace
 
 SHAPE = (2, 5, 5)
@@ -44,6 +44,18 @@ def test_moments_are_those_of_what_channels_add() -> None:
     expected = added.T @ added / added.sum(1).square().sum()
     found = contributions(network, [_inner(network)], examples)["0"]
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_they_are_the_same_where_a_layer_reads_far_more_than_it_makes() -> None:
+    """Behind a flatten: the products are formed in another order, or their memory would be the square of the inputs."""
+    generator = torch.Generator().manual_seed(1)
+    rows, weight = (torch.randn(count, 40, generator=generator).double() for count in (3, 2))
+    columns = torch.arange(40).view(5, 8)
+    assert len(rows) * len(weight) < 8 * 8 * 5
+    parts = torch.stack([(rows[:, each] @ weight[:, each].T).flatten() for each in columns])
+    many = torch.cat([rows, torch.zeros(300, 40)])
+    assert torch.allclose(_moment(rows, weight, columns), parts @ parts.T)
+    assert torch.allclose(_moment(many, weight, columns), parts @ parts.T)
 
 
 def test_all_layers_that_read_count_alike() -> None:

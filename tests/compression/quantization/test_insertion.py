@@ -32,6 +32,8 @@ from pocketpipe.compression.weights import bare, laid_on, lay_on, parameter_name
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.onnx import export_onnx
+from pocketpipe.integer import reference
+from pocketpipe.integer.lowering import lower
 
 LARGE = ("resnet18", "resnet32", "resnet44", "resnet50", "resnet56")
 
@@ -618,3 +620,46 @@ def test_modules_that_return_steps_of_a_stack_are_quantized(make: Callable[[], n
     assert not [name for name in quantizers_of(quantized) if "stack" in name or "transpose" in name]
     with torch.no_grad():
         assert (quantized(x) - network(x)).abs().max() < 0.1
+
+
+class Masked(nn.Module):
+    """Attention that looks back only: what is hidden has a billion taken off."""
+
+    def __init__(self, far: float) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(6, 8)
+        self.head = nn.Linear(8, 3)
+        self.register_buffer("mask", torch.full((5, 5), far).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.query(x) @ self.key(x).transpose(1, 2) + self.mask
+        made: Tensor = self.head(scores.softmax(-1) @ self.value(x))
+        return made
+
+
+@pytest.mark.parametrize("far", [-50.0, -1e4, -1e9])
+def test_masks_before_a_softmax_do_not_coarsen_what_they_leave(far: float) -> None:
+    torch.manual_seed(0)
+    network, x = Masked(far).eval(), torch.randn(32, 5, 6)
+    quantized = insert(network, (5, 6), Bits())
+    set_weight_steps(quantized, "minmax")
+    set_activation_steps(quantized, [x], "minmax")
+    with torch.no_grad():
+        made, expected = quantized.eval()(x), network(x)
+    assert (made - expected).abs().max() < 0.05 * expected.abs().max()
+    graph = lower(export_onnx(quantized, (5, 6)))
+    integers = graph.real(reference.run(graph, graph.quantized(x.numpy())))
+    assert np.abs(integers - made.numpy()).max() < 2.5 * graph.tensors[graph.output].scale
+
+
+def test_a_matrix_for_each_head_stays_in_float() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.each = nn.Linear(6, 8), nn.Parameter(torch.randn(2, 8, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = (self.inner(x).unsqueeze(1) @ self.each).flatten(1)
+            return made
+
+    assert quantized_layers(insert(Heads(), (5, 6), Bits())) == ("inner",)

@@ -26,35 +26,36 @@ TASK = Noise()
 DATA = Split("noise", np.random.default_rng(0).normal(size=(64, 4, 6, 6)).astype(np.float32), np.zeros(64))
 
 
-def _rows(inputs: int, outputs: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(300, inputs, generator=generator, dtype=torch.float64) @ torch.randn(
+def _rows(inputs: int, outputs: int, count: int = 300) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, inputs, generator=generator, dtype=torch.float64) @ torch.randn(
         inputs, inputs, generator=generator, dtype=torch.float64
     )
     weight = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
     mask = torch.rand(outputs, inputs, generator=generator) < 0.4
-    y = x @ weight.T + 0.1 * torch.randn(300, outputs, generator=generator, dtype=torch.float64) + 2.0
+    y = x @ weight.T + 0.1 * torch.randn(count, outputs, generator=generator, dtype=torch.float64) + 2.0
     return x, y, weight, mask
 
 
+@pytest.mark.parametrize("count", [300, 8])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_each_channel_is_numpys_least_squares(with_bias: bool) -> None:
-    """The pull towards the given weights is rows of its own: sqrt(r) w = sqrt(r) w0."""
-    x, y, weight, mask = _rows(12, 5)
+def test_each_channel_is_numpys_least_squares(with_bias: bool, count: int) -> None:
+    """The pull towards the given weights is rows of its own: sqrt(r) w = sqrt(r) w0. With few rows, too."""
+    x, y, weight, mask = _rows(12, 5, count)
     found, shift = fitted(x, y, weight, mask, torch.zeros(5) if with_bias else None)
     centred = x - x.mean(0) if with_bias else x
     pull = np.sqrt(RIDGE * (centred**2).sum(0).mean().item())
     for channel in range(5):
         kept = mask[channel].numpy()
         columns = x.numpy()[:, kept]
-        count = columns.shape[1]
-        pulling = np.hstack([pull * np.eye(count), np.zeros((count, 1))])
-        design = np.vstack([np.hstack([columns, np.ones((300, 1))]), pulling])
+        left = columns.shape[1]
+        pulling = np.hstack([pull * np.eye(left), np.zeros((left, 1))])
+        design = np.vstack([np.hstack([columns, np.ones((count, 1))]), pulling])
         if not with_bias:
             design = design[:, :-1]
         wanted = np.concatenate([y[:, channel], pull * weight[channel].numpy()[kept]])
         expected = np.linalg.lstsq(design, wanted, rcond=None)[0]
-        np.testing.assert_allclose(found[channel].numpy()[kept], expected[:count], rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(found[channel].numpy()[kept], expected[:left], rtol=1e-6, atol=1e-7)
         assert not found[channel].numpy()[~kept].any()
         if with_bias:
             assert shift is not None

@@ -61,13 +61,16 @@ def contributions(network: nn.Module, groups: Sequence[TracedGroup], examples: T
 
 
 def _moment(rows: Tensor, weight: Tensor, columns: Tensor) -> Tensor:
-    """Sums over rows and outputs of the products of two channels' contributions, without forming these.
+    """Sums over rows and outputs of the products of two channels' contributions, which are not formed if they are many.
 
     `columns` (channels, each) are a channel's columns of `rows` and of `weight`.
     """
+    channels, each = columns.shape
+    if len(rows) * len(weight) < each * each * channels:  # a layer behind a flatten reads far more than it makes
+        parts = torch.stack([(rows[:, one] @ weight[:, one].T).flatten() for one in columns])
+        return parts @ parts.T
     own, ours = rows[:, columns.flatten()], weight[:, columns.flatten()]
     products = (own.T @ own) * (ours.T @ ours)
-    channels, each = columns.shape
     return products.view(channels, each, channels, each).sum((1, 3))
 
 

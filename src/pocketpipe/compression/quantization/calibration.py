@@ -13,7 +13,7 @@ from pocketpipe.compression.quantization.adaround import WeightGrid
 from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.grids import quantized_layers, weight_quantizer
 from pocketpipe.compression.quantization.insertion import quantizers_of
-from pocketpipe.compression.quantization.quantizers import WeightQuantizer, lsq_step, positive
+from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer, lsq_step, positive
 from pocketpipe.compression.quantization.ranges import Observer, not_too_narrow, weight_limit, weight_scales
 from pocketpipe.compression.weights import laid_on, original_of, parameter_name
 
@@ -46,7 +46,10 @@ def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: 
     """
     quantizers = quantizers_of(network)
     observers = {name: Observer() for name in quantizers}
-    handles = [quantizer.register_forward_hook(_observing(observers[name])) for name, quantizer in quantizers.items()]
+    handles = [
+        quantizer.register_forward_hook(_observing(observers[name], quantizer))
+        for name, quantizer in quantizers.items()
+    ]
     handles += [each.register_forward_hook(_unrounded) for each in network.modules() if isinstance(each, BiasRounding)]
     device = next(network.parameters()).device
     try:
@@ -77,11 +80,13 @@ def weight_grids(network: nn.Module) -> dict[str, WeightGrid]:
     }
 
 
-def _observing(observer: Observer) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+def _observing(
+    observer: Observer, quantizer: ActivationQuantizer
+) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
     """A hook that looks at what comes in and lets it through unrounded."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor], rounded: Tensor) -> Tensor:
-        observer.see(inputs[0])
+        observer.see(quantizer.told(inputs[0]))
         return _unrounded(module, inputs, rounded)
 
     return hook

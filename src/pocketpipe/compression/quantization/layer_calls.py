@@ -27,6 +27,8 @@ class LayerCall:
 _WEIGHT_ARGUMENT = {"linear": (1, 0), "conv1d": (1, 0), "conv2d": (1, 0), "conv3d": (1, 0), "matmul": (1, 1),
                     "mm": (1, 1), "addmm": (2, 1)}  # fmt: skip
 """For each function: (position of the weight among its arguments, the weight's axis of output channels)."""
+_MATRICES = ("matmul", "mm", "addmm")
+"""Those whose weight is a layer's if it is one matrix."""
 
 
 def layer_calls(node: fx.Node, network: nn.Module) -> Iterable[LayerCall]:
@@ -43,8 +45,13 @@ def layer_calls(node: fx.Node, network: nn.Module) -> Iterable[LayerCall]:
         position, axis = _WEIGHT_ARGUMENT[operator_of(node)]
         weight = node.args[position] if position < len(node.args) else node.kwargs.get("weight")
         parameter = _parameter(weight, network) if isinstance(weight, fx.Node) else None
-        if parameter is not None:
+        if parameter is not None and not (operator_of(node) in _MATRICES and _has_heads(weight)):
             yield LayerCall(node, parameter, axis)
+
+
+def _has_heads(weight: object) -> bool:
+    """Whether it is a matrix for each head: as in an einsum, that stays in float."""
+    return isinstance(weight, fx.Node) and bool(weight.meta[EXAMPLE].ndim > 2)
 
 
 def _inner_calls(node: fx.Node, path: str, module: nn.Module) -> Iterable[LayerCall]:

@@ -53,6 +53,8 @@ class Place:
     """Whether it is a factor in products; else it is added, pooled or put out."""
     is_output: bool = False
     """Whether nothing but the output reads it."""
+    softmax_axis: int | None = None
+    """The axis along which nothing but a softmax reads it."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,29 @@ def find_places(graph: fx.Graph, network: nn.Module, *, separate_factors: bool) 
         factors = [reader for reader in readers if multiplies(reader, network)]
         split = separate_factors and 0 < len(factors) < len(readers)
         if readers:
-            place = Place(locations[node], end, is_output=all(reader.op == "output" for reader in readers))
+            is_output = all(reader.op == "output" for reader in readers)
+            place = Place(locations[node], end, is_output=is_output, softmax_axis=_softmax_axis(end, network))
             if factors and not split:
                 place = replace(place, multiplied=True, multiplied_by=_layers(factors, layers_of))
             found.tensors.append(place)
         if split:
             found.tensors += _in_front_of_products(locations[node], end, network, layers_of)
     return found
+
+
+def _softmax_axis(node: fx.Node, network: nn.Module) -> int | None:
+    """The axis of the softmax that all that reads `node` computes; None if something else reads it."""
+    axes: set[object] = set()
+    for user in node.users:
+        module = module_of(user, network)
+        if isinstance(module, nn.Softmax):
+            axes.add(module.dim)
+        elif operator_of(user) == "softmax":
+            axes.add(user.kwargs.get("dim", user.args[1] if len(user.args) > 1 else None))
+        else:
+            return None
+    (axis,) = axes if len(axes) == 1 else (None,)
+    return axis if isinstance(axis, int) else None
 
 
 def _in_front_of_products(

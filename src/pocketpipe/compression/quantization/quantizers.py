@@ -15,6 +15,8 @@ SMALLEST_STEP = 1e-12
 """Steps are kept above this, whatever training does to them."""
 
 
+FAR_BELOW = 32.0
+"""What lies so far below the largest number of its row is 1e-14 after a softmax: 0, however it is rounded."""
 LARGEST_GRADIENT = 0.1
 """Of a step, as a share of the step. LSQ wants the relative change of steps to be that of weights (section 2.2), but a
 steep batch throws a step, two orders of magnitude smaller than what it divides, past zero or far beyond its tensor;
@@ -128,14 +130,14 @@ class WeightQuantizer(nn.Module):
 class ActivationQuantizer(nn.Module):
     """Rounds a tensor between layers: signed integers, one step, an integer zero point that training leaves alone.
 
-    `scale` is 1 and `zero_point` 0 until `set_range` says what the tensor holds.
+    `scale` is 1 and `zero_point` 0 until `set_range` says what the tensor holds. `softmax_axis`: see `told`.
     """
 
     rounds_only = True
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, softmax_axis: int | None = None) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.softmax_axis = bits, softmax_axis
         self.scale = nn.Parameter(torch.ones(()))
         self.zero_point: Tensor
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
@@ -146,6 +148,12 @@ class ActivationQuantizer(nn.Module):
         zero_point = self.zero_point.to(self.scale.dtype)
         features = x.numel() // max(x.shape[0], 1) if x.ndim else 1
         return learned_step(x, positive(self.scale), low - zero_point, high - zero_point, features)
+
+    def told(self, x: Tensor) -> Tensor:
+        """What of a tensor is to set the range: before a softmax not how far below its row a mask puts a number."""
+        if self.softmax_axis is None:
+            return x
+        return x.maximum(x.amax(self.softmax_axis, keepdim=True) - FAR_BELOW)
 
     @torch.no_grad()
     def set_range(self, low: float, high: float) -> None:

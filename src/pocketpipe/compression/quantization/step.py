@@ -27,7 +27,7 @@ from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granulari
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
-from pocketpipe.samples import prepared_batches
+from pocketpipe.samples import examples_at_once, prepared_batches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -199,7 +199,8 @@ class QuantizationStep(Step):
 
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Set all steps from the weights and the first `examples` of `data`, then carry out the options."""
-        batches = list(prepared_batches(task, data, BATCH, limit=self.examples))
+        at_once = examples_at_once(task.input_shape, fewest=1, most=BATCH)
+        batches = list(prepared_batches(task, data, at_once, limit=self.examples))
         reference = self._folded(before, task)
         if self.equalization == "cross_layer":
             equalize(reference, task.input_shape)

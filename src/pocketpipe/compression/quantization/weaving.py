@@ -26,7 +26,7 @@ def put_between(graph: fx.Graph, network: nn.Module, places: list[tuple[Place, i
             continue  # the quantizer before it has as many
         name = names.of(place, bits)
         if name not in holder._modules:
-            holder.add_module(name, ActivationQuantizer(bits))
+            holder.add_module(name, ActivationQuantizer(bits, place.softmax_axis))
         source = rounded.get(place.node, place.node)
         with graph.inserting_after(source):
             quantizer = graph.call_module(f"{QUANTIZERS}.{name}", (source,))

@@ -60,11 +60,17 @@ def fitted(
     x_mean, y_mean = x.mean(0), y.mean(0)
     if bias is not None:
         x, y = x - x_mean, y - y_mean
-    gram = x.T @ x
-    ridge = RIDGE * gram.diagonal().mean()
+    ridge = RIDGE * x.square().sum(0).mean()
+    missing = y - x @ start.T  # solved for the change of the weight: the pull is towards zero change
     found = start.clone()
-    if ridge > 0:
-        wanted = x.T @ (y - x @ start.T)  # solved for the change of the weight: the pull is towards zero change
+    if ridge > 0 and len(x) < x.shape[1]:  # the dual form: as many equations as rows
+        for channel, kept in enumerate(mask):
+            gram = x[:, kept] @ x[:, kept].T
+            gram.diagonal().add_(ridge)
+            lower = torch.linalg.cholesky(gram)
+            found[channel, kept] += x[:, kept].T @ torch.cholesky_solve(missing[:, channel, None], lower).squeeze(1)
+    elif ridge > 0:
+        gram, wanted = x.T @ x, x.T @ missing
         gram.diagonal().add_(ridge)
         for channel, kept in enumerate(mask):
             lower = torch.linalg.cholesky(gram[kept][:, kept])

@@ -54,12 +54,13 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
 
     def finish(target: Target, low: int, high: int) -> None:
         x = lowering.tensors[tensor]
-        scale = np.maximum(abs(factor) / LARGEST_WEIGHT, abs(offset) / (x.scale * 2.0**BIAS_BITS))
+        added = _within_reach(offset, factor, x, target, low, high)
+        scale = np.maximum(abs(factor) / LARGEST_WEIGHT, abs(added) / (x.scale * 2.0**BIAS_BITS))
         scale = np.where(scale > 0, scale, 1.0)
         if np.all(factor == factor[0]):
             scale = scale.max(keepdims=True)
         weight = np.floor(factor / scale + 0.5)
-        bias = np.floor(offset / (x.scale * scale) + 0.5) - x.zero_point * weight
+        bias = np.floor(added / (x.scale * scale) + 0.5) - x.zero_point * weight
         name = target.name if stored == box else f"{target.name}/box"
         operator = Convolution(
             label(node), (lowering.reshaped(tensor, box),), name,
@@ -74,6 +75,16 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
         return affine(lowering, node, tensor, factors * more, offsets * more + added)
 
     return Sum(stored, finish, label(node), image=image, with_affine=with_affine)
+
+
+def _within_reach(
+    offset: np.ndarray, factor: np.ndarray, x: IntegerTensor, target: Target, low: int, high: int
+) -> np.ndarray:
+    """Offsets cut to where the sum saturates whatever `x` is: a mask of -1e9 is not to coarsen what it is added to."""
+    reach = abs(factor) * x.scale * 256 + target.scale
+    least, largest = ((end - target.zero_point) * target.scale for end in (low, high))
+    cut: np.ndarray = np.clip(offset, least - reach, largest + reach)
+    return cut
 
 
 def _is_by_channel(lowering: Lowering, node: NodeProto, tensor: str, *constants: np.ndarray) -> bool:
