@@ -2,7 +2,7 @@
 
     python benchmarks/one_shot.py
     POCKETPIPE_DATA=... python benchmarks/one_shot.py --task cifar10 --network resnet56 \\
-        --weights pretrained/resnet56.safetensors --speedups 1.5 2 2.5 [--holdout test_half] [--beside]
+        --weights pretrained/resnet56_second.safetensors --speedups 1.5 2 2.5 [--holdout test_half] [--beside]
 
 Every criterion, alone, with BatchNorm re-estimated and reconstructed; whole blocks; and Torch-Pruning beside. Without
 `--weights` (relative to POCKETPIPE_DATA) the base recipe trains the network, seed 0. A criterion thins all groups alike

@@ -29,7 +29,7 @@ from pocketpipe.task import Task, TaskChoice
 from pocketpipe.training.batches import Batches, Shard
 
 WEIGHTS = Path(__file__).parent / "weights"
-TEACHERS = {"resnet56": "resnet56", "resnet56_first": "resnet56", "resnet20": "resnet20", "airbench": "airbench"}
+TEACHERS = {"resnet56_second": "resnet56", "resnet56_first": "resnet56", "resnet20": "resnet20", "airbench": "airbench"}
 """Files of weights, and the networks that they are of."""
 ITS_TEACHERS, TEMPERATURE = ("resnet56_first", "resnet20"), 4.0
 """Of the second ResNet-56."""
@@ -55,7 +55,7 @@ def main() -> None:
     )
     targets = torch.from_numpy(splits.train.targets[:IMAGES])
     for view in views:
-        answers = asked(networks["resnet56"], batches.view(view))
+        answers = asked(networks["resnet56_second"], batches.view(view))
         taught = "taught" if view < TAUGHT_VIEWS else "never seen"
         print(row(f"view {view}, {taught}", answers, targets))
         teachers = [asked(networks[name], batches.view(view)) for name in ITS_TEACHERS]
