@@ -39,7 +39,11 @@ class Preprocessing(Value):
         """Batch of stored inputs (N, ...) as float32 network inputs of the same shape."""
         shape = (-1,) + (1,) * (inputs.ndim - 2)
         mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.std))
-        return ((inputs.astype(np.float32) * np.float32(self.scale) - mean) / std).astype(np.float32)
+        prepared = inputs.astype(np.float32)  # a copy, and the only one: a whole split of large images is gigabytes
+        prepared *= np.float32(self.scale)
+        prepared -= mean
+        prepared /= std
+        return prepared
 
 
 @dataclass(frozen=True)
