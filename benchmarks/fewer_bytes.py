@@ -55,7 +55,9 @@ ROWS = {
     "codebook, 4 bits": Row(CodebookStep(bits=4), epochs=2),
     "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
     "90 % sparse, longer": Row(
-        SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=24, learning_rate=0.1,
+        SparsityStep(density=0.1, protocol="lamp", schedule="gradual"),
+        epochs=24,
+        learning_rate=0.1,
         further=("resnet56",),
     ),
     "50 % sparse": Row(SparsityStep(density=0.5, protocol="lamp", schedule="gradual"), epochs=2, learning_rate=0.05),

@@ -241,7 +241,10 @@ def _for_people(work: Callable[[], object]) -> None:
     try:
         with _ended_in_order():
             work()
-    except (click.ClickException, BrokenPipeError):  # click says it itself; nobody reads on
+    except click.ClickException as error:  # Kedro's, of its options
+        error.show()
+        sys.exit(BAD_INPUT)
+    except BrokenPipeError:  # nobody reads on
         raise
     except Exception as error:
         mendable = _user_error(error)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 
-AT_ONCE = 4096
-"""Examples that are looked at together."""
+AT_ONCE = 2**24
+"""Numbers that are looked at together."""
 
 
 class Preprocessing(Value):
@@ -178,7 +178,8 @@ def _not_finite(array: np.ndarray) -> int:
     """How many examples of (N, ...) hold what is no number; in parts, since an array may be larger than memory."""
     if not np.issubdtype(array.dtype, np.floating):
         return 0
-    parts = (array[start : start + AT_ONCE] for start in range(0, len(array), AT_ONCE))
+    at_once = max(1, AT_ONCE * len(array) // max(array.size, 1))
+    parts = (array[start : start + at_once] for start in range(0, len(array), at_once))
     return sum(len(part) - int(np.isfinite(part).reshape(len(part), -1).all(1).sum()) for part in parts)
 
 

@@ -351,5 +351,6 @@ def run(parameters: str) -> tuple[int, str]:
 def test_what_kedro_refuses_is_its_own_line() -> None:
     bootstrap_project(PROJECT)
     result = CliRunner().invoke(cli, ["run", "--pipeline", "compress", "--pipelines", "retrain"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
+    assert "cannot be used together" in result.output
     assert "Traceback" not in result.output

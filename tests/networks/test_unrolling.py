@@ -106,10 +106,11 @@ def test_a_module_of_two_names_stays_one() -> None:
     assert network["one"] is network["other"]
 
 
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
 @torch.no_grad()
-def test_weights_with_a_norm_on_them_are_taken_as_they_are_computed() -> None:
+def test_weights_with_a_norm_on_them_are_taken_as_they_are_computed(norm: Callable[..., nn.Module]) -> None:
     torch.manual_seed(0)
-    module = nn.utils.parametrizations.weight_norm(nn.LSTMCell(5, 7), "weight_hh")
+    module = norm(nn.LSTMCell(5, 7), "weight_hh")
     made, x, state = unrolled(module), torch.randn(3, 5), [torch.randn(3, 7), torch.randn(3, 7)]
     assert made.hidden_size == 7
     for expected, found in zip(module(x, state), made(x, state), strict=True):

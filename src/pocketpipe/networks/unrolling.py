@@ -270,7 +270,7 @@ def _with_weights(made: Unrolled | SingleStep, module: nn.RNNBase | nn.RNNCellBa
     stored = (name for name in dir(module) if name.startswith(("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
     state = {name: value.detach() for name in stored if isinstance(value := getattr(module, name), Tensor)}
     made.take_names_of_torch(state, "")
-    made.load_state_dict(state)
+    made.load_state_dict({name: state[name] for name in made.state_dict()})
     return made.train(module.training)
 
 

@@ -75,7 +75,7 @@ def shown(uri: str) -> str:
     >>> shown("postgresql://me:secret@db/mlflow"), shown("sqlite:////data/mlflow.db")
     ('postgresql://***@db/mlflow', 'sqlite:////data/mlflow.db')
     """
-    return re.sub(r"://[^\s@]*@", "://***@", uri)
+    return re.sub(r"//\S*@", "//***@", uri)
 
 
 def _check(uri: str) -> None:

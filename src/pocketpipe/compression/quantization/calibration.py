@@ -46,10 +46,7 @@ def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: 
     """
     quantizers = quantizers_of(network)
     observers = {name: Observer() for name in quantizers}
-    handles = [
-        quantizer.register_forward_hook(_observing(observers[name], quantizer))
-        for name, quantizer in quantizers.items()
-    ]
+    handles = [quantizer.register_forward_hook(_observing(observers[name])) for name, quantizer in quantizers.items()]
     handles += [each.register_forward_hook(_unrounded) for each in network.modules() if isinstance(each, BiasRounding)]
     device = next(network.parameters()).device
     try:
@@ -80,13 +77,12 @@ def weight_grids(network: nn.Module) -> dict[str, WeightGrid]:
     }
 
 
-def _observing(
-    observer: Observer, quantizer: ActivationQuantizer
-) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+def _observing(observer: Observer) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
     """A hook that looks at what comes in and lets it through unrounded."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor], rounded: Tensor) -> Tensor:
-        observer.see(quantizer.told(inputs[0]))
+        assert isinstance(module, ActivationQuantizer)
+        observer.see(module.told(inputs[0]))
         return _unrounded(module, inputs, rounded)
 
     return hook

@@ -26,6 +26,8 @@ from pocketpipe.compression.quantization.operators import (
 )
 from pocketpipe.compression.quantization.symbolic import EXAMPLE
 
+_KEEPS_AXES = ("float", "to", "contiguous", "clone", "detach")
+
 
 @dataclass(frozen=True)
 class Location:
@@ -115,9 +117,11 @@ def _softmax_axis(node: fx.Node, network: nn.Module) -> int | None:
             axes.add(module.dim)
         elif operator_of(user) == "softmax":
             axes.add(user.kwargs.get("dim", user.args[1] if len(user.args) > 1 else None))
+        elif operator_of(user) in _KEEPS_AXES or isinstance(module, nn.Identity | nn.Dropout):
+            axes.add(_softmax_axis(user, network))
         else:
             return None
-    (axis,) = axes if len(axes) == 1 else (None,)
+    axis = axes.pop() if len(axes) == 1 else None
     return axis if isinstance(axis, int) else None
 
 

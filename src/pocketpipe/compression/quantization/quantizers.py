@@ -17,6 +17,8 @@ SMALLEST_STEP = 1e-12
 
 FAR_BELOW = 32.0
 """What lies so far below the largest number of its row is 1e-14 after a softmax: 0, however it is rounded."""
+HIDDEN = 128.0
+"""A row whose largest number is so far below that of another is one that a mask hides throughout: it says nothing."""
 LARGEST_GRADIENT = 0.1
 """Of a step, as a share of the step. LSQ wants the relative change of steps to be that of weights (section 2.2), but a
 steep batch throws a step, two orders of magnitude smaller than what it divides, past zero or far beyond its tensor;
@@ -153,7 +155,10 @@ class ActivationQuantizer(nn.Module):
         """What of a tensor is to set the range: before a softmax not how far below its row a mask puts a number."""
         if self.softmax_axis is None:
             return x
-        return x.maximum(x.amax(self.softmax_axis, keepdim=True) - FAR_BELOW)
+        tops = x.amax(self.softmax_axis, keepdim=True)
+        shown = tops >= tops.amax() - HIDDEN
+        least = tops.where(shown, tops.amax()).amin()
+        return x.maximum(tops.where(shown, least) - FAR_BELOW)
 
     @torch.no_grad()
     def set_range(self, low: float, high: float) -> None:

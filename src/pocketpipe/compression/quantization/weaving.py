@@ -27,6 +27,10 @@ def put_between(graph: fx.Graph, network: nn.Module, places: list[tuple[Place, i
         name = names.of(place, bits)
         if name not in holder._modules:
             holder.add_module(name, ActivationQuantizer(bits, place.softmax_axis))
+        known = holder.get_submodule(name)
+        assert isinstance(known, ActivationQuantizer)
+        if known.softmax_axis != place.softmax_axis:
+            known.softmax_axis = None  # another call of the same code is read by something else
         source = rounded.get(place.node, place.node)
         with graph.inserting_after(source):
             quantizer = graph.call_module(f"{QUANTIZERS}.{name}", (source,))

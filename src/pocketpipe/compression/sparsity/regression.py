@@ -46,6 +46,10 @@ def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tup
     return tuple(wanted)
 
 
+DUAL = 4
+"""A layer that reads so many times more inputs than there are rows is fitted by equations of rows."""
+
+
 def fitted(
     inputs: Tensor, outputs: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
@@ -63,7 +67,7 @@ def fitted(
     ridge = RIDGE * x.square().sum(0).mean()
     missing = y - x @ start.T  # solved for the change of the weight: the pull is towards zero change
     found = start.clone()
-    if ridge > 0 and len(x) < x.shape[1]:  # the dual form: as many equations as rows
+    if ridge > 0 and DUAL * len(x) < x.shape[1]:  # the dual form: as many equations as rows
         for channel, kept in enumerate(mask):
             gram = x[:, kept] @ x[:, kept].T
             gram.diagonal().add_(ridge)

@@ -71,7 +71,7 @@ def find_plan(
     dense_score = metric_of(teacher.build(task), task, splits.selection)
     warnings: tuple[str, ...] = ()
     steps = [method.step() for method in MethodChoice.all_of(methods)]
-    if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion.plan, profile, limits):
+    if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits):
         try:
             tuned = tune(champion.student, "champion's plan")
         except Diverged as error:
@@ -149,11 +149,12 @@ def _asks_for(methods: Sequence[Step], plan: CompressionPlan) -> bool:
     return len(methods) == len(plan.steps) and all(method.asks_for(step) for method, step in pairs)
 
 
-def _keeps(plan: CompressionPlan, profile: NetworkProfile, limits: Limits) -> bool:
-    """Whether the network has what the plan names and keeps the limits with it: code may have changed since."""
+def _keeps(champion: Champion, task: Task, profile: NetworkProfile, limits: Limits) -> bool:
+    """Whether the champion's plan still fits the network, whose code may have changed, and keeps the limits."""
     try:
-        return limits.keeps(plan.predict(profile).cost())
-    except UserError as error:
+        champion.student.build(task)
+        return limits.keeps(champion.plan.predict(profile).cost())
+    except Exception as error:  # steps and networks are the user's, too
         log.warning("warning: the champion's plan does not fit the network as it is now: %s", first_line(error))
         return False
 

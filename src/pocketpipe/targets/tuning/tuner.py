@@ -113,7 +113,7 @@ class _Search:
         ours = trials - theirs
         self._try(space.tiles(self.workload.rule, self.workload.most(), self.key), ours - ours // OF_ORDER)
         self._try(list(space.variants(self._best_tile())), ours)
-        if theirs:
+        if theirs and perf_counter() < self.until:
             self._try_metaschedule(theirs)
         return self._confirmed()
 
@@ -149,7 +149,7 @@ class _Search:
         if trace is not None:
             rule, times = self.bench([self._contender(trace)]).seconds(ROUNDS)
             self._note(_share(rule, times), trace)
-        self._count(trials)
+        self._count(trials if perf_counter() < self.until else 0)
 
     def _of_others(self, kernel: PrimFunc) -> Contender:
         return Contender(kernel, self.workload.arguments(None))
