@@ -4,12 +4,9 @@ form that can be compiled, which takes seconds to tell, once the rest is right."
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from pocketpipe import machine
 from pocketpipe.budget import Budget
@@ -18,18 +15,15 @@ from pocketpipe.doors import option_mistakes
 from pocketpipe.errors import Mistakes, UserError, first_line
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.network import NETWORKS, NetworkChoice
-from pocketpipe.plan import STEPS, MethodChoice, Step, is_step, order_mistakes
+from pocketpipe.plan import STEPS, Step, is_step, order_mistakes
 from pocketpipe.profile import NetworkProfile
+from pocketpipe.request import Request
 from pocketpipe.search.feasibility import reach, refuse_impossible
-from pocketpipe.search.settings import SearchSettings
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.native import NativeTarget
-from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import TASKS, TaskChoice
-from pocketpipe.training.distilling import Distillation, FurtherTeacher
-from pocketpipe.training.recipe import FinetuneRecipe, Recipe, SparsifyRecipe, TeacherRecipe, TrainerSettings
-
-S = TypeVar("S")
+from pocketpipe.training.distilling import FurtherTeacher
+from pocketpipe.training.recipe import TrainerSettings
 
 GRAPH_BYTES = 250
 """Of an exported file for each layer and each tensor, more than any network of ours has: nodes, names, scales."""
@@ -63,68 +57,6 @@ def check_feasible(config: Config, stages: set[str]) -> None:
     request = Request.of(config.model_dump())
     if lines := list(_infeasible(request, stages)) or list(_not_to_be_compiled(request, stages)):
         raise Mistakes(lines)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked, section by section: one that is wrong in itself is None, the others are judged all the same."""
-
-    task: TaskChoice | None
-    network: NetworkChoice | None
-    budget: Budget | None
-    search: SearchSettings | None
-    teachers: tuple[tuple[str, FurtherTeacher], ...]
-    """Teachers that recipes name, each with the section's name."""
-    methods: tuple[MethodChoice, ...]
-    targets: tuple[str, ...]
-    compile: CompileSettings | None
-    trainer: TrainerSettings | None
-    recipes: tuple[tuple[str, Recipe], ...]
-    """Those that are right in themselves, each with the section's name."""
-
-    @classmethod
-    def of(cls, parameters: dict[str, Any]) -> "Request":
-        """The sections of parameters that may be wrong in any way."""
-        return cls(
-            task=_section(TaskChoice, parameters.get("task")),
-            network=_section(NetworkChoice, parameters.get("network")),
-            budget=_section(Budget, parameters.get("budget")),
-            search=_section(SearchSettings, parameters.get("search")),
-            teachers=tuple(_further_teachers(parameters)),
-            methods=_section(tuple[MethodChoice, ...], parameters.get("methods")) or (),
-            targets=_section(tuple[str, ...], parameters.get("targets")) or (),
-            compile=_section(CompileSettings, parameters.get("compile")),
-            trainer=_section(TrainerSettings, parameters.get("trainer")),
-            recipes=tuple(_recipes(parameters)),
-        )
-
-
-def _section(kind: type[S], content: Any) -> S | None:
-    try:
-        return TypeAdapter(kind).validate_python(content)
-    except ValidationError:
-        return None
-
-
-def _recipes(parameters: dict[str, Any]) -> Iterator[tuple[str, Recipe]]:
-    kinds: dict[str, type[Recipe]] = {
-        "teacher": TeacherRecipe,
-        "sparsify": SparsifyRecipe,
-        "finalists": Recipe,
-        "finetune": FinetuneRecipe,
-    }
-    for name, kind in kinds.items():
-        recipe = _section(kind, parameters.get(name))
-        if recipe is not None:
-            yield name, recipe
-
-
-def _further_teachers(parameters: dict[str, Any]) -> Iterator[tuple[str, FurtherTeacher]]:
-    for name, content in parameters.items():
-        found = content.get("distillation") if isinstance(content, dict) else None
-        distillation = _section(Distillation, found)
-        for teacher in distillation.teachers if distillation is not None else ():
-            yield name, teacher
 
 
 def _task_mistakes(request: Request) -> list[str]:

@@ -11,6 +11,8 @@ from pocketpipe.budget import Limits
 from pocketpipe.champion import Champion
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.tracing import profile_of
+from pocketpipe.cost import Cost
+from pocketpipe.evaluation import Evaluation
 from pocketpipe.network import StoredNetwork
 from pocketpipe.pipelines.search.nodes import _keeps
 from pocketpipe.plan import CompressionPlan
@@ -18,10 +20,16 @@ from pocketpipe.plan import CompressionPlan
 TASK: Any = type("Task", (), {"input_shape": DIGIT, "labels": tuple("0123456789")})
 
 
+COST = Cost(macs=1, parameters=1, file_bytes=1)
+EVALUATION = Evaluation(
+    metric_name="accuracy", data="test", test_digest="", teacher_cost=COST, student_cost=COST, subjects=(), verdicts=()
+)
+
+
 def champion(step: ChannelsStep, **state: Any) -> Champion:
     plan = CompressionPlan((step,))
     network = StoredNetwork("resnet8")
-    return Champion(network, StoredNetwork("resnet8", plan=plan, **state), plan, b"", None)  # type: ignore[arg-type]
+    return Champion(network, StoredNetwork("resnet8", plan=plan, **state), plan, b"", EVALUATION)
 
 
 def test_a_plan_that_fits_the_network_no_more_keeps_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -130,25 +130,23 @@ class TanhCell(Cell):
 
     def first(self, x: Tensor) -> State:
         """From zeros."""
-        return (self.reads("new", x).tanh(),)
+        return (self.bounded(self.reads("new", x)),)
 
     def step(self, x: Tensor, state: State) -> State:
         """tanh(W x + U h)."""
-        return (self.reads("new", x, *state).tanh(),)
+        return (self.bounded(self.reads("new", x, *state)),)
+
+    def bounded(self, x: Tensor) -> Tensor:
+        """The function of the cell."""
+        return x.tanh()
 
 
-class ReluCell(Cell):
-    """Elman's, with ReLU."""
+class ReluCell(TanhCell):
+    """The same with ReLU."""
 
-    gates = ("new",)
-
-    def first(self, x: Tensor) -> State:
-        """From zeros."""
-        return (self.reads("new", x).relu(),)
-
-    def step(self, x: Tensor, state: State) -> State:
-        """relu(W x + U h)."""
-        return (self.reads("new", x, *state).relu(),)
+    def bounded(self, x: Tensor) -> Tensor:
+        """The function of the cell."""
+        return x.relu()
 
 
 class SingleStep(nn.Module):
