@@ -106,8 +106,13 @@ class Budget(Value):
     def allows_metric(self, metric: float, dense: float, *, higher_is_better: bool) -> bool:
         """Whether `metric` is good enough where the teacher's is `dense`, on the same data."""
         sign = 1.0 if higher_is_better else -1.0
-        reached = self.minimum_metric is None or sign * metric >= sign * self.minimum_metric
-        return reached and self.allows_drop(sign * (dense - metric))
+        drop = sign * (dense - metric)
+        return self.allows_value(metric, higher_is_better=higher_is_better) and self.allows_drop(drop)
+
+    def allows_value(self, metric: float, *, higher_is_better: bool) -> bool:
+        """Whether `metric` reaches `minimum_metric`; NaN does not."""
+        sign = 1.0 if higher_is_better else -1.0
+        return self.minimum_metric is None or sign * metric >= sign * self.minimum_metric
 
     @model_validator(mode="after")
     def _bounds_the_cost(self) -> "Budget":

@@ -50,16 +50,8 @@ def finish(model: ModelProto, four_bit_layers: frozenset[str]) -> None:
 def _store_in_four_bits(tensor: TensorProto) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
-    integers = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.INT4, integers.shape, integers.flatten().tolist()))
-    packed = bytes(low & 15 | (high & 15) << 4 for low, high in _pairs(integers.flatten().tolist()))
-    tensor.ClearField("int32_data")
-    tensor.raw_data = packed
-
-
-def _pairs(integers: list[int]) -> list[tuple[int, int]]:
-    even = integers + [0] * (len(integers) % 2)
-    return list(zip(even[::2], even[1::2], strict=True))
+    four_bits = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(TensorProto.INT4))
+    tensor.CopyFrom(numpy_helper.from_array(four_bits, tensor.name))
 
 
 def _requantize_what_is_moved(graph: GraphProto) -> None:

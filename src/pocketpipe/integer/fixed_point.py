@@ -47,6 +47,17 @@ class Requantization:
         return result
 
 
+def on_grid(real: np.ndarray | float, scale: float, zero_point: int, low: int, high: int) -> np.ndarray:
+    """Real numbers as int8 of steps of `scale`, by the rule; what is not a number is `low`, as in C.
+
+    >>> on_grid(np.array([0.25, -0.25, 9.0, np.nan]), 0.5, 1, -8, 7).tolist()
+    [2, 1, 7, -8]
+    """
+    scaled = np.floor(np.asarray(real, np.float64) / scale + 0.5) + zero_point
+    result: np.ndarray = np.clip(np.where(np.isnan(scaled), low, scaled), low, high).astype(np.int8)
+    return result
+
+
 def scaled(product: np.ndarray, shift: np.ndarray | int) -> np.ndarray:
     """`product / 2^shift`, rounded by the rule.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketpipe.integer.fixed_point import Requantization
+from pocketpipe.integer.fixed_point import Requantization, on_grid
 
 Shape = tuple[int, ...]
 """Without the batch."""
@@ -34,10 +34,7 @@ class IntegerTensor:
 
     def quantized(self, real: np.ndarray) -> np.ndarray:
         """Real numbers (N, ...) as int8, by the one rounding rule; what is not a number is `low`, as in C."""
-        scaled = np.floor(np.asarray(real, np.float64) / self.scale + 0.5) + self.zero_point
-        scaled = np.where(np.isnan(scaled), self.low, scaled)
-        result: np.ndarray = np.clip(scaled, self.low, self.high).astype(np.int8)
-        return result
+        return on_grid(real, self.scale, self.zero_point, self.low, self.high)
 
     def real(self, integers: np.ndarray) -> np.ndarray:
         """The real numbers that integers (N, ...) stand for, float32."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from pocketpipe.errors import UserError
-from pocketpipe.integer.fixed_point import Requantization, requantization, shared_shift
+from pocketpipe.integer.fixed_point import Requantization, on_grid, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 
@@ -243,7 +243,7 @@ class Lowering:
             self.finished[same] = name
             low, high = target.within(value.low, value.high)
             value.finish(target, low, high)
-            self.tensors[name] = IntegerTensor(value.shape, scale, zero_point, low, high)
+            self.tensors[name] = target.tensor(value.shape, low, high)
             self.quantized[name] = name
             if value.image:
                 self.images.add(name)
@@ -254,8 +254,8 @@ class Lowering:
         if value.functions:
             entries = _table(source, value, target)
             reached = entries[source.low + 128 : source.high + 129]
-            made = IntegerTensor(source.shape, scale, zero_point, int(reached.min()), int(reached.max()))
-            self.add(Table(_name(node), (value.tensor,), name, entries), made)
+            made = target.tensor(source.shape, int(reached.min()), int(reached.max()))
+            self.add(Table(label(node), (value.tensor,), name, entries), made)
             self.quantized[name] = name
         elif (
             (source.scale, source.zero_point) == (scale, zero_point)
@@ -264,14 +264,14 @@ class Lowering:
         ):
             self.quantized[name] = value.tensor
         else:
-            self.add(*self.rescaled(node, _name(node), value.tensor, target))
+            self.add(*self.rescaled(node, label(node), value.tensor, target))
             self.quantized[name] = name
 
     def rescaled(self, node: NodeProto, name: str, tensor: str, target: Target) -> tuple[Add, IntegerTensor]:
         """The operator that brings a tensor onto another grid, and what it makes."""
         source = self.tensors[tensor]
         multipliers, shift = self.shared(node, source.scale / target.scale)
-        made = IntegerTensor(source.shape, target.scale, target.zero_point, target.low, target.high)
+        made = target.tensor(source.shape, target.low, target.high)
         operator = Add(name, (tensor,), target.name, multipliers, shift, (source.zero_point,), target.zero_point,
                        target.low, target.high)  # fmt: skip
         return operator, made
@@ -328,16 +328,15 @@ def _origin(value: Real | Sum) -> str:
     return value.tensor if isinstance(value, Real) else value.node
 
 
-def _name(node: NodeProto) -> str:
-    return node.name or node.output[0]
+def label(node: NodeProto) -> str:
+    """What the operator made from this node is called."""
+    return node.name or str(node.output[0])
 
 
 def _table(source: IntegerTensor, value: Real, target: Target) -> np.ndarray:
     """The function's value for each of the 256 integers, on the target's grid, by the one rounding rule."""
     real = value.applied((np.arange(-128, 128, dtype=np.float64) - source.zero_point) * source.scale)
-    on_grid = np.floor(real / target.scale + 0.5) + target.zero_point
-    entries: np.ndarray = np.clip(on_grid, target.low, target.high).astype(np.int8)
-    return entries
+    return on_grid(real, target.scale, target.zero_point, target.low, target.high)
 
 
 def _refuse_open_shape(value: ValueInfoProto) -> None:

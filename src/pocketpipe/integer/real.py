@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pocketpipe.integer.graph import Shape
+from pocketpipe.integer.fixed_point import on_grid
+from pocketpipe.integer.graph import IntegerTensor, Shape
 
 Function = Callable[[np.ndarray], np.ndarray]
 """Real numbers to real numbers, element by element, in float64."""
@@ -56,12 +57,12 @@ class Target:
     def within(self, low: float, high: float) -> tuple[int, int]:
         """The integers of this target that stand for real numbers from `low` to `high`."""
 
-        def clipped(real: float) -> int:
-            if np.isinf(real):
-                return self.low if real < 0 else self.high
-            return int(np.clip(np.floor(real / self.scale + 0.5) + self.zero_point, self.low, self.high))
+        first, last = on_grid(np.array([low, high]), self.scale, self.zero_point, self.low, self.high)
+        return int(first), int(last)
 
-        return clipped(low), clipped(high)
+    def tensor(self, shape: Shape, low: int, high: int) -> IntegerTensor:
+        """One on this grid whose integers lie in low..high."""
+        return IntegerTensor(shape, self.scale, self.zero_point, low, high)
 
 
 @dataclass(frozen=True)

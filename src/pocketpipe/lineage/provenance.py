@@ -4,7 +4,6 @@ Outputs are compared by hash, so whatever differs from run to run (times, run id
 written to `provenance.json` in the output's folder.
 """
 
-import os
 import platform
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from pocketpipe.doors import Value, describe_validation
 from pocketpipe.errors import UserError
 from pocketpipe.lineage.fingerprint import engine_versions
+from pocketpipe.storage import replacing
 
 FILE_NAME = "provenance.json"
 
@@ -97,9 +97,8 @@ def git_commit(project: Path) -> Commit | None:
 
 def write_provenance(folder: Path, provenance: Provenance) -> None:
     """Write `provenance.json` into `folder`, whole or not at all."""
-    scratch = folder / f".{FILE_NAME}.{os.getpid()}"
-    scratch.write_text(provenance.model_dump_json(indent=2) + "\n")
-    scratch.replace(folder / FILE_NAME)
+    with replacing(folder / FILE_NAME) as scratch:
+        scratch.write_text(provenance.model_dump_json(indent=2) + "\n")
 
 
 def read_provenance(folder: Path) -> Provenance:

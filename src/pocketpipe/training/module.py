@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from pocketpipe.compression.during import scheduled
-from pocketpipe.compression.weights import parameter_name
+from pocketpipe.compression.weights import is_part_of_parametrization, parameter_name
 from pocketpipe.errors import Diverged
 from pocketpipe.training.average import WeightAverage
 from pocketpipe.training.batches import Batch, Batches, EpochBatches, Shard, epoch_seed
@@ -203,6 +203,5 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     >>> decays("block.scale", nn.Parameter(torch.zeros(8, 1, 1)))  # of channels
     False
     """
-    lies_on_a_weight = ".parametrizations." in f".{name}" and parameter_name(name) == name
     is_matrix = parameter_name(name).endswith("weight") or sum(length > 1 for length in parameter.shape) > 1
-    return parameter.ndim > 1 and is_matrix and not lies_on_a_weight
+    return parameter.ndim > 1 and is_matrix and not is_part_of_parametrization(name)

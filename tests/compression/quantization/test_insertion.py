@@ -182,7 +182,8 @@ def test_late_folding_keeps_the_integers() -> None:
     grid = folded_grid(quantized, "conv", factor)
     assert grid is not None
     integers = folded_integers(quantized, "conv", grid, factor)
-    own = weight_quantizer(quantized, "conv").integers(weight_of(network, "conv"))
+    quantizer = weight_quantizer(quantized, "conv")
+    own = (quantizer(weight_of(network, "conv")) / quantizer.step(4)).round().to(torch.int8)
     assert torch.equal(integers, own * torch.tensor([1, -1, 1, 1, 1], dtype=torch.int8).view(-1, 1, 1, 1))
     folded = weight_of(quantized, "conv") * factor.view(-1, 1, 1, 1)
     torch.testing.assert_close(integers * grid.along(4), folded.float(), rtol=1e-6, atol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,18 +12,21 @@ from torch import Tensor
 from torch.ao.quantization import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
 
 from pocketpipe.compression.quantization.calibration import weight_steps
-from pocketpipe.compression.quantization.clipping import BINS, STRIDE, Sample, divergence, squared_errors
-from pocketpipe.compression.quantization.ranges import (
-    NARROWEST,
-    Observer,
-    affine_grid,
-    threshold,
-    weight_limit,
-    weight_scales,
+from pocketpipe.compression.quantization.clipping import (
+    BINS,
+    RULES,
+    STRIDE,
+    Interval,
+    Ranges,
+    Sample,
+    divergence,
+    squared_errors,
 )
+from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
+from pocketpipe.compression.quantization.ranges import NARROWEST, Observer, weight_limit, weight_scales
 from pocketpipe.errors import UserError
 
-METHODS = ("minmax", "percentile", "mse", "entropy")
+METHODS: tuple[Ranges, ...] = get_args(Ranges)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -35,10 +39,27 @@ def heavy_tailed(count: int, seed: int = 0) -> Tensor:
 
 
 def rounded(values: Tensor, low: float, high: float, bits: int) -> Tensor:
-    """On the asymmetric grid, by torch's own operator."""
-    scale, zero = affine_grid(low, high, bits)
+    """On a tensor's grid, by torch's own operator."""
+    scale, zero = grid(low, high, bits)
     half = 2 ** (bits - 1)
     return torch.fake_quantize_per_tensor_affine(values, scale, zero, -half, half - 1)
+
+
+def grid(low: float, high: float, bits: int) -> tuple[float, int]:
+    """(scale, zero point) of a tensor between layers."""
+    quantizer = ActivationQuantizer(bits)
+    quantizer.set_range(low, high)
+    return float(quantizer.scale.detach()), int(quantizer.zero_point)
+
+
+def sample(values: Tensor) -> Sample:
+    """Each value for itself, without a histogram."""
+    return Sample.of(values.double().numpy(), np.ones(len(values)), float(values.min()), float(values.max()))
+
+
+def exact(values: Tensor, bits: int, method: Ranges) -> Interval:
+    """The range of a sample that no histogram has been made of."""
+    return RULES[method](sample(values), 2**bits - 1)
 
 
 def error(values: Tensor, low: float, high: float, bits: int) -> float:
@@ -90,7 +111,7 @@ def test_minmax_gives_torchs_grid() -> None:
     for batch in batches:
         theirs(batch)
     scale, zero = theirs.calculate_qparams()
-    ours = affine_grid(*observed(*batches).range(8, "minmax"), 8)
+    ours = grid(*observed(*batches).range(8, "minmax"), 8)
     assert ours == (pytest.approx(float(scale), rel=1e-6), int(zero))
 
 
@@ -102,21 +123,17 @@ def test_weight_minmax_gives_torchs_scales() -> None:
     theirs(weight)
     assert torch.allclose(weight_scales(weight, 8, "minmax"), theirs.calculate_qparams()[0])
     transposed = weight.transpose(0, 1).contiguous()
-    assert torch.equal(weight_scales(transposed, 8, "minmax", axis=1), weight_scales(weight, 8, "minmax"))
+    assert torch.equal(weight_steps(transposed, 8, 1, "minmax"), weight_scales(weight, 8, "minmax"))
 
 
 # percentile
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_percentile_is_numpys(symmetric: bool) -> None:
+def test_percentile_is_numpys() -> None:
     values = heavy_tailed(30_001)
-    low, high = threshold(values, 8, "percentile", symmetric=symmetric)
-    looked_at = values.abs().numpy() if symmetric else values.numpy()
-    expected = np.quantile(looked_at, [0.0001, 0.9999], method="inverted_cdf")
-    assert high == expected[1]
-    assert low == (-expected[1] if symmetric else expected[0])
-    assert high < values.abs().max()
+    low, high = exact(values, 8, "percentile")
+    assert (low, high) == tuple(np.quantile(values.numpy(), [0.0001, 0.9999], method="inverted_cdf"))
+    assert high < values.max()
 
 
 def test_percentile_of_a_histogram_is_a_bin_away_at_most() -> None:
@@ -138,9 +155,8 @@ def test_percentile_of_a_histogram_keeps_what_it_promises_beside_wild_values() -
 
 def test_errors_from_cumulated_sums_are_those_of_rounding() -> None:
     values = heavy_tailed(500)
-    sample = Sample.of(values.numpy(), np.ones(500), float(values.min()), float(values.max()))
     ends = [(-1.0, 2.0), (-0.3, 9.0), (0.0, 4.0), (-5.0, 0.0)]
-    found = squared_errors(sample, *np.array(ends).T, 15)
+    found = squared_errors(sample(values), *np.array(ends).T, 15)
     assert found == pytest.approx([error(values, *end, 4) for end in ends], rel=1e-4)
 
 
@@ -148,23 +164,9 @@ def test_errors_from_cumulated_sums_are_those_of_rounding() -> None:
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_mse_is_as_good_as_brute_force(bits: int, shift: float) -> None:
     values = heavy_tailed(300) + shift
-    found = error(values, *threshold(values, bits, "mse", symmetric=False), bits)
+    found = error(values, *exact(values, bits, "mse"), bits)
     lows, highs = np.linspace(float(values.min()), 0, 60), np.linspace(float(values.max()), 0.05, 60)
     assert found <= 1.01 * min(error(values, low, high, bits) for low in lows for high in highs)
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_symmetric_mse_is_as_good_as_brute_force(bits: int) -> None:
-    values, limit = heavy_tailed(2000), weight_limit(bits)
-
-    def squares(high: float) -> float:
-        return float(
-            (torch.fake_quantize_per_tensor_affine(values, high / limit, 0, -limit, limit) - values).square().sum()
-        )
-
-    low, high = threshold(values, bits, "mse", symmetric=True)
-    assert low == -high
-    assert squares(high) <= 1.01 * min(map(squares, np.linspace(0.01, 1, 2000) * float(values.abs().max())))
 
 
 @pytest.mark.parametrize("values", [heavy_tailed(100_000), heavy_tailed(100_000).relu()], ids=["both", "relu"])
@@ -234,7 +236,7 @@ def test_entropy_takes_the_least_divergence(sign: int) -> None:
     counts, edges = np.histogram(values.numpy().astype(float), BINS, (0, float(values.max())))
     ends = range(BINS, 15, -STRIDE)
     best = min(ends, key=lambda end: divergence(counts, 0, end, 16))
-    low, high = threshold(sign * values, 4, "entropy", symmetric=False)
+    low, high = exact(sign * values, 4, "entropy")
     # levels are a bin wider here and there, not at the same places seen from the other end
     assert (low, high) == pytest.approx((0.0, edges[best]) if sign > 0 else (-edges[best], 0.0), rel=0.02)
     assert edges[best] < values.max()
@@ -242,7 +244,7 @@ def test_entropy_takes_the_least_divergence(sign: int) -> None:
 
 def test_entropy_of_both_signs_moves_both_ends() -> None:
     values = torch.cat([random(50_000), torch.tensor([-20.0, 30.0])])
-    low, high = threshold(values, 4, "entropy", symmetric=False)
+    low, high = exact(values, 4, "entropy")
     assert -6 < low < -2
     assert 2 < high < 6
 
@@ -254,25 +256,22 @@ def test_entropy_of_both_signs_moves_both_ends() -> None:
 @pytest.mark.parametrize("bits", [2, 8])
 def test_zero_is_inside_and_on_the_grid(method: str, bits: int) -> None:
     for values in (random(1000), random(1000).abs() + 3, -random(1000).abs() - 3, random(1000).relu()):
-        low, high = threshold(values, bits, method, symmetric=False)
+        low, high = exact(values, bits, method)
         assert low <= 0 <= high
         assert low < high
         assert rounded(torch.zeros(1), low, high, bits).item() == 0
-        below, above = threshold(values, bits, method, symmetric=True)
-        assert below == -above < 0
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_but_zeros_has_a_grid(method: str) -> None:
-    assert threshold(torch.zeros(9), 8, method, symmetric=False) == (0.0, 1.0)
-    assert observed(torch.zeros(9), torch.zeros(0)).range(8, method, symmetric=True) == (-1.0, 1.0)
+def test_nothing_but_zeros_has_a_grid(method: Ranges) -> None:
+    assert observed(torch.zeros(9), torch.zeros(0)).range(8, method) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_histogram_says_nearly_what_the_samples_say(method: str) -> None:
+def test_a_histogram_says_nearly_what_the_samples_say(method: Ranges) -> None:
     values = heavy_tailed(60_000)
-    exact, counted = threshold(values, 4, method, symmetric=False), observed(values).range(4, method)
-    assert error(values, *counted, 4) == pytest.approx(error(values, *exact, 4), rel=0.03)
+    counted = observed(values).range(4, method)
+    assert error(values, *counted, 4) == pytest.approx(error(values, *exact(values, 4, method), 4), rel=0.03)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -281,16 +280,12 @@ def test_no_range_of_nan_and_infinity(bad: float) -> None:
     with pytest.raises(UserError, match="NaN or infinity"):
         observed(values)
     with pytest.raises(UserError, match="NaN or infinity"):
-        threshold(values, 8, "mse", symmetric=False)
-    with pytest.raises(UserError, match="NaN or infinity"):
         weight_scales(values[None], 8, "mse")
 
 
 def test_no_range_of_nothing_nor_of_other_bits() -> None:
     with pytest.raises(ValueError, match="no samples"):
         Observer().range(8, "minmax")
-    with pytest.raises(ValueError, match="no samples"):
-        threshold(torch.zeros(0), 8, "minmax", symmetric=True)
     for bits in (1, 9):
         with pytest.raises(ValueError, match="2 to 8"):
-            threshold(torch.ones(3), bits, "minmax", symmetric=False)
+            weight_scales(torch.ones(1, 3), bits, "minmax")

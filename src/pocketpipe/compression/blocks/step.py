@@ -55,7 +55,7 @@ class BlocksStep(Step):
     removed: tuple[str, ...] | None = None
     """Which blocks go, first one first; None until pinned. Given by hand, it says how many, too."""
     criterion: Criterion = "loss"
-    """By what pinning chooses them: see `block_choice`."""
+    """By what pinning chooses them: see `blocks.choice`."""
     examples: Annotated[int, Field(ge=1)] = EXAMPLES
     """How many training examples pinning looks at."""
     seed: int = 0

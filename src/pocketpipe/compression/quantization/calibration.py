@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.quantization.adaround import WeightGrid
 from pocketpipe.compression.quantization.biases import BiasRounding
+from pocketpipe.compression.quantization.clipping import Ranges
 from pocketpipe.compression.quantization.grids import quantized_layers, weight_quantizer
 from pocketpipe.compression.quantization.insertion import quantizers_of
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer, lsq_step, positive
 from pocketpipe.compression.quantization.ranges import Observer, not_too_narrow, weight_limit, weight_scales
 from pocketpipe.compression.weights import laid_on, original_of, parameter_name
 
-Ranges = Literal["minmax", "percentile", "mse", "entropy"]
 WeightRanges = Literal["minmax", "mse", "lsq"]
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-Method = Literal["minmax", "percentile", "mse", "entropy"]
+Ranges = Literal["minmax", "percentile", "mse", "entropy"]
 Interval = tuple[float, float]
 
 TAIL = 1e-4
@@ -40,10 +40,6 @@ class Sample:
         """The sample of `values` (n,) in any order."""
         order = np.argsort(values, kind="stable")
         return cls(values[order].astype(float), counts[order].astype(float), min(low, 0.0), max(high, 0.0))
-
-    def magnitudes(self) -> Sample:
-        """The sample of the absolute values."""
-        return Sample.of(np.abs(self.values), self.counts, 0.0, max(-self.low, self.high))
 
 
 def minmax(sample: Sample, steps: int) -> Interval:
@@ -151,7 +147,7 @@ def divergence(counts: np.ndarray, start: int, end: int, levels: int) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-RULES: dict[Method, Callable[[Sample, int], Interval]] = {
+RULES: dict[Ranges, Callable[[Sample, int], Interval]] = {
     "minmax": minmax,
     "percentile": percentile,
     "mse": mse,

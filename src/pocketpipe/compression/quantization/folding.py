@@ -15,14 +15,17 @@ from pocketpipe.compression.tracing.walking import arguments, operator_name, sha
 from pocketpipe.compression.weights import original_of, set_weight
 
 
-def factor_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def factor_and_shift(norm: _BatchNorm, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """(channels,) each: BatchNorm in eval mode is `x * factor + shift`. Gradients flow to its weight and bias.
+
+    `dtype`: what they are computed in; None = that of the running statistics.
 
     Raises ValueError for one without running statistics.
     """
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
         raise ValueError("a BatchNorm without running statistics is not a factor and a shift")
+    mean, variance = mean.to(dtype), variance.to(dtype)
     factor = torch.rsqrt(variance + norm.eps)
     if norm.weight is not None:
         factor = factor * norm.weight

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+from pocketpipe.compression.quantization.folding import factor_and_shift
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer, positive
 from pocketpipe.compression.quantization.ranges import NARROWEST
 from pocketpipe.compression.weights import laid_on, layer_name, owner, weight_of
@@ -121,14 +122,8 @@ def bias_and_factor(layer: nn.Module, norm: nn.Module | None) -> tuple[Tensor | 
     if norm is None:
         return bias, None
     assert isinstance(norm, _BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
-        factor = factor * norm.weight.detach().double()
-    shift = 0.0 if bias is None else bias
-    folded = (shift - norm.running_mean.double()) * factor
-    return (folded + norm.bias.detach().double() if norm.affine else folded), factor
+    factor, shift = (each.detach() for each in factor_and_shift(norm, torch.float64))
+    return (shift if bias is None else bias * factor + shift), factor
 
 
 @dataclass(frozen=True)

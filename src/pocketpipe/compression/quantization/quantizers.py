@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pocketpipe.compression.quantization.ranges import weight_limit
+
 SMALLEST_STEP = 1e-12
 """Steps are kept above this, whatever training does to them."""
 
@@ -31,7 +33,8 @@ def weight_levels(bits: int) -> tuple[int, int]:
     >>> weight_levels(8), weight_levels(2)
     ((-127, 127), (-1, 1))
     """
-    return 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1
+    limit = weight_limit(bits)
+    return -limit, limit
 
 
 def activation_levels(bits: int) -> tuple[int, int]:
@@ -113,11 +116,6 @@ class WeightQuantizer(nn.Module):
         if self.axis is not None:
             shape[self.axis] = -1
         return positive(self.scale).view(shape)
-
-    @torch.no_grad()
-    def integers(self, weight: Tensor) -> Tensor:
-        """int8 of what `forward` computes, in units of the step."""
-        return (weight / self.step(weight.ndim)).round().clamp(self.low, self.high).to(torch.int8)
 
     @torch.no_grad()
     def set_step(self, step: Tensor | float) -> None:

@@ -14,14 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketpipe.compression.quantization.clipping import RULES, Interval, Method, Sample
+from pocketpipe.compression.quantization.clipping import RULES, Interval, Ranges, Sample
 from pocketpipe.errors import UserError
 
 HALF = 4096
 """Bins of an observer's histogram on each side of 0: 8 or more for one step of an 8-bit grid."""
-
-EXACT = 65_536
-"""Up to so many samples `threshold` looks at each of them, above at their histogram."""
 
 SMALLEST = 2.0**-100
 """Extremes below this are zero."""
@@ -42,33 +39,6 @@ def weight_limit(bits: int) -> int:
     if not 2 <= bits <= 8:
         raise ValueError(f"{bits} bits: 2 to 8 are possible")
     return (1 << bits - 1) - 1
-
-
-def affine_grid(low: float, high: float, bits: int) -> tuple[float, int]:
-    """(scale, zero point) of the asymmetric grid over a range that contains 0, for integers from -2^(b-1).
-
-    >>> affine_grid(0.0, 6.0, 8)
-    (0.023529411764705882, -128)
-    """
-    scale = (high - low) / (2**bits - 1)
-    return scale, round(-low / scale) - 2 ** (bits - 1)
-
-
-def threshold(samples: Tensor, bits: int, method: Method, *, symmetric: bool) -> Interval:
-    """The range (low, high) in which to quantize a tensor like `samples`, of any shape; it contains 0.
-
-    Symmetric: low = -high, for a weight's grid; else for an activation's grid. See `clipping` for the methods and
-    their sources. Raises UserError for NaN or infinity, ValueError for no samples or bits outside 2 to 8.
-    """
-    if samples.numel() > EXACT:
-        observer = Observer()
-        observer.see(samples)
-        return observer.range(bits, method, symmetric=symmetric)
-    values = samples.detach().flatten().double().cpu()
-    if not values.numel():
-        raise ValueError("a range of no samples")
-    low, high = _extremes(values)
-    return _range(Sample.of(values.numpy(), np.ones(len(values)), low, high), bits, method, symmetric=symmetric)
 
 
 class Observer:
@@ -126,8 +96,11 @@ class Observer:
             merged[HALF // 2 : HALF + HALF // 2] = self.counts.view(HALF, 2).sum(1)
             self.counts, self.exponent = merged, self.exponent + 1
 
-    def range(self, bits: int, method: Method, *, symmetric: bool = False) -> Interval:
-        """The range (low, high) of what was seen; see `threshold`. Raises ValueError if nothing was."""
+    def range(self, bits: int, method: Ranges) -> Interval:
+        """The range (low, high), 0 in it, in which to quantize what was seen: see `clipping` for the methods.
+
+        Raises ValueError if nothing was seen.
+        """
         if self.low > self.high:
             raise ValueError("a range of no samples")
         filled = self.counts.nonzero().flatten()
@@ -136,7 +109,9 @@ class Observer:
         places = ((filled - HALF).double() + within) * self.width
         values = np.append(places.clamp(self.low, self.high).numpy(), 0.0)
         counts = np.append(self.counts[filled].numpy(), self.zeros)
-        return _range(Sample.of(values, counts, self.low, self.high), bits, method, symmetric=symmetric)
+        if max(-self.low, self.high) < SMALLEST:  # nothing but zeros, which any grid holds
+            return 0.0, 1.0
+        return RULES[method](Sample.of(values, counts, self.low, self.high), 2**bits - 1)
 
 
 def _extremes(values: Tensor) -> tuple[float, float]:
@@ -146,25 +121,15 @@ def _extremes(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def _range(sample: Sample, bits: int, method: Method, *, symmetric: bool) -> Interval:
-    limit = weight_limit(bits)
-    if max(-sample.low, sample.high) < SMALLEST:  # nothing but zeros, which any grid holds
-        return (-1.0 if symmetric else 0.0), 1.0
-    if not symmetric:
-        return RULES[method](sample, 2**bits - 1)
-    high = RULES[method](sample.magnitudes(), limit)[1]
-    return -high, high
-
-
-def weight_scales(weight: Tensor, bits: int, method: Literal["minmax", "mse"], *, axis: int = 0) -> Tensor:
-    """(channels,) scale of each output channel of a weight, whose `axis` they lie along, on the weight's device.
+def weight_scales(rows: Tensor, bits: int, method: Literal["minmax", "mse"]) -> Tensor:
+    """(channels,) scale of each channel of a weight, whose numbers are a row (channels, ...), on the weight's device.
 
     minmax: the channel's largest weight is on the grid; mse: least squared rounding and clipping error. A scale is at
     least `NARROWEST` of the largest one: a bias is stored in steps of its channel's scale, and a channel of (nearly)
     nothing but zeros would have it overflow.
     """
     limit = weight_limit(bits)
-    rows = weight.detach().movedim(axis, 0).flatten(1).float()
+    rows = rows.detach().flatten(1).float()
     largest = rows.abs().amax(1)
     if not torch.isfinite(largest).all():
         raise UserError("quantization: a weight holds NaN or infinity; look at the network's weights")

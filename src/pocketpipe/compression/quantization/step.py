@@ -13,13 +13,13 @@ from pocketpipe.budget import Limits
 from pocketpipe.compression.quantization.adaround import round_network
 from pocketpipe.compression.quantization.bias_correction import correct_bias
 from pocketpipe.compression.quantization.calibration import (
-    Ranges,
     WeightRanges,
     set_activation_steps,
     set_weight_steps,
     take_parameters,
     weight_grids,
 )
+from pocketpipe.compression.quantization.clipping import Ranges
 from pocketpipe.compression.quantization.equalization import equalize
 from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.grids import layers_with_grids

@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves
 
 from pocketpipe.compression.taking_out import emptied, moved_up, swapped
-from pocketpipe.compression.tracing.examples import example_for
+from pocketpipe.compression.tracing.examples import computes_the_same, example_for, first_output
 from pocketpipe.compression.tracing.walking import shape_of
 
 if TYPE_CHECKING:
     from pocketpipe.compression.tracing.residual import Residual
-
-TOLERANCE = 1e-3
-"""Largest difference relative to the largest output. Rounding is far below, an error above."""
 
 
 def that_can_go(network: nn.Module, program: ExportedProgram, found: Sequence[Residual]) -> list[Residual]:
@@ -43,9 +39,9 @@ def that_can_move(network: nn.Module, program: ExportedProgram, chains: Sequence
 def _right_without(network: nn.Module, program: ExportedProgram, blocks: Sequence[Residual]) -> bool:
     if not blocks:
         return True
-    expected = _Zeroed(program, network, {node for residual in blocks for node in residual.added}).first_output()
+    expected = _Zeroed(program, network, {node for residual in blocks for node in residual.added}).answer()
     found = _output_with(network, program, emptied(network, (residual.path for residual in blocks)))
-    return found is not None and _close(found, expected)
+    return found is not None and computes_the_same(found, expected)
 
 
 def _same_moved(network: nn.Module, program: ExportedProgram, chains: Sequence[Sequence[str]]) -> bool:
@@ -56,7 +52,7 @@ def _same_moved(network: nn.Module, program: ExportedProgram, chains: Sequence[S
         moved |= moved_up(network, chain, chain[1:])
     expected = _output_with(network, program, emptied(network, (chain[0] for chain in chains)))
     found = _output_with(network, program, moved)
-    return expected is not None and found is not None and _close(found, expected)
+    return expected is not None and found is not None and computes_the_same(found, expected)
 
 
 class _Zeroed(fx.Interpreter):
@@ -66,7 +62,7 @@ class _Zeroed(fx.Interpreter):
         super().__init__(program.graph_module)
         self.program, self.network, self.zero = program, network, zero
 
-    def first_output(self) -> Tensor:
+    def answer(self) -> Tensor:
         """The network's first output for the example."""
         signature = self.program.graph_signature
         stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -78,7 +74,7 @@ class _Zeroed(fx.Interpreter):
         example = _example(self.program, self.network)
         with torch.no_grad():
             inputs = (values[stored[name]] if name in stored else example for name in names)
-            return _first(self.run(*inputs, enable_io_processing=False))
+            return first_output(self.run(*inputs, enable_io_processing=False))
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's value, or zeros like it."""
@@ -97,15 +93,6 @@ def _output_with(network: nn.Module, program: ExportedProgram, modules: Mapping[
     example = _example(program, network)
     with swapped(network, modules), torch.no_grad():
         try:
-            return _first(network(example))
+            return first_output(network(example))
         except Exception:  # the forward is the user's code, and may fail in any way
             return None
-
-
-def _first(outputs: object) -> Tensor:
-    tensor: Tensor = tree_leaves(outputs)[0]
-    return tensor
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())

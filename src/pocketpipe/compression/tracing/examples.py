@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
+TOLERANCE = 1e-3
+"""Of the largest output: what two ways of computing the same may differ by. Rounding is far below, an error above."""
+
 DRAWS = ((0, False), (1, False), (2, False), (3, True))
 """(seed, whether all parameters are positive, so that roots of them are numbers)."""
 
@@ -40,6 +43,17 @@ def examples_for(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator[T
     example = example_for(network, input_shape)
     for shift in (0, 1, 2, 3, 5):
         yield example.flatten().roll(shift).view_as(example)
+
+
+def first_output(outputs: object) -> Tensor:
+    """The first tensor of what a network returned."""
+    tensor: Tensor = tree_leaves(outputs)[0]
+    return tensor
+
+
+def computes_the_same(found: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs are equal but for rounding; what is not a number equals nothing."""
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def stir(network: nn.Module, input_shape: tuple[int, ...]) -> None:

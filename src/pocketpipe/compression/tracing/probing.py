@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from pocketpipe.compression.slimming import Kept, masked, slim
-from pocketpipe.compression.tracing.examples import examples_for
+from pocketpipe.compression.tracing.examples import computes_the_same, examples_for, first_output
 from pocketpipe.compression.tracing.walking import Decision, Size
 from pocketpipe.errors import first_line
 
 if TYPE_CHECKING:
     from pocketpipe.compression.tracing.tracer import Trace, TracedGroup
-
-TOLERANCE = 1e-3
-"""Largest difference between slim and masked, relative to the largest output. Rounding is far below, an error above."""
 
 Problems = dict[str, str]
 """By the group's name, what goes wrong without some of its channels."""
@@ -159,14 +155,16 @@ def _problem(network: nn.Module, trace: Trace, groups: Sequence[TracedGroup]) ->
     for example in examples_for(network, trace.input_shape):
         with torch.no_grad():
             try:
-                expected = _first(without(example))
+                expected = first_output(without(example))
             except Exception as error:  # the forward is the user's code, and may fail in any way
                 return f"it cannot be tried out: the network fails on numbers drawn at random ({first_line(error)})"
             try:
-                found = _first(slimmed(example))
+                found = first_output(slimmed(example))
             except Exception as error:  # the forward is the user's code, and may fail in any way
                 return f"without some channels its network fails ({first_line(error)})"
-        if found.shape != expected.shape or (found - expected).abs().max() > TOLERANCE * expected.abs().max():
+        if not expected.isfinite().all():
+            return "it cannot be tried out: the network's outputs are not finite for numbers drawn at random"
+        if not computes_the_same(found, expected):
             return "without some channels its network computes something else; its code uses their position"
         if expected.any():  # else a ReLU at the end may hide what differs
             break
@@ -178,8 +176,3 @@ def _some(group: TracedGroup) -> list[int]:
     if min(removed) == group.channels - len(removed):
         removed = list(range(len(removed)))  # without the last ones all others would keep their positions
     return [channel for channel in range(group.channels) if channel not in removed]
-
-
-def _first(outputs: object) -> Tensor:
-    tensor: Tensor = tree_leaves(outputs)[0]
-    return tensor

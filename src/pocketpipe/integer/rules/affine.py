@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketpipe.integer.graph import Convolution, IntegerTensor, Reshape
-from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Real, Sum, Target
-from pocketpipe.integer.rules.registry import attributes, label, rule
+from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -67,7 +67,7 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
             weight.astype(np.int8).reshape(-1, 1, 1, 1), bias.astype(np.int32), (1, 1), (0, 0, 0, 0), (1, 1),
             len(factor), x.zero_point, lowering.factor(node, target, x.scale, scale, limits=(low, high)),
         )  # fmt: skip
-        lowering.add(operator, IntegerTensor(box, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(box, low, high))
         if stored != box:
             lowering.ended(Reshape(f"{label(node)}/shape", (name,), target.name, stored))
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketpipe.integer.graph import Add, IntegerTensor, Multiply
-from pocketpipe.integer.lowering import Lowering, last
+from pocketpipe.integer.graph import Add, Multiply
+from pocketpipe.integer.lowering import Lowering, label, last
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
-from pocketpipe.integer.rules.registry import label, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -62,7 +62,7 @@ def _sum(lowering: Lowering, node: NodeProto) -> Sum:
         multipliers, shift = lowering.shared(node, one.scale / target.scale, sign * other.scale / target.scale)
         operator = Add(label(node), (left, right), target.name, multipliers, shift,
                        (one.zero_point, other.zero_point), target.zero_point, low, high)  # fmt: skip
-        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(shape, low, high))
 
     return Sum(shape, finish, label(node), image=image)
 
@@ -76,7 +76,7 @@ def _product(lowering: Lowering, node: NodeProto) -> Sum:
         one, other = lowering.tensors[left], lowering.tensors[right]
         factor = lowering.factor(node, target, one.scale, other.scale, limits=(low, high))
         operator = Multiply(label(node), (left, right), target.name, (one.zero_point, other.zero_point), factor)
-        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(shape, low, high))
 
     return Sum(shape, finish, label(node), image=image)
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketpipe.integer.fixed_point import on_grid
 from pocketpipe.integer.graph import Concatenation, IntegerTensor, Pad, Reshape, Shape, Slice
-from pocketpipe.integer.lowering import Lowering, last
+from pocketpipe.integer.lowering import Lowering, label, last
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
-from pocketpipe.integer.rules.registry import attributes, label, rule
+from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -103,7 +104,7 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
         raise lowering.refusal(node, "only constant pads, given for all axes")
     x = lowering.tensors[tensor]
     real = 0.0 if value is None else float(value.values.item())
-    integer = int(np.clip(np.floor(real / x.scale + 0.5) + x.zero_point, -128, 127))
+    integer = int(on_grid(real, x.scale, x.zero_point, -128, 127))
     before, after = np.split(amounts.values.astype(int), 2)
     if before[0] or after[0] or min(*before, *after) < 0:
         raise lowering.refusal(node, "pads the batch axis, or cuts")
@@ -215,7 +216,7 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
             lowering.add(*lowering.rescaled(node, f"{label(node)}/{position}", tensor, part))
             parts.append(part.name)
         operator = Concatenation(label(node), tuple(parts), target.name, axis % rank)
-        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(shape, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
 

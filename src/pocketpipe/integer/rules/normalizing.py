@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketpipe.integer.fixed_point import FRACTION_BITS
-from pocketpipe.integer.graph import IntegerTensor, LayerNorm, Softmax
-from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.graph import LayerNorm, Softmax
+from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Sum, Target
-from pocketpipe.integer.rules.registry import attributes, label, rule
+from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -49,7 +49,7 @@ def layer_norm(lowering: Lowering, node: NodeProto) -> None:
         added = np.floor(offsets / target.scale * 2.0**FRACTION_BITS + 0.5).astype(np.int32)
         operator = LayerNorm(label(node), (tensor,), target.name, max(1, round(min(epsilon, 2.0**59))), multiplier,
                              added, shift, target.zero_point, low, high)  # fmt: skip
-        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(shape, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node))
 
@@ -65,7 +65,7 @@ def softmax(lowering: Lowering, node: NodeProto) -> None:
     def finish(target: Target, low: int, high: int) -> None:
         factor = lowering.factor(node, target, 2.0**-SHARE_BITS, limits=(low, high))
         operator = Softmax(label(node), (tensor,), target.name, exponentials, factor)
-        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(shape, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node))
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from pocketpipe.integer.graph import IntegerTensor, MaxPool, Reshape, Shape, SumPool
-from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.graph import MaxPool, Reshape, Shape, SumPool
+from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Real, Sum, Target
-from pocketpipe.integer.rules.registry import attributes, label, rule
+from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -49,7 +49,7 @@ def average(lowering: Lowering, node: NodeProto) -> None:
         source = lowering.reshaped(tensor, windows.box)
         operator = SumPool(label(node), (source,), name, windows.size, windows.strides, windows.pads, x.zero_point,
                            factor)  # fmt: skip
-        lowering.add(operator, IntegerTensor(windows.pooled, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(windows.pooled, low, high))
         if windows.pooled != shape:
             lowering.ended(Reshape(f"{label(node)}/shape", (name,), target.name, shape))
 

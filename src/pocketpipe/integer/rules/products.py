@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketpipe.integer.graph import Convolution, IntegerTensor, Linear, MatMul, Reshape
-from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Constant, Sum, Target
-from pocketpipe.integer.rules.registry import attributes, label, rule
+from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -41,7 +41,7 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
             strides, padding, dilations, int(given.get("group", 1)), x.zero_point,
             lowering.factor(node, target, x.scale, _scale(weight), limits=(low, high)),
         )  # fmt: skip
-        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(shape, low, high))
         if flat:
             lowering.images.add(name)
             lowering.ended(Reshape(f"{label(node)}/row", (lowering.turn(name),), target.name, (channels, rows[0])))
@@ -88,7 +88,7 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
                 label(node), (tensor,), target.name, matrix, _bias(lowering, node, matrix, weight, bias, x),
                 lowering.factor(node, target, x.scale, _scale(weight), limits=(low, high)),
             )  # fmt: skip
-            lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+            lowering.add(operator, target.tensor(shape, low, high))
 
         def with_affine(factors: np.ndarray, offsets: np.ndarray) -> Sum | None:
             a_bias = offsets.size == 1 or offsets.size == offsets.shape[-1] == len(matrix)
@@ -115,7 +115,7 @@ def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:
         factor = lowering.factor(node, target, one.scale, other.scale, limits=(low, high))
         zero_points = (one.zero_point, other.zero_point)
         operator = MatMul(label(node), (left, right), target.name, zero_points, factor)
-        lowering.add(operator, IntegerTensor(shape, target.scale, target.zero_point, low, high))
+        lowering.add(operator, target.tensor(shape, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node))
 

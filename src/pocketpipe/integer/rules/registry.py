@@ -33,8 +33,3 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     from onnx import helper
 
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def label(node: NodeProto) -> str:
-    """What the operator made from this node is called."""
-    return node.name or str(node.output[0])

@@ -9,6 +9,7 @@ from pocketpipe.integer import reference
 from pocketpipe.integer.comparing import first_difference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
+from pocketpipe.samples import in_batches
 from pocketpipe.targets.base import Target
 
 BATCH = 16
@@ -42,12 +43,8 @@ def expected_of(onnx: bytes, prepared: np.ndarray, macs: int, most_macs: int) ->
         return None
     graph = lower(onnx)
     entering = graph.quantized(prepared[: max(1, most_macs // max(1, macs))])
-    return Expected(graph, entering, _in_batches(graph, entering))
-
-
-def _in_batches(graph: IntegerGraph, entering: np.ndarray) -> np.ndarray:
-    batches = (entering[start : start + BATCH] for start in range(0, len(entering), BATCH))
-    return np.concatenate([reference.run(graph, batch) for batch in batches])
+    leaving = np.concatenate([reference.run(graph, batch) for batch in in_batches(entering, BATCH)])
+    return Expected(graph, entering, leaving)
 
 
 def refuse_differing(expected: Expected, target: Target, file: str, outputs: np.ndarray) -> None:

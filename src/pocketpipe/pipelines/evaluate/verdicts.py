@@ -82,7 +82,7 @@ def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: floa
     if budget.minimum_metric is not None:
         sign = ">=" if task.higher_is_better else "<="
         asked = f"{task.metric_name} {sign} {metric_text(budget.minimum_metric)}"
-        enough = better * metric >= better * budget.minimum_metric
+        enough = budget.allows_value(metric, higher_is_better=task.higher_is_better)
         verdicts.append(_on(subject, "minimum_metric", asked, metric_text(metric), enough))
     return verdicts
 
