@@ -336,7 +336,7 @@ def label(node: NodeProto) -> str:
 def _table(source: IntegerTensor, value: Real, target: Target) -> np.ndarray:
     """The function's value for each of the 256 integers, on the target's grid, by the one rounding rule."""
     real = value.applied((np.arange(-128, 128, dtype=np.float64) - source.zero_point) * source.scale)
-    return on_grid(real, target.scale, target.zero_point, target.low, target.high)
+    return on_grid(real, *target.grid)
 
 
 def _refuse_open_shape(value: ValueInfoProto) -> None:

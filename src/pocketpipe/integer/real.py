@@ -54,10 +54,15 @@ class Target:
     low: int
     high: int
 
+    @property
+    def grid(self) -> tuple[float, int, int, int]:
+        """Scale, zero point, smallest and largest integer."""
+        return self.scale, self.zero_point, self.low, self.high
+
     def within(self, low: float, high: float) -> tuple[int, int]:
         """The integers of this target that stand for real numbers from `low` to `high`."""
 
-        first, last = on_grid(np.array([low, high]), self.scale, self.zero_point, self.low, self.high)
+        first, last = on_grid(np.array([low, high]), *self.grid)
         return int(first), int(last)
 
     def tensor(self, shape: Shape, low: int, high: int) -> IntegerTensor:

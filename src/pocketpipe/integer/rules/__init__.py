@@ -1,6 +1,16 @@
 """How each ONNX operator becomes part of the integer graph."""
 
-from pocketpipe.integer.rules import affine, elementwise, functions, grid, moving, normalizing, pooling, products  # noqa: F401  they register
+from pocketpipe.integer.rules import (  # noqa: F401  they register
+    affine,
+    elementwise,
+    functions,
+    grid,
+    moving,
+    normalizing,
+    pooling,
+    products,
+    upsampling,
+)
 from pocketpipe.integer.rules.registry import MOVING, RULES
 
 __all__ = ["MOVING", "RULES"]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketpipe.integer.graph import Add, Multiply
+from pocketpipe.integer.fixed_point import on_grid
+from pocketpipe.integer.graph import Add, Multiply, Table
 from pocketpipe.integer.lowering import Lowering, label, last
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
@@ -43,6 +44,41 @@ def arithmetic(lowering: Lowering, node: NodeProto) -> None:
         lowering.known[node.output[0]] = _product(lowering, node)
     else:
         raise lowering.refusal(node, "a quotient of two tensors has no integer form")
+
+
+@rule("PRelu")
+def parametric_relu(lowering: Lowering, node: NodeProto) -> None:
+    """One slope is a function; several: what is above zero plus what is below times its slope, one of which is zero."""
+    slopes = lowering.constant(node, 1)
+    if slopes is None:
+        raise lowering.refusal(node, "its slopes must be constants")
+    numbers = _of_any_example(lowering, node, 0, slopes.values.astype(np.float64))
+    tensor = lowering.stored(node)
+    if numbers.size == 1:
+        slope = float(numbers.item())
+        lowering.known[node.output[0]] = Real(tensor, (lambda x: np.where(x < 0, slope * x, x),))
+        return
+    if len(lowering.tensors[tensor].shape) == 3:
+        tensor = lowering.image(node)
+    x, below = lowering.tensors[tensor], f"{node.output[0]}/below"
+    integers = np.arange(-128, 128)
+    lowering.add(Table(below, (tensor,), below, np.minimum(integers, x.zero_point).astype(np.int8)), x)
+    if tensor in lowering.images:
+        lowering.images.add(below)
+    sloped = affine(lowering, node, below, numbers, np.zeros(()))
+
+    def finish(target: Target, low: int, high: int) -> None:
+        parts = tuple(Target(f"{target.name}/{side}", *target.grid) for side in ("above", "sloped"))
+        above, under = parts
+        entries = on_grid(np.maximum((integers - x.zero_point) * x.scale, 0), *target.grid)
+        lowering.add(Table(above.name, (tensor,), above.name, entries), above.tensor(x.shape, above.low, above.high))
+        sloped.finish(under, under.low, under.high)
+        multipliers, shift = lowering.shared(node, 1.0, 1.0)
+        operator = Add(label(node), (above.name, under.name), target.name, multipliers, shift,
+                       (target.zero_point,) * 2, target.zero_point, low, high)  # fmt: skip
+        lowering.add(operator, target.tensor(x.shape, low, high))
+
+    lowering.known[node.output[0]] = Sum(x.shape, finish, label(node), image=tensor in lowering.images)
 
 
 def _of_one_tensor(node: NodeProto, left: Real, right: Real) -> Real:
@@ -105,14 +141,20 @@ def _with_constant(lowering: Lowering, node: NodeProto, position: int) -> None:
     lowering.known[node.output[0]] = made
 
 
+def _of_any_example(lowering: Lowering, node: NodeProto, position: int, numbers: np.ndarray) -> np.ndarray:
+    """A constant without the batch axis; `position` is that of the tensor that it meets."""
+    if numbers.ndim <= len(lowering.shapes[node.input[position]]):
+        return numbers
+    if len(numbers) != 1:
+        raise lowering.refusal(node, "a constant for each example")
+    return numbers[0]
+
+
 def _affine_form(
     lowering: Lowering, node: NodeProto, position: int, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(factors, offsets) of what the node does to its tensor, without the batch axis."""
-    if numbers.ndim == len(lowering.shapes[node.input[position]]) + 1:
-        if len(numbers) != 1:
-            raise lowering.refusal(node, "a constant for each example")
-        numbers = numbers[0]
+    numbers = _of_any_example(lowering, node, position, numbers)
     one, zero = np.ones(()), np.zeros(())
     if node.op_type == "Add":
         return one, numbers

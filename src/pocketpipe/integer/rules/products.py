@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 @rule("Conv")
 def convolution(lowering: Lowering, node: NodeProto) -> None:
     """One- or two-dimensional; one-dimensional as of height 1."""
-    weight, bias = _weight(lowering, node, 1, 0), _constant_bias(lowering, node)
+    weight, bias = weight_of(lowering, node, 1, 0), constant_bias(lowering, node)
     given = attributes(node)
     if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or weight.values.ndim not in (3, 4):
         raise lowering.refusal(node, "only one and two dimensions with explicit pads")
     flat = weight.values.ndim == 3
-    source = _row(lowering, node) if flat else lowering.image(node)
-    quantized = _int8(lowering, node, weight)
+    source = row(lowering, node) if flat else lowering.image(node)
+    quantized = int8_of(lowering, node, weight)
     kernel = np.ascontiguousarray(np.moveaxis(quantized[:, :, None] if flat else quantized, 1, -1))
-    strides, dilations = (_pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
+    strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
     pads = tuple(given.get("pads", [0] * 2 * (1 if flat else 2)))
     padding = (0, pads[0], 0, pads[1]) if flat else pads
     channels, *rows = lowering.shapes[node.output[0]]
@@ -37,9 +37,9 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
         x = lowering.tensors[source]
         name = f"{target.name}/image" if flat else target.name
         operator = Convolution(
-            label(node), (source,), name, kernel, _bias(lowering, node, quantized, weight, bias, x),
+            label(node), (source,), name, kernel, bias_of(lowering, node, quantized, weight, bias, x),
             strides, padding, dilations, int(given.get("group", 1)), x.zero_point,
-            lowering.factor(node, target, x.scale, _scale(weight), limits=(low, high)),
+            lowering.factor(node, target, x.scale, scale_of(weight), limits=(low, high)),
         )  # fmt: skip
         lowering.add(operator, target.tensor(shape, low, high))
         if flat:
@@ -50,11 +50,12 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
     lowering.known[node.output[0]] = Sum(stored, finish, label(node), image=not flat)
 
 
-def _pair(values: list[int], flat: bool) -> tuple[int, int]:
+def pair(values: list[int], flat: bool) -> tuple[int, int]:
+    """What a node gives along height and width."""
     return (1, int(values[0])) if flat else (int(values[0]), int(values[1]))
 
 
-def _row(lowering: Lowering, node: NodeProto) -> str:
+def row(lowering: Lowering, node: NodeProto) -> str:
     """A sequence (channels, width) as an image of height 1, channels last."""
     tensor = lowering.plain(node)
     channels, width = lowering.tensors[tensor].shape
@@ -74,8 +75,8 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
         _product_of_tensors(lowering, node)
         return
     outputs_first = bool(given.get("transB", 0))
-    tensor, weight = lowering.plain(node), _weight(lowering, node, 1, 0 if outputs_first else 1)
-    quantized = _int8(lowering, node, weight)
+    tensor, weight = lowering.plain(node), weight_of(lowering, node, 1, 0 if outputs_first else 1)
+    quantized = int8_of(lowering, node, weight)
     matrix = quantized if outputs_first else np.ascontiguousarray(quantized.T)
     if matrix.ndim != 2:
         raise lowering.refusal(node, "its constant must be a matrix")
@@ -85,8 +86,8 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
         def finish(target: Target, low: int, high: int) -> None:
             x = lowering.tensors[tensor]
             operator = Linear(
-                label(node), (tensor,), target.name, matrix, _bias(lowering, node, matrix, weight, bias, x),
-                lowering.factor(node, target, x.scale, _scale(weight), limits=(low, high)),
+                label(node), (tensor,), target.name, matrix, bias_of(lowering, node, matrix, weight, bias, x),
+                lowering.factor(node, target, x.scale, scale_of(weight), limits=(low, high)),
             )  # fmt: skip
             lowering.add(operator, target.tensor(shape, low, high))
 
@@ -96,10 +97,11 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
 
         return Sum(shape, finish, label(node), with_affine=None if bias else with_affine)
 
-    lowering.known[node.output[0]] = waiting(_constant_bias(lowering, node))
+    lowering.known[node.output[0]] = waiting(constant_bias(lowering, node))
 
 
-def _constant_bias(lowering: Lowering, node: NodeProto) -> Constant | None:
+def constant_bias(lowering: Lowering, node: NodeProto) -> Constant | None:
+    """What the node adds, if anything."""
     bias = lowering.constant(node, 2)
     if bias is None and len(node.input) > 2 and node.input[2]:
         raise lowering.refusal(node, "what it adds must be a constant; add another tensor behind it")
@@ -120,7 +122,7 @@ def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:
     lowering.known[node.output[0]] = Sum(shape, finish, label(node))
 
 
-def _weight(lowering: Lowering, node: NodeProto, position: int, outputs: int) -> Constant:
+def weight_of(lowering: Lowering, node: NodeProto, position: int, outputs: int) -> Constant:
     """The weight at an input; along its axis `outputs` lie what the layer makes."""
     weight = lowering.constant(node, position)
     if weight is None or weight.quantized is None or weight.scale is None:
@@ -130,23 +132,25 @@ def _weight(lowering: Lowering, node: NodeProto, position: int, outputs: int) ->
     return weight
 
 
-def _scale(weight: Constant) -> np.ndarray:
+def scale_of(weight: Constant) -> np.ndarray:
+    """(1,) or (channels,)."""
     assert weight.scale is not None
     return weight.scale
 
 
-def _int8(lowering: Lowering, node: NodeProto, weight: Constant) -> np.ndarray:
+def int8_of(lowering: Lowering, node: NodeProto, weight: Constant) -> np.ndarray:
+    """The weight's integers."""
     assert weight.quantized is not None
     if weight.quantized.min(initial=0) < -128 or weight.quantized.max(initial=0) > 127:
         raise lowering.refusal(node, "its weight does not fit int8; quantize weights symmetrically")
     return weight.quantized.astype(np.int8)
 
 
-def _bias(
+def bias_of(
     lowering: Lowering, node: NodeProto, matrix: np.ndarray, weight: Constant, bias: Constant | None, x: IntegerTensor
 ) -> np.ndarray:
     """int32 (out,), in units of input scale times weight scale, the input's zero point taken out."""
-    unit = x.scale * _scale(weight)
+    unit = x.scale * scale_of(weight)
     given = np.zeros(1) if bias is None else bias.values.astype(np.float64).reshape(-1)
     real = np.broadcast_to(given, len(matrix))  # Gemm's may be (1, out) or one number
     sums = matrix.astype(np.int64).reshape(len(matrix), -1).sum(1)

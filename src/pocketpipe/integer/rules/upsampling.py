@@ -1,0 +1,184 @@
+"""What makes images larger, out of operators that every target has: repeated rows, pixels out of channels, and
+transposed convolutions.
+
+A transposed convolution of stride s is s convolutions along each axis, one for each remainder of an output's place by
+s, whose results lie between each other (Shi et al. 2016, arXiv 1609.07009): no sum runs over zeros that were put in,
+and each number is rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pocketpipe.integer.graph import Concatenation, Convolution, Reshape, Shape, Slice
+from pocketpipe.integer.lowering import Lowering, label
+from pocketpipe.integer.real import Real, Sum, Target
+from pocketpipe.integer.rules.products import bias_of, constant_bias, int8_of, pair, row, scale_of, weight_of
+from pocketpipe.integer.rules.registry import attributes, rule
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+REPEATING = {
+    (b"asymmetric", b"floor"),
+    *((b"half_pixel", rounding) for rounding in (b"round_prefer_floor", b"round_prefer_ceil")),
+}
+"""(coordinate_transformation_mode, nearest_mode) of Resize by which a whole factor repeats each row so many times."""
+
+
+class Along(NamedTuple):
+    """A transposed convolution along one axis."""
+
+    length: int
+    """Of the input."""
+    made: int
+    """Outputs."""
+    kernel: int
+    stride: int
+    dilation: int
+    cut: int
+    """Outputs that its padding takes off at the beginning."""
+
+    @property
+    def taps(self) -> int:
+        """Weights of each of the `stride` convolutions; those at the end may be zeros."""
+        reach = max(self.dilation * (self.kernel - 1) + 1, self.cut + self.made - self.stride * (self.length - 1))
+        return -(-reach // self.stride)
+
+    @property
+    def convolved(self) -> int:
+        """Outputs of each of them."""
+        return self.length + self.taps - 1
+
+
+@rule("ConvTranspose")
+def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
+    """One- or two-dimensional; one-dimensional as of height 1."""
+    weight, bias, given = weight_of(lowering, node, 1, 1), constant_bias(lowering, node), attributes(node)
+    if given.get("auto_pad", b"NOTSET") != b"NOTSET" or weight.values.ndim not in (3, 4):
+        raise lowering.refusal(node, "only one and two dimensions with explicit pads")
+    flat, groups = weight.values.ndim == 3, int(given.get("group", 1))
+    source = row(lowering, node) if flat else lowering.image(node)
+    stored = int8_of(lowering, node, weight)
+    kernel = stored[:, :, None] if flat else stored
+    channels, *axes = lowering.shapes[node.output[0]]
+    made = (1, *axes) if flat else tuple(axes)
+    strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
+    pads = given.get("pads", [0] * 4)
+    sides = zip(lowering.tensors[source].shape, made, kernel.shape[2:], strides, dilations,
+                (0, pads[0]) if flat else pads[:2], strict=False)  # fmt: skip
+    rows, columns = (Along(*map(int, side)) for side in sides)
+    kernels = _kernels(kernel, groups, rows, columns)
+    scales = np.tile(np.broadcast_to(scale_of(weight), kernel.shape[1]), len(kernels[0][0]) // kernel.shape[1])
+    grown = replace(weight, scale=scales)
+    biases = None if bias is None else replace(bias, values=np.resize(bias.values.reshape(-1), len(scales)))
+    shape = (made[0], made[1], channels)
+
+    def finish(target: Target, low: int, high: int) -> None:
+        x, ended = lowering.tensors[source], f"{target.name}/image" if flat else target.name
+        factor = lowering.factor(node, target, x.scale, scales, limits=(low, high))
+
+        def convolved(part: np.ndarray, place: str) -> str:
+            operator = Convolution(
+                f"{label(node)}/{place}", (source,), f"{target.name}/{place}", part,
+                bias_of(lowering, node, part, grown, biases, x), (1, 1), (rows.taps - 1, columns.taps - 1) * 2,
+                (1, 1), groups, x.zero_point, factor,
+            )  # fmt: skip
+            lowering.add(operator, target.tensor((rows.convolved, columns.convolved, len(part)), low, high))
+            return operator.output
+
+        wide = (rows.convolved, columns.convolved * columns.stride, channels)
+        lines = [
+            _interleaved(lowering, [convolved(part, f"{r},{c}") for c, part in enumerate(line)], wide, 1)
+            for r, line in enumerate(kernels)
+        ]
+        whole = _interleaved(lowering, lines, (wide[0] * rows.stride, *wide[1:]), 0)
+        ranges = *((each.cut, each.cut + each.made, 1) for each in (rows, columns)), (0, channels, 1)
+        lowering.add(Slice(label(node), (whole,), ended, ranges), target.tensor(shape, low, high))
+        if flat:
+            lowering.images.add(ended)
+            lowering.ended(Reshape(f"{label(node)}/row", (lowering.turn(ended),), target.name, (channels, made[1])))
+
+    result = (channels, made[1]) if flat else shape
+    lowering.known[node.output[0]] = Sum(result, finish, label(node), image=not flat)
+
+
+def _kernels(kernel: np.ndarray, groups: int, rows: Along, columns: Along) -> list[list[np.ndarray]]:
+    """For each remainder of a row the convolutions (out, height, width, in / groups) of its columns.
+
+    In one group they are one convolution, which makes its columns side by side.
+    """
+    whole = np.zeros((*kernel.shape[:2], rows.taps * rows.stride, columns.taps * columns.stride), kernel.dtype)
+    down, right = (slice(0, each.dilation * each.kernel, each.dilation) for each in (rows, columns))
+    whole[:, :, down, right] = kernel
+
+    def convolution(r: int, c: int) -> np.ndarray:
+        turned = whole[:, :, r :: rows.stride, c :: columns.stride][:, :, ::-1, ::-1]
+        of_groups = turned.reshape(groups, -1, *turned.shape[1:]).transpose(0, 2, 3, 4, 1)
+        return np.ascontiguousarray(of_groups.reshape(-1, *of_groups.shape[2:]))
+
+    found = [[convolution(r, c) for c in range(columns.stride)] for r in range(rows.stride)]
+    return [[np.concatenate(line)] for line in found] if groups == 1 else found
+
+
+@rule("Resize", "Upsample")
+def resize(lowering: Lowering, node: NodeProto) -> None:
+    """Each number several times: the nearest one, by whole factors."""
+    given, tensor = attributes(node), lowering.image(node)
+    place, rounding = ((b"asymmetric", b"floor") if node.op_type == "Upsample" else
+                       (given.get("coordinate_transformation_mode", b"half_pixel").removeprefix(b"pytorch_"),
+                        given.get("nearest_mode", b"round_prefer_floor")))  # fmt: skip
+    before, after = lowering.tensors[tensor].shape, lowering.shapes[node.output[0]]
+    height, width, channels = (*after[1:], after[0]) if len(after) == 3 else (0, 0, 0)
+    if given.get("mode", b"nearest") != b"nearest" or (place, rounding) not in REPEATING:
+        raise lowering.refusal(node, "only the nearest number is taken; a ConvTranspose behind it interpolates, too")
+    if not height or channels != before[2] or height % before[0] or width % before[1]:
+        raise lowering.refusal(node, f"from {before[:2]} to {after[1:]}, only whole factors of height and width")
+    wide = _interleaved(lowering, [tensor] * (width // before[1]), (before[0], width, channels), 1)
+    _image(lowering, node, _interleaved(lowering, [wide] * (height // before[0]), (height, width, channels), 0))
+
+
+@rule("DepthToSpace")
+def pixels_of_channels(lowering: Lowering, node: NodeProto) -> None:
+    """PixelShuffle, and TensorFlow's order of channels."""
+    given, tensor = attributes(node), lowering.image(node)
+    side = int(given["blocksize"])
+    height, width, channels = lowering.tensors[tensor].shape
+    kept, by_channel = channels // side**2, given.get("mode", b"DCR") == b"CRD"
+
+    def part(r: int, c: int) -> str:
+        number, name = r * side + c, f"{node.output[0]}/{r},{c}"
+        own = (number, channels, side**2) if by_channel else (number * kept, (number + 1) * kept, 1)
+        lowering.moved(Slice(f"{label(node)}/{r},{c}", (tensor,), name, ((0, height, 1), (0, width, 1), own)),
+                       (height, width, kept))  # fmt: skip
+        return name
+
+    wide = (height, width * side, kept)
+    lines = [_interleaved(lowering, [part(r, c) for c in range(side)], wide, 1) for r in range(side)]
+    _image(lowering, node, _interleaved(lowering, lines, (height * side, *wide[1:]), 0))
+
+
+def _image(lowering: Lowering, node: NodeProto, tensor: str) -> None:
+    """The node's output is this tensor, channels last."""
+    lowering.images.add(tensor)
+    lowering.known[node.output[0]] = Real(tensor)
+
+
+def _interleaved(lowering: Lowering, parts: Sequence[str], shape: Shape, axis: int) -> str:
+    """The image (height, width, channels) of `shape` whose rows (axis 0) or columns (1) are those of `parts` in turn.
+
+    Of equal images; a single part may have its columns side by side already.
+    """
+    if len(parts) == 1:
+        return lowering.reshaped(parts[0], shape)
+    of_one = (prod(shape[: axis + 1]) // len(parts), 1, prod(shape[axis + 1 :]))
+    name = f"{parts[0]}/{'rows' if axis == 0 else 'columns'}"
+    lined = [lowering.reshaped(part, of_one) for part in parts]
+    together = (of_one[0], len(parts), of_one[2])
+    lowering.add(Concatenation(name, tuple(lined), name, 2), replace(lowering.tensors[parts[0]], shape=together))
+    return lowering.reshaped(name, shape)
