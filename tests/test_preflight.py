@@ -57,30 +57,33 @@ def test_weights_of_another_network_are_found_before_the_training(tmp_path: Path
     check_feasible(checked_config(parameters(teacher)), {"finetune"})
 
 
-class Transposed(nn.Module):
+class InGroups(nn.Module):
     """Has an operator that integers do not have."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.first, self.larger = nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 4, 2)
+        self.first, self.norm = nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)
         self.head = nn.Linear(4, outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.larger(self.first(x).relu()).mean((2, 3)))
+        return self.head(self.norm(self.first(x).relu()).mean((2, 3)))
 
 
-@NETWORKS.register("transposed, for a test")
+@NETWORKS.register("in groups, for a test")
 def build(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    return Transposed(outputs)
+    return InGroups(outputs)
 
 
 def test_an_operator_without_integer_form_is_found_before_any_training() -> None:
-    asked = parameters() | {"methods": ["quantization"], "network": {"name": "transposed, for a test"}}
+    asked = parameters() | {"methods": ["quantization"], "network": {"name": "in groups, for a test"}}
     checked = checked_config({**asked, "budget": {"macs": 10**9}})
     with pytest.raises(Mistakes) as caught:
         check_feasible(checked, {"search", "compile"})
     (line,) = caught.value.lines
-    assert re.fullmatch(r"targets: x86_64: node '\d+' \(ConvTranspose, behind 'first\w*'\): has no integer form", line)
+    named = r"targets: x86_64: node '\d+' \(InstanceNormalization, behind '\w+'\): has no integer form; use Batch.*"
+        r"targets: x86_64: node '\d+' \(InstanceNormalization, behind '\w+'\): has no integer form; use BatchNorm, .*"
+    )
+    assert re.fullmatch(named, line)
     check_feasible(checked, {"search"})
 
 

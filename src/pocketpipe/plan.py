@@ -91,6 +91,10 @@ class Step(Value):
         Not called where weights are loaded, so it must leave the structure as it is. Default: nothing to set.
         """
 
+    def caveats(self, network: nn.Module, task: Task) -> Sequence[str]:
+        """A line for each thing that a user should know of this step on this network before any work. Default: none."""
+        return ()
+
     def asks_for(self, other: Step) -> bool:
         """Whether `other`, a step of a finished plan, has what is said here; what is open may be anything there."""
         said = self.model_fields_set - self.projected

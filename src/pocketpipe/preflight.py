@@ -1,12 +1,14 @@
 """Everything that can be known to go wrong is said before any work, all of it together; but whether the network has a
 form that can be compiled, which takes seconds to tell, once the rest is right."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketpipe import machine
 from pocketpipe.budget import Budget
@@ -23,7 +25,12 @@ from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.native import NativeTarget
 from pocketpipe.task import TASKS, TaskChoice
 from pocketpipe.training.distilling import FurtherTeacher
-from pocketpipe.training.recipe import TrainerSettings
+from pocketpipe.training.recipe import Recipe, TrainerSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pocketpipe.task import Task
 
 GRAPH_BYTES = 250
 """Of an exported file for each layer and each tensor, more than any network of ours has: nodes, names, scales."""
@@ -100,6 +107,8 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     for section, teacher in request.teachers:
         yield from _teacher_mistakes(section, teacher)
     for section, recipe in request.recipes:
+        if section == "teacher" and recipe.distillation is not None and not recipe.distillation.teachers:
+            yield "teacher.distillation: there is nobody to learn from yet; name teachers, or set distillation to null"
         uneven = None if request.trainer is None else recipe.uneven(request.trainer)
         if uneven is not None:
             yield f"{section}.{uneven}"
@@ -132,14 +141,16 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
         for name in request.targets:
             if not list(_said("", partial(TARGETS.resolve, name))):
                 yield from _said(f"targets: {name}", TARGETS.resolve(name).check)
-    if stages & STAGES_WITH_THE_NETWORK and request.task is not None and not _task_mistakes(request):
-        no_data = list(_said("", partial(_check_data, request.task)))
+    if request.task is None or _task_mistakes(request):
+        return
+    no_data = list(_said("", partial(_check_data, request.task)))
+    if stages & STAGES_WITH_THE_NETWORK:
         yield from no_data or _said("", partial(_check_drop, request.task, request.budget))
         if not no_data and request.network is not None and not _network_mistakes(request):
             yield from _said("", partial(_check_network, request.task, request.network, request, stages))
-    if stages & STAGES_WITH_TEACHERS and request.task is not None and not _task_mistakes(request):
+    if stages & STAGES_WITH_TEACHERS and not no_data:
         for section, teacher in request.teachers:
-            if not _teacher_mistakes(section, teacher) and not list(_said("", partial(_check_data, request.task))):
+            if not _teacher_mistakes(section, teacher):
                 yield from _said(f"{section}.distillation.teachers", partial(_check_teacher, request.task, teacher))
 
 
@@ -197,18 +208,26 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
     if "compile" in stages and not any(":" in name for name in request.targets):  # a target of one's own may take them
         _refuse_recurrent_modules(network_choice.name, profile)
     answer = answer_shape(built, task.input_shape) if stages & STAGES_WITH_TEACHERS else ()
-    for section, recipe in request.recipes:
-        if recipe.distillation is not None and stages & STAGES_WITH_TEACHERS:
-            with _within(section):
-                recipe.distillation.check(answer, len(task.labels))
-        if recipe.progressive_resizing is not None:
-            with _within(section):
-                recipe.progressive_resizing.check(built, task.input_shape)
+    wrong = (_recipe_mistakes(section, recipe, built, task, answer) for section, recipe in request.recipes)
+    if lines := list(chain.from_iterable(wrong)):
+        raise Mistakes(lines)
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
         methods = [method.step() for method in request.methods]
         if not _reaches_with_room(profile, methods, request.budget):
             onnx = export_onnx(built, task.input_shape)
             refuse_impossible(profile.in_file_of(len(onnx)), methods, request.budget)
+
+
+def _recipe_mistakes(
+    section: str, recipe: Recipe, network: nn.Module, task: Task, answer: tuple[int, ...]
+) -> Iterator[str]:
+    """What does not suit this network; `answer` is the shape of its answer to an example, () where nobody learns."""
+    if recipe.distillation is not None and answer:
+        check = partial(recipe.distillation.check, answer, len(task.labels))
+        yield from (f"{section}.{line}" for line in _said("", check))
+    if recipe.progressive_resizing is not None:
+        resizing = partial(recipe.progressive_resizing.check, network, task.input_shape)
+        yield from (f"{section}.{line}" for line in _said("", resizing))
 
 
 def _reaches_with_room(profile: NetworkProfile, methods: list[Step], budget: Budget) -> bool:
@@ -280,15 +299,6 @@ def _check_trainer(settings: TrainerSettings) -> None:
     from pocketpipe.training.device import accelerator
 
     accelerator(settings)
-
-
-@contextmanager
-def _within(section: str) -> Iterator[None]:
-    """Say which section a mistake is in."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{section}.{error}") from error
 
 
 def _check_teacher(task_choice: TaskChoice, teacher: FurtherTeacher) -> None:

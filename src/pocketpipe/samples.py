@@ -13,7 +13,7 @@ ELEMENTS = 2**22
 tens of times as many of them on the way."""
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from pocketpipe.task import Preprocessing, Split, Task
 
@@ -43,6 +43,12 @@ def prepared(preprocessing: Preprocessing, inputs: Tensor) -> Tensor:
     mean, std = (torch.tensor(v, device=inputs.device).reshape(shape) for v in (preprocessing.mean, preprocessing.std))
     result = inputs.to(torch.float32, copy=True).mul_(preprocessing.scale).sub_(mean).div_(std)
     return result.contiguous(memory_format=torch.channels_last) if result.ndim == 4 else result
+
+
+def training_view(task: Task, inputs: np.ndarray, targets: np.ndarray, generator: Generator) -> Tensor:
+    """An augmented view of stored inputs, prepared, on CPU; what is stored stays as it is."""
+    view, _ = task.augment_both(to_tensor(inputs).clone(), targets_tensor(targets).clone(), generator)
+    return prepared(task.preprocessing, view)
 
 
 def prepared_batches(task: Task, split: Split, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:

@@ -150,8 +150,17 @@ class Task(ABC):
         return lines
 
     def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Random training view of a whole batch of stored inputs, same shape and dtype. Default: unchanged."""
+        """Random training view of a whole batch of stored inputs, same shape and dtype. Default: unchanged.
+
+        It leaves targets as they are: what moves them too (a flip, where they are masks) belongs in `augment_both`.
+        """
         return inputs
+
+    def augment_both(
+        self, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The view, and targets (N, ...) as they are in it, of the same shape. Default: `augment`, targets as given."""
+        return self.augment(inputs, generator), targets
 
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:

@@ -160,6 +160,22 @@ def test_a_regression_goes_through_the_chain(house: House) -> None:
 
 
 @pytest.mark.slow
+def test_a_segmentation_goes_through_the_chain(house: House) -> None:
+    """A decoder, masks that move with their pictures, a loss and a metric of one's own; integers down to a board."""
+    run = house.run_default(
+        "task.name=own.segmentation:build,network.name=own.segmentation:unet,targets=- x86_64\n- cortex_m,"
+        "budget.speedup=2.0,budget.compression=4.0,budget.accuracy_drop=0.1,budget.minimum_metric=0.7,teacher.epochs=20,"
+        "teacher.optimizer=adamw,teacher.learning_rate=0.01,finalists.distillation=null,finetune.distillation=null,"
+        "search.trials=1,search.controls=0,search.finalists=1,search.ladder=[]"
+    )
+    assert run.code == 0, run.out
+    evaluation = json.loads((house.latest("evaluation") / "value.json").read_text())
+    measured = {subject["name"]: subject for subject in evaluation["subjects"]}
+    assert measured["x86_64"]["differing"] == 0
+    assert measured["cortex_m"]["not_measured"] is not None or measured["cortex_m"]["differing"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["ds_cnn", "gru"])
 def test_keywords_go_onto_a_microcontroller(house: House, tmp_path: Path, network: str) -> None:
     """Float features and splits of one's own, in a file; a budget of flash and RAM alone."""

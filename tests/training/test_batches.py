@@ -116,3 +116,24 @@ def test_types_that_torch_cannot_pick_examples_of_are_taken(kind: type) -> None:
     for found, expected in zip(batches.epoch(0), same.epoch(0), strict=True):
         assert torch.equal(found.inputs, expected.inputs)
         assert found.targets.dtype == torch.float32
+
+
+class Moved(Unchanged):
+    """A view that moves targets: both get the same number added."""
+
+    def augment_both(
+        self, inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        added = torch.randint(0, 9, (len(inputs),), generator=generator)
+        return inputs.add_(added.to(inputs.dtype)[:, None, None, None]), targets.add_(added)
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_targets_may_move_with_their_view(views: int | None) -> None:
+    split = numbered(60)
+    batches = Batches(Moved(), split, 20, 0, Shard(1, 2), CPU, views)
+    for epoch in (0, 1, 2):
+        for batch in batches.epoch(epoch):
+            assert torch.equal(batch.inputs.flatten(), batch.targets.float())
+            assert not torch.equal(batch.targets, batch.chosen)
+    assert np.array_equal(split.targets, np.arange(60)), "what is stored stays"

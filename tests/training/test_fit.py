@@ -157,3 +157,14 @@ def test_interrupted_by_a_signal_it_ends_as_any_program_does(tmp_path: Path, how
         _, errors = process.communicate()
     assert process.returncode == -how
     assert how is signal.SIGTERM or errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_another_optimizer_and_clipped_gradients(tmp_path: Path) -> None:
+    adamw = RECIPE.model_copy(update={"optimizer": "adamw", "learning_rate": 0.01})
+    fitted = train(tmp_path / "adamw", recipe=adamw)
+    assert fitted.curves["val_accuracy"][-1] > 0.9
+    held = train(tmp_path / "held", recipe=RECIPE.model_copy(update={"clip_norm": 1e-9, "weight_decay": 0.0}))
+    still = train(tmp_path / "still", recipe=RECIPE.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0}))
+    for name, weights in still.network.state.items():
+        if weights.is_floating_point():
+            assert torch.allclose(weights, held.network.state[name], atol=1e-6), name

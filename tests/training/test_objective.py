@@ -36,6 +36,19 @@ def test_the_parts_are_mixed_by_their_weight() -> None:
     assert torch.equal(Objective(TASK, RECIPE)(Response(OWN), None, TARGETS, 0.0), LOSS)
 
 
+class Viewing(Blobs):
+    """A loss that takes a view of what the network answers, as Dice is often written."""
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
+        return (outputs.view(len(outputs), -1).mean(1) - targets).square().mean()
+
+
+def test_a_loss_may_take_views_of_maps() -> None:
+    maps = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    loss = Objective(Viewing(), RECIPE)(Response(maps), None, torch.zeros(2), 0.0)
+    assert torch.allclose(loss, maps.mean((1, 2, 3)).square().mean())
+
+
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.9, 1.0)])
 def test_dkd_grows(progress: float, share: float) -> None:
     distillation = Distillation(weight=0.5, outputs=Decoupled(kind="dkd", alpha=2.0, beta=3.0, warmup=0.2))
@@ -138,7 +151,8 @@ def test_losses_are_computed_in_float32_whatever_the_network_is_computed_in() ->
     assert seen == [torch.float32]
 
 
-def test_a_parameter_may_have_its_first_gradient_later() -> None:
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_parameter_may_have_its_first_gradient_later(name: str) -> None:
     """Blocks that are left out at random (LayerDrop)."""
 
     class Dropped(nn.Module):
@@ -150,19 +164,22 @@ def test_a_parameter_may_have_its_first_gradient_later() -> None:
             return self.later(self.always(x)) if late else self.always(x)
 
     network = Dropped()
+    recipe = RECIPE.model_copy(update={"optimizer": name, "weight_decay": 0.3})
     module = SimpleNamespace(
-        network=network, objective=Objective(TASK, RECIPE), _recipe=RECIPE, modules=network.modules
+        network=network, objective=Objective(TASK, recipe), _recipe=recipe, modules=network.modules
     )
     optimizer = Training.configure_optimizers(module)
     plain = Dropped()
     plain.load_state_dict(network.state_dict())
-    usual = torch.optim.SGD(
-        [
-            {"params": [plain.always.weight, plain.later.weight], "weight_decay": RECIPE.weight_decay},
-            {"params": [plain.always.bias, plain.later.bias]},
-        ],
-        lr=RECIPE.learning_rate, momentum=RECIPE.momentum, nesterov=True, fused=False, foreach=False,
-    )  # fmt: skip
+    groups = [
+        {"params": [plain.always.weight, plain.later.weight], "weight_decay": 0.3},
+        {"params": [plain.always.bias, plain.later.bias], "weight_decay": 0.0},
+    ]
+    usual: torch.optim.Optimizer = (
+        torch.optim.SGD(groups, lr=RECIPE.learning_rate, momentum=0.9, nesterov=True, fused=False, foreach=False)
+        if name == "sgd"
+        else torch.optim.AdamW(groups, lr=RECIPE.learning_rate, fused=False, foreach=False)
+    )
     for late in (False, True, False):
         for each, steps in ((network, optimizer), (plain, usual)):
             steps.zero_grad()

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pocketpipe.compression.modules import evaluating
 from pocketpipe.errors import UserError
-from pocketpipe.samples import examples_at_once, prepared, to_tensor
+from pocketpipe.samples import examples_at_once, training_view
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -56,11 +56,11 @@ def reestimate_on(network: nn.Module, task: Task, data: Split | None) -> None:
     if data is None or not len(data):
         raise UserError("BatchNorm's statistics need calibration examples, and there are none; give a split with some")
     generator = torch.Generator().manual_seed(VIEW_SEED)
-    first = data.inputs[:EXAMPLES]
     at_once = examples_at_once(task.input_shape, fewest=FEWEST, most=BATCH)
-    parts = np.array_split(first, ceil(len(first) / at_once))  # alike in size, as each counts the same
-    views = (task.augment(to_tensor(part).clone(), generator) for part in parts)  # which may work in place
-    reestimate(network, (prepared(task.preprocessing, view) for view in views))
+    count = ceil(min(len(data), EXAMPLES) / at_once)
+    parts = (np.array_split(each[:EXAMPLES], count) for each in (data.inputs, data.targets))
+    pairs = zip(*parts, strict=True)  # alike in size, as each counts the same
+    reestimate(network, (training_view(task, *pair, generator) for pair in pairs))
 
 
 def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:

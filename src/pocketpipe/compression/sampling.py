@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from pocketpipe.compression.members import Reader, ReadingModule
 from pocketpipe.compression.modules import evaluating, input_of
 from pocketpipe.errors import UserError
-from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor
+from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor, training_view
 from pocketpipe.task import Split, Task
 
 EXAMPLES, FEWEST = 512, 32
@@ -38,8 +38,7 @@ def calibration(task: Task, data: Split | None, device: torch.device, *, wanted_
 def training_views(task: Task, data: Split | None, device: torch.device, *, wanted_by: str) -> Tensor:
     """As `calibration`, one augmented view of each: what the weights were trained on, and statistics are taken from."""
     first = _first(task, data, wanted_by)
-    views = task.augment(to_tensor(first.inputs).clone(), torch.Generator().manual_seed(VIEW_SEED))
-    return prepared(task.preprocessing, views).to(device)
+    return training_view(task, first.inputs, first.targets, torch.Generator().manual_seed(VIEW_SEED)).to(device)
 
 
 def _first(task: Task, data: Split | None, wanted_by: str) -> Split:

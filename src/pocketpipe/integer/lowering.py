@@ -30,6 +30,13 @@ ADD_BITS = 21
 MOST_AXES = 3
 """That a transposition leaves as they are."""
 
+WAYS_OUT = {
+    "InstanceNormalization": "; use BatchNorm, or LayerNorm over the last axis, in place of GroupNorm and InstanceNorm",
+    "GroupNormalization": "; use BatchNorm, or LayerNorm over the last axis, in its place",
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), "; `unrolled` gives the network one (docs/your-own.md)"),
+}
+"""What to do instead, by operator."""
+
 CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 """Attributes of Constant nodes, beside whole tensors."""
 
@@ -104,7 +111,7 @@ class Lowering:
             return
         rule = RULES.get(node.op_type)
         if rule is None:
-            raise self.refusal(node, "has no integer form")
+            raise self.refusal(node, f"has no integer form{WAYS_OUT.get(node.op_type, '')}")
         rule(self, node)
 
     def graph(self, end: str) -> IntegerGraph:

@@ -21,6 +21,10 @@ PART = 512
 """Examples at once where a view is made of all, and where teachers are asked about it (fewer, if one is large)."""
 
 
+View = tuple[Tensor, Tensor]
+"""Stored inputs (N, ...) as they are shown, and their targets."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """Which part of every batch this process trains: `rank` of `ranks`."""
@@ -72,7 +76,7 @@ class Batches:
         self._views = views
         self._inputs = to_tensor(split.inputs).to(device)
         self._targets = targets_tensor(split.targets).to(device)
-        self._shown: tuple[int, Tensor] | None = None
+        self._shown: tuple[int, View] | None = None
 
     def epoch(self, epoch: int) -> EpochBatches:
         """The batches of one epoch: an iterable with a length."""
@@ -86,9 +90,9 @@ class Batches:
         generator = torch.Generator(device).manual_seed(epoch_seed(self._seed, epoch))
         for start in range(0, self.steps * self.batch_size, self.batch_size):
             chosen = order[start : start + self.batch_size]
-            shown = views(chosen, epoch, generator)
-            mine = self._shard.of(chosen)
-            yield Batch(prepared(self._task.preprocessing, self._shard.of(shown)), self._targets[mine], mine)
+            shown, targets = views(chosen, epoch, generator)
+            inputs = prepared(self._task.preprocessing, self._shard.of(shown))
+            yield Batch(inputs, self._shard.of(targets), self._shard.of(chosen))
 
     def view_of(self, epoch: int) -> int:
         """Number of the view that an epoch shows."""
@@ -96,25 +100,29 @@ class Batches:
 
     def view(self, number: int) -> Iterator[Tensor]:
         """Prepared inputs of all examples in the split's order, in parts, as epochs with that view show them."""
-        for part in torch.split(self._view(number), examples_at_once(self._task.input_shape, fewest=1, most=PART)):
+        for part in torch.split(self._view(number)[0], examples_at_once(self._task.input_shape, fewest=1, most=PART)):
             yield prepared(self._task.preprocessing, part)
 
-    def _augmented(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+    def _augmented(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> View:
         """Views of this epoch alone; the whole batch in every process, so that they do not depend on their number."""
-        return self._task.augment(self._inputs.index_select(0, chosen), generator)
+        whole = self._inputs.index_select(0, chosen), self._targets.index_select(0, chosen)
+        return self._task.augment_both(*whole, generator)
 
-    def _repeated(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
-        return self._view(self.view_of(epoch)).index_select(0, chosen)
+    def _repeated(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> View:
+        inputs, targets = self._view(self.view_of(epoch))
+        return inputs.index_select(0, chosen), targets.index_select(0, chosen)
 
-    def _view(self, number: int) -> Tensor:
+    def _view(self, number: int) -> View:
         """All examples as one view shows them; the last one asked for lies in memory."""
         if self._shown is None or self._shown[0] != number:
             self._shown = None  # before the next one is made: there are never two
             generator = torch.Generator(self._inputs.device).manual_seed(epoch_seed(self._seed, number))
-            shown = torch.empty_like(self._inputs)
-            for part, into in zip(torch.split(self._inputs, PART), torch.split(shown, PART), strict=True):
-                into.copy_(self._task.augment(part.clone(), generator))
-            self._shown = (number, shown)
+            view = torch.empty_like(self._inputs), torch.empty_like(self._targets)
+            for start in range(0, len(self._inputs), PART):
+                part = slice(start, start + PART)
+                inputs, targets = self._inputs[part].clone(), self._targets[part].clone()
+                view[0][part], view[1][part] = self._task.augment_both(inputs, targets, generator)
+            self._shown = (number, view)
         return self._shown[1]
 
 

@@ -91,15 +91,18 @@ class Distillation(Value):
         """Raises UserError if `answer`, the shape of what a network says of one example, is no choice among labels, or
         if `targets` (N, ...), once they are known, name none.
         """
+        if self.weight == 0 and self.features is not None:
+            return  # nothing is softened
         if targets is not None and not (np.issubdtype(targets.dtype, np.integer) and targets.shape[1:] == answer[:-1]):
             raise UserError(
                 f"distillation: outputs are softened, as of a choice among {labels} labels, but targets are "
-                f"{targets.dtype} {targets.shape[1:]} for an example, no such choice; set distillation to null"
+                f"{targets.dtype} {targets.shape[1:]} for an example, no such choice; set distillation to null, or its "
+                "weight to 0 and features to {kind: attention}"
             )
         if labels < 2 or answer[-1:] != (labels,):
             raise UserError(
                 f"distillation: outputs are softened along the last axis, which must be the {labels} labels; they are "
-                f"{answer} for an example; set distillation to null"
+                f"{answer} for an example; {_advice(answer, labels)}"
             )
 
     @model_validator(mode="after")
@@ -107,3 +110,9 @@ class Distillation(Value):
         if self.features is not None and self.cached_views is not None:
             raise ValueError("features are too large to be cached; set cached_views or features to null")
         return self
+
+
+def _advice(answer: tuple[int, ...], labels: int) -> str:
+    if labels > 1 and answer[:1] == (labels,):
+        return "let the network end in a permute that puts them last, or set distillation to null"
+    return "set distillation to null, or its weight to 0 and features to {kind: attention}"

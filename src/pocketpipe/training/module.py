@@ -72,7 +72,7 @@ class Training(lightning.LightningModule):
         return self.network if self.average is None else self.average.network
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Nesterov SGD; weight decay on matrices and kernels only."""
+        """The recipe's; weight decay on matrices and kernels only."""
         named = [*self.network.named_parameters(), *self.objective.named_parameters()]
         norms = (module for module in self.modules() if isinstance(module, NORMS))
         normalizing = {id(parameter) for norm in norms for parameter in norm.parameters()}
@@ -81,17 +81,15 @@ class Training(lightning.LightningModule):
         others = [parameter for name, parameter in named if name not in names]
         groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": self._recipe.weight_decay},
-            {"params": others},
+            {"params": others, "weight_decay": 0.0},
         ]
+        groups = [group for group in groups if group["params"]]
+        rate, momentum = self._recipe.learning_rate, self._recipe.momentum
         # fused: one kernel for all parameters; small networks spend as long in a loop over them as in convolutions.
-        optimizer = torch.optim.SGD(
-            [group for group in groups if group["params"]],
-            lr=self._recipe.learning_rate,
-            momentum=self._recipe.momentum,
-            nesterov=self._recipe.momentum > 0,
-            fused=True,
-        )
-        if self._recipe.momentum > 0:  # fused, it does not take a parameter whose first gradient comes later
+        if self._recipe.optimizer == "adamw":
+            return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+        if momentum > 0:  # fused, it does not take a parameter whose first gradient comes later
             for parameter in (each for each in (*decayed, *others) if each.requires_grad):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer

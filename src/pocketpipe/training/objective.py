@@ -43,7 +43,8 @@ class Objective(nn.Module):
             return self._loss(student, taught, targets, progress)
 
     def _loss(self, student: Response, taught: Response | None, targets: Tensor, progress: float) -> Tensor:
-        loss = self._task.loss(student.outputs.float(), targets, smoothing=self._recipe.label_smoothing)
+        outputs = student.outputs.float().contiguous()  # maps lie channels last: a loss of the user's may take views
+        loss = self._task.loss(outputs, targets, smoothing=self._recipe.label_smoothing)
         distillation = self._recipe.distillation
         if distillation is None or taught is None:
             return loss

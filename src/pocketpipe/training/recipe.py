@@ -51,7 +51,7 @@ class GroupSparsity(Value):
 
 
 class Recipe(Value):
-    """SGD with Nesterov momentum; the last epoch's weights are the result.
+    """The last epoch's weights are the result.
 
     >>> Recipe(epochs=10, batch_size=64, learning_rate=0.1, warmup_epochs=10)
     Traceback (most recent call last):
@@ -64,10 +64,15 @@ class Recipe(Value):
     """Examples a step, over all processes together."""
     learning_rate: Annotated[float, Field(gt=0.0)]
     """The peak of the schedule."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with Nesterov momentum. adamw: for what is trained with it as a rule (attention, ConvNeXt), at some 1e-3."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Gradients are scaled down to this norm, over all parameters together, where theirs is larger."""
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"
     """cosine: linear warm-up from 0, then a half cosine to 0. one_cycle: cosines up from peak/25 and down to 0."""
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 1.0
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Of adamw the decay of the gradients' average (beta 1; beta 2 is 0.999)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
     """On weights of two axes or more: not on biases and normalization."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

@@ -27,6 +27,7 @@ from pocketpipe.compression.quantization.grids import (
 from pocketpipe.compression.quantization.insertion import Bits, insert, quantizers_of
 from pocketpipe.compression.quantization.passing import is_layer
 from pocketpipe.compression.quantization.quantizers import WeightQuantizer
+from pocketpipe.compression.quantization.symbolic import lost_in_training
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.weights import bare, laid_on, lay_on, parameter_name, weight_of
 from pocketpipe.errors import UserError
@@ -274,6 +275,86 @@ def test_batchnorm_and_dropout_follow_training() -> None:
     quantized.eval()
     with torch.no_grad():
         assert torch.equal(quantized(x), quantized(x))
+
+
+class Dropping(nn.Module):
+    """Stochastic depth as timm has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(0.5) / 0.5
+
+
+class Stochastic(nn.Module):
+    """A residual block, of which the branch is sometimes left out, twice by the same module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.other = nn.Conv2d(2, 2, 3, padding=1)
+        self.dropping = Dropping()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropping(self.conv(x))
+        return functional.relu(x + self.dropping(self.other(x)))
+
+
+def test_a_module_that_does_nothing_in_eval_mode_still_does_it_in_training() -> None:
+    torch.manual_seed(0)
+    network = Stochastic().eval()
+    quantized = _calibrated(network, (2, 6, 6), Bits(weights=8, activations=8))
+    x = _inputs((2, 6, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(quantized(x), network(x), rtol=0, atol=0.1)
+        assert len(quantizers_of(quantized)) == len(quantizers_of(_calibrated(Plain().eval(), (2, 6, 6))))
+        quantized.train()
+        assert not torch.equal(quantized(x), quantized(x))
+
+
+class Plain(Stochastic):
+    """The same without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropping = nn.Identity()
+
+
+class Inline(Stochastic):
+    """The same, in the block's own code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.conv(x)
+        if self.training:
+            branch = branch * branch.new_empty((branch.shape[0], 1, 1, 1)).bernoulli_(0.5)
+        return functional.relu(x + branch)
+
+
+class Drawing(Stochastic):
+    """Draws a number, and looks at it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and bool((x.sum() + torch.rand(())) > 0.5):
+            return x
+        return x + self.conv(x)
+
+
+class FrozenNorm(nn.BatchNorm2d):
+    """A BatchNorm with a forward of its own, as timm's with an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        arguments = (self.running_mean, self.running_var, self.weight, self.bias, self.training)
+        return functional.relu(functional.batch_norm(x, *arguments))
+
+
+def test_what_happens_in_training_alone_is_told() -> None:
+    shape = (2, 6, 6)
+    assert lost_in_training(Small(), shape) is None
+    assert lost_in_training(Stochastic(), shape) is None
+    assert lost_in_training(zoo("resnet8", DIGIT), DIGIT) is None
+    assert lost_in_training(nn.Sequential(nn.Conv2d(2, 2, 1), Inline()), shape) == "1"
+    assert lost_in_training(Drawing(), shape) == "Drawing"
+    assert lost_in_training(nn.Sequential(nn.Conv2d(2, 5, 1), FrozenNorm(5)), shape) == "1"
 
 
 def test_every_parameter_gets_a_gradient() -> None:

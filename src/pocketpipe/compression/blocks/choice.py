@@ -118,7 +118,7 @@ def loss_without(
 ) -> float:
     """The task's mean loss without these blocks; BatchNorm goes by each batch's statistics, as others do not hold."""
     with swapped(network, emptied(network, paths)), batch_statistics(network):
-        losses = [(task.loss(network(inputs), targets).item(), len(inputs)) for inputs, targets in batches]
+        losses = [(task.loss(network(inputs).contiguous(), targets).item(), len(inputs)) for inputs, targets in batches]
     return sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
 
 
@@ -137,7 +137,7 @@ def taylor(
     examples = 0
     with _watching(network, paths, gated), torch.enable_grad():
         for inputs, targets in batches:
-            summed = task.loss(network(inputs), targets) * len(inputs)
+            summed = task.loss(network(inputs).contiguous(), targets) * len(inputs)
             slopes = torch.autograd.grad(summed, [gates[path] for path in paths])
             examples += len(inputs)
             for path, slope in zip(paths, slopes, strict=True):

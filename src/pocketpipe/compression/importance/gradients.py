@@ -40,7 +40,7 @@ def taylor(
     scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
     for batch, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
         with _read(copied, layers) as read:
-            loss = task.loss(copied(batch), wanted, smoothing=SMOOTHING) * len(batch)
+            loss = task.loss(copied(batch).contiguous(), wanted, smoothing=SMOOTHING) * len(batch)
         sources = [*(tensor for _, tensor in read), *parameters.values()]
         gradients = torch.autograd.grad(loss, sources, allow_unused=True)
         products = [

@@ -9,7 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torch.nn.modules.pooling import _AdaptiveMaxPoolNd, _MaxPoolNd
 
-from pocketpipe.compression.quantization.symbolic import EXAMPLE
+from pocketpipe.compression.quantization.symbolic import EXAMPLE, UNCHANGED
 
 _MOVING = {
     "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
@@ -68,6 +68,8 @@ def leads_to_integers(node: fx.Node, network: nn.Module) -> bool:
 def moves(node: fx.Node, network: nn.Module) -> bool:
     """Whether all numbers that come out have gone in, or are zero."""
     module = module_of(node, network)
+    if UNCHANGED in node.meta:
+        return True
     if module is not None:
         zeros = isinstance(module, _ConstantPadNd) and module.value == 0
         nearest = isinstance(module, nn.Upsample) and module.mode == "nearest"

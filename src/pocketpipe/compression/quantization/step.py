@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -24,6 +24,7 @@ from pocketpipe.compression.quantization.equalization import equalize
 from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.grids import layers_with_grids
 from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert
+from pocketpipe.compression.quantization.symbolic import lost_in_training
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
@@ -189,6 +190,16 @@ class QuantizationStep(Step):
                 f"layer; leave them in float (bits: {{{missing[0]}: {FLOAT}}})"
             )
         return self
+
+    def caveats(self, network: nn.Module, task: Task) -> Sequence[str]:
+        """Code that runs in training alone is not in the graph that a quantized network computes."""
+        lost = lost_in_training(network, task.input_shape)
+        if lost is None:
+            return ()
+        return (
+            f"quantization: {lost} does something in training alone, without which the quantized network is tuned; to "
+            "keep it, put it into a module without parameters that returns its input in eval mode",
+        )
 
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
         """A copy of `network` with quantizers, not calibrated."""

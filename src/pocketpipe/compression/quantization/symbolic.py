@@ -6,11 +6,13 @@ recurrent network can loop over its steps); one in which they differ belongs to 
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -26,6 +28,10 @@ from pocketpipe.errors import UserError, first_line
 BATCHES = (2, 3)
 EXAMPLE = "example"
 """Key in a node's `meta`: what it made of the first example."""
+OWNER = "owner"
+"""Key in a node's `meta`: path of the module whose code calls it."""
+UNCHANGED = "unchanged"
+"""Key in the `meta` of a call of the user's module that returns what it gets, in eval mode: stochastic depth, noise."""
 
 _PLAIN = (int, float, bool, str, type(None), torch.dtype)
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange")
@@ -51,14 +57,14 @@ class Traced:
 def traced(network: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     """The graph of `network` in eval mode; torch's own modules are leaves, all others are looked into.
 
-    Dropout that is a function becomes a module of `network`, so that it follows train and eval. Raises UserError
-    for a forward that depends on values, on the size of the batch, or changes tensors behind the graph's back.
+    Dropout that is a function becomes a module of `network`, so that it follows train and eval, and so does a module
+    without parameters that returns what it gets in eval mode. Raises UserError for a forward that depends on values, on
+    the size of the batch, or changes tensors behind the graph's back.
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    tracer = _ExampleTracer([torch.zeros(count, *input_shape, device=device) for count in BATCHES])
+    tracer = _ExampleTracer(_examples(network, input_shape))
     try:
-        with evaluating(network), torch.no_grad(), tracer.factories():
-            graph = tracer.trace(network)
+        with evaluating(network):
+            graph = tracer.graph_of(network)
     except UserError:
         raise
     except Exception as error:  # fx lets through whatever the network's own code raises
@@ -71,6 +77,40 @@ def traced(network: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     replaced = _dropouts_as_modules(graph, network)
     ends = ((path, replaced.get(node, node)) for path, node in tracer.ends)
     return Traced(graph, tuple((path, node) for path, node in ends if isinstance(node.meta.get(EXAMPLE), Tensor)))
+
+
+def lost_in_training(network: nn.Module, input_shape: tuple[int, ...]) -> str | None:
+    """The module whose code does something in training alone that `traced` does not see; None if there is none.
+
+    Raises UserError as `traced` does.
+    """
+    copied, examples = copy.deepcopy(network), _examples(network, input_shape)
+    evaluated = _ExampleTracer(examples)
+    with evaluating(copied):
+        calls = _calls(evaluated.graph_of(copied))
+    trained = _ExampleTracer(examples, unchanged=evaluated.unchanged)
+    try:
+        calls_trained = _calls(trained.graph_of(copied.train()))
+    except Exception:  # what it does depends on a number that it draws, or on something else that eval mode has not
+        return trained.path or type(network).__name__
+    for one, other in zip_longest(calls, calls_trained):
+        if one is None or other is None or one[0] != other[0]:
+            return (other or one)[1] or type(network).__name__
+    return None
+
+
+def _examples(network: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return [torch.zeros(count, *input_shape, device=device) for count in BATCHES]
+
+
+def _calls(graph: fx.Graph) -> list[tuple[str, str]]:
+    """(what is called with what, path of the module whose code calls it) in order; of dropout whatever its mode."""
+    calls = []
+    for node in graph.nodes:
+        given = _dropout_arguments(node)["input"] if node.target in _DROPOUTS else (node.args, node.kwargs)
+        calls.append((f"{node.op} {node.target} {given}", node.meta.get(OWNER, "")))
+    return calls
 
 
 class _Known(fx.Proxy):
@@ -98,11 +138,20 @@ class _Known(fx.Proxy):
 class _ExampleTracer(fx.Tracer):
     """Traces while both examples are computed with."""
 
-    def __init__(self, examples: list[Tensor]) -> None:
+    def __init__(self, examples: list[Tensor], unchanged: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self._examples = examples
+        self.unchanged = unchanged
+        """Paths of the user's modules that return what they get in eval mode."""
+        self.path = ""
+        """Of the module whose code runs."""
         self._computing = False
         self.ends: list[tuple[str, fx.Node]] = []
+
+    def graph_of(self, network: nn.Module) -> fx.Graph:
+        """The graph of the network in the mode that it is in."""
+        with torch.no_grad(), self.factories():
+            return self.trace(network)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Known(node, self)
@@ -119,6 +168,7 @@ class _ExampleTracer(fx.Tracer):
     ) -> Any:
         """The proxy of a new node, or the plain value that the node is for any number of examples."""
         made = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
+        made.node.meta[OWNER] = self.path
         if kind == "placeholder" and args:
             return args[0]  # an argument with a default keeps it
         values = self._values(kind, target, args, kwargs)
@@ -134,9 +184,17 @@ class _ExampleTracer(fx.Tracer):
     ) -> Any:
         if self._computing:
             return forward(*args, **kwargs)
+        path, outer = self.path_of_module(m), self.path
+        self.path = path
         result = super().call_module(m, forward, args, kwargs)
-        path = self.path_of_module(m)
-        if isinstance(result, fx.Proxy) and not self.is_leaf_module(m, path):
+        self.path = outer
+        leaf = self.is_leaf_module(m, path)
+        if not leaf and args and result is args[0] and not [*m.children(), *m.parameters()]:
+            self.unchanged |= {path}
+            result = super().call_module(m, forward, args, kwargs)
+        if path in self.unchanged:
+            result.node.meta[UNCHANGED] = True
+        elif isinstance(result, fx.Proxy) and not leaf:
             self.ends.append((path, result.node))
         return result
 
@@ -144,7 +202,7 @@ class _ExampleTracer(fx.Tracer):
         """Torch's own, and a layer of the user's that computes as torch's; with or without something on its weights."""
         if isinstance(m, _ConvNd | nn.Linear | _BatchNorm):
             return has_torchs_forward(m)
-        return is_torchs_own(m) and not isinstance(m, nn.Sequential)
+        return module_qualified_name in self.unchanged or (is_torchs_own(m) and not isinstance(m, nn.Sequential))
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self._computing else super().getattr(attr, attr_val, parameter_proxy_cache)

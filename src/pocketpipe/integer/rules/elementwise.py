@@ -43,7 +43,7 @@ def arithmetic(lowering: Lowering, node: NodeProto) -> None:
     elif node.op_type == "Mul":
         lowering.known[node.output[0]] = _product(lowering, node)
     else:
-        raise lowering.refusal(node, "a quotient of two tensors has no integer form")
+        raise lowering.refusal(node, "a quotient of two tensors has no integer form; F.layer_norm has")
 
 
 @rule("PRelu")

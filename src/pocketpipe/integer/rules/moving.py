@@ -101,7 +101,7 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
     tensor = lowering.stored(node)
     amounts, value, axes = lowering.constant(node, 1), lowering.constant(node, 2), lowering.constant(node, 3)
     if attributes(node).get("mode", b"constant") != b"constant" or amounts is None or axes is not None:
-        raise lowering.refusal(node, "only constant pads, given for all axes")
+        raise lowering.refusal(node, "only constant pads, given for all axes (not reflected or repeated ones)")
     x = lowering.tensors[tensor]
     real = 0.0 if value is None else float(value.values.item())
     integer = int(on_grid(real, x.scale, x.zero_point, -128, 127))

@@ -23,7 +23,8 @@ def profile_network(
     module = teacher.build(task)
     onnx = export_onnx(module, task.input_shape)
     profile = profile_of(module, task.input_shape).in_file_of(len(onnx)).packed_to(len(pack(onnx)))
-    reach = refuse_impossible(profile, [method.step() for method in MethodChoice.all_of(methods)], budget)
+    steps = [method.step() for method in MethodChoice.all_of(methods)]
+    reach = refuse_impossible(profile, steps, budget)
     cost = profile.cost()
     return (
         profile,
@@ -38,10 +39,13 @@ def profile_network(
                 "slimmable_groups": len(profile.slimmable),
             },
             facts={"reach": reach.model_dump(mode="json")},
-            warnings=tuple(
-                f"channels of {', '.join(group.members[:3])} are left whole: {group.reason}"
-                for group in profile.groups
-                if not group.slimmable and group.reason
+            warnings=(
+                *(line for step in steps for line in step.caveats(module, task)),
+                *(
+                    f"channels of {', '.join(group.members[:3])} are left whole: {group.reason}"
+                    for group in profile.groups
+                    if not group.slimmable and group.reason
+                ),
             ),
             data="teacher.onnx",
         ),

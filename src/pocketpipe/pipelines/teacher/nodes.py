@@ -15,6 +15,7 @@ from pocketpipe.tasks.contamination import Contamination, contamination
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of, predict
 from pocketpipe.training.recipe import TeacherRecipe, TrainerSettings
+from pocketpipe.training.rehearsal import rehearse
 
 FEW = 64
 """Examples that tell what kind of numbers a network answers with."""
@@ -36,6 +37,7 @@ def make_teacher(
 ) -> tuple[StoredNetwork, StageRecord]:
     """(teacher, record). Given weights are it, or where its training starts; a champion's teacher starts it too."""
     task = task_choice.build(data_root)
+    rehearse(task, network_choice.fresh().build(task), splits.val)
     weights = network_choice.weights_path(weights_root)
     final = recipe.given_weights == "final"
     start, whence, given = network_choice.fresh(), "random weights", None
