@@ -134,11 +134,21 @@ class Layer(Value):
         """
         if self.density == 1:
             return self
-        nonzero = ceil(self._weight_elements(before) * self.density)
-        return self.model_copy(update={"density": min(1.0, nonzero / max(1, self._weight_elements(after)))})
+        nonzero, elements = ceil(self._weight_elements(before) * self.density), max(1, self._weight_elements(after))
+        return self.model_copy(update={"density": exact_share(min(nonzero, elements), elements)})
 
     def _weight_elements(self, widths: Widths) -> int:
         return prod(axis.size(widths) for axis in self.weight) if self.weight else 0
+
+
+def exact_share(count: int, elements: int) -> float:
+    """A density of which every rounding of density * elements, up or to the nearest, is `count`.
+
+    >>> ceil(25 * (7 / 25)), ceil(25 * exact_share(7, 25))
+    (8, 7)
+    """
+    share = count / elements
+    return share if ceil(elements * share) == count else (count - 1e-6) / elements
 
 
 def bits_of_index(bits: int) -> int:

@@ -15,7 +15,7 @@ class WeightAverage(nn.Module):
     The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that a short training is not held back
     by its first weights (as in TensorFlow's ExponentialMovingAverage). BatchNorm's running statistics are averaged
     by the same rule: they belong to the averaged weights more than the latest ones do. All other buffers (masks,
-    indices, ranges) are copied: between two of their values lies nothing that could be delivered.
+    indices, zero points) are copied: between two of their values lies nothing that could be delivered.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -281,7 +281,13 @@ def test_large_images_come_few_at_once() -> None:
     task = Noise()
     task.input_shape = (3, 512, 512)
     batches = list(Chooser(nn.Linear(1, 1), task, large, 70, 0)._batches())
-    assert [(len(inputs), len(wanted)) for inputs, wanted in batches] == [(32, 32), (32, 32), (6, 6)]
+    assert [(len(inputs), len(wanted)) for inputs, wanted in batches] == [(24, 24), (23, 23), (23, 23)]
+
+
+def test_no_batch_is_left_with_one_example() -> None:
+    """BatchNorm goes by each batch's statistics, and one example of one pixel has none."""
+    split = Split("257", np.zeros((257, 1, 8, 8), np.uint8), np.zeros(257, np.int64))
+    assert [len(inputs) for inputs, _ in Chooser(nn.Linear(1, 1), Noise(), split, 300, 0)._batches()] == [129, 128]
 
 
 def test_taylor_is_the_slope_in_what_a_block_adds() -> None:

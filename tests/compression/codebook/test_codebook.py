@@ -147,6 +147,39 @@ def test_a_mask_that_closes_after_the_choice_takes_the_weights_with_it() -> None
         assert weight.count_nonzero() <= 0.11 * weight.numel()
 
 
+def test_on_masks_that_are_still_to_close_weights_are_tuned() -> None:
+    """With their values alone in training, no weight would come back, and the schedule would do nothing."""
+    gradual = SparsityStep(density=0.1, schedule="gradual")
+    made = _carried_out(gradual, CodebookStep(bits=3))
+    assert _codebook(made, "conv1").form.tuned == "weights"
+    assert original_of(made, "conv1").requires_grad
+    with pytest.raises(UserError, match=r"tuned: centroids leaves weights as they are"):
+        _carried_out(gradual, CodebookStep(bits=3, tuned="centroids"))
+    one_shot = _carried_out(SparsityStep(density=0.1), CodebookStep(bits=3))
+    assert _codebook(one_shot, "conv1").form.tuned == "centroids"
+
+
+def test_the_int8_grid_grows_with_the_weights_and_draws_nothing_beyond_it() -> None:
+    weight = torch.linspace(-1, 1, 12).view(3, 4)
+    book = Codebook(weight, Form(bits=2, grid="int8", tuned="weights"))
+    book.follow(0.0, weight)
+    book.follow(0.5, weight * 3)
+    assert book.grid_scale is not None
+    assert float(book.grid_scale) == pytest.approx(float(book.centroids.abs().max()) / 127)
+    assert len(book.values().unique()) == 4
+    with torch.no_grad():
+        book.centroids.mul_(2)
+    book(weight).sum().backward()
+    outside = book.centroids.abs() > 127 * book.grid_scale
+    assert book.centroids.grad is not None
+    assert outside.any()
+    assert not book.centroids.grad[outside].any()
+
+
+def test_a_layer_of_zeros_has_a_scale_that_a_bias_can_be_counted_in() -> None:
+    assert float(Codebook(torch.zeros(2, 3), Form(bits=2, grid="int8")).grid_scale) == pytest.approx(1 / 127)
+
+
 @pytest.mark.parametrize("grid", ["float", "int8"])
 @pytest.mark.parametrize("granularity", ["per_layer", "per_channel"])
 @pytest.mark.parametrize("tuned", ["centroids", "weights"])

@@ -69,7 +69,7 @@ class Bare(nn.Module):
 
 
 def test_where_a_bare_parameter_reads_it_is_weight_times_gradient() -> None:
-    """The slope as all weights of a channel are scaled together."""
+    """The slope as all weights that read a channel are scaled together: that in the channel's activations, too."""
     torch.manual_seed(0)
     network = trained_looking(Bare()).double()
     inputs, targets = torch.randn(8, 8, dtype=torch.float64), torch.arange(8)
@@ -82,6 +82,8 @@ def test_where_a_bare_parameter_reads_it_is_weight_times_gradient() -> None:
         scaled = copy.deepcopy(network)
         names = dict(scaled.named_parameters())
         for (name, dim), indices in group.places.items():
+            if dim != 1:
+                continue  # what makes the channel
             share = torch.zeros(names[name].shape[dim], dtype=torch.float64)
             share[indices[channel]] = change
             view = [-1 if axis == dim else 1 for axis in range(names[name].dim())]

@@ -202,6 +202,12 @@ def test_a_weights_dead_channels_get_a_scale_that_a_bias_can_be_stored_with() ->
     assert torch.equal(weight_steps(torch.zeros(2, 3), 8, 0, "lsq"), torch.full((2,), 1 / 127))
 
 
+def test_lsq_starts_from_the_weights_that_a_mask_leaves() -> None:
+    weight = random(3, 40)
+    hidden = weight * (torch.arange(40) % 4 == 0)
+    assert torch.equal(weight_steps(hidden, 4, 0, "lsq"), weight_steps(weight[:, ::4], 4, 0, "lsq"))
+
+
 # entropy
 
 

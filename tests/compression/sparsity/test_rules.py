@@ -13,13 +13,13 @@ from torch import Tensor
 from pocketpipe.compression.sparsity.patterns import NOfM, Unstructured, parse_n_of_m
 from pocketpipe.compression.sparsity.protocols import (
     erdos_renyi_kernel,
-    exact_share,
     global_magnitude,
     lamp,
     total_kept,
     uniform,
 )
 from pocketpipe.compression.sparsity.schedule import CubicSchedule
+from pocketpipe.profile import exact_share
 
 SHAPES = {
     "stem": (16, 3, 3, 3),

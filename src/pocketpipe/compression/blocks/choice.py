@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.taking_out import emptied, swapped
-from pocketpipe.samples import examples_at_once, prepared_batches, targets_tensor
+from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -101,9 +102,10 @@ class Chooser:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = next(self.network.parameters()).device
         at_once = examples_at_once(self.task.input_shape, fewest=FEWEST, most=BATCH)
-        targets = torch.split(targets_tensor(self.data.targets[: self.examples]), at_once)
-        for inputs, wanted in zip(prepared_batches(self.task, self.data, at_once, self.examples), targets, strict=True):
-            yield inputs.to(device), wanted.to(device)
+        count = ceil(min(self.examples, len(self.data)) / at_once)
+        parts = (np.array_split(each[: self.examples], count) for each in (self.data.inputs, self.data.targets))
+        for inputs, targets in zip(*parts, strict=True):  # alike in size: BatchNorm goes by each batch's statistics
+            yield prepared(self.task.preprocessing, to_tensor(inputs)).to(device), targets_tensor(targets).to(device)
 
 
 def _open(quotas: Quotas, chosen: Sequence[str]) -> list[str]:

@@ -69,8 +69,7 @@ class Codebook(nn.Module):
         device = weight.device
         self.centroids = nn.Parameter(torch.tensor(tables.reshape(-1), dtype=torch.float32, device=device))
         self.centroids.requires_grad_(form.tuned != "none")
-        largest = max(float(np.abs(tables).max()), float(np.finfo(np.float32).tiny))
-        scale = torch.tensor(largest / LARGEST_INTEGER, dtype=torch.float32, device=device)
+        scale = torch.tensor(_grid_scale(tables), dtype=torch.float32, device=device)
         self.register_buffer("grid_scale", scale if form.grid == "int8" else None)
         self.register_buffer("indices", torch.from_numpy(self._assigned(numbers)).to(device))
         self.register_buffer("renewed", torch.tensor(-1))
@@ -109,6 +108,8 @@ class Codebook(nn.Module):
         tables = self.centroids.detach().double().cpu().numpy().reshape(-1, self.form.centroids)
         moved = [updated(row, table) for row, table in zip(self._clustered(numbers), tables, strict=True)]
         self.centroids.copy_(torch.from_numpy(np.concatenate(moved)))
+        if self.grid_scale is not None:
+            self.grid_scale.fill_(_grid_scale(np.concatenate(moved)))
         self.indices.copy_(torch.from_numpy(self._assigned(numbers)))
 
     def _clustered(self, weight: NDArray[np.float64]) -> list[NDArray[np.float64]]:
@@ -128,8 +129,10 @@ class Codebook(nn.Module):
         """(tables * 2 ** bits,) what all indices stand for, with gradients."""
         centroids: Tensor = self.centroids
         if self.grid_scale is not None:
-            integers = (centroids / self.grid_scale).round().clamp(-LARGEST_INTEGER, LARGEST_INTEGER)
-            centroids = (integers * self.grid_scale).detach() + (centroids - centroids.detach())
+            end = LARGEST_INTEGER * self.grid_scale
+            inside = centroids.clamp(-end, end)  # no gradient leads further out, where nothing changes any more
+            integers = (inside / self.grid_scale).round()
+            centroids = (integers * self.grid_scale).detach() + (inside - inside.detach())
         tables = centroids.view(-1, self.form.centroids)
         if self.form.zero:
             tables = functional.pad(tables, (1, 0))
@@ -150,6 +153,11 @@ class Codebook(nn.Module):
     def extra_repr(self) -> str:
         """The form."""
         return repr(self.form)
+
+
+def _grid_scale(tables: NDArray[np.float64]) -> float:
+    """Of the int8 grid: the largest value is its end. 1 integer for zeros alone, as a bias is counted in its steps."""
+    return float(np.abs(tables).max()) / LARGEST_INTEGER or 1 / LARGEST_INTEGER
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pocketpipe.compression.batchnorm import reestimate_on
 from pocketpipe.compression.codebook.kmeans import Initialization
 from pocketpipe.compression.codebook.parametrization import Codebook, Form, Grid, Tuned
 from pocketpipe.compression.codebook.projection import FEWEST, MOST, projected, refuse_unreachable
-from pocketpipe.compression.sparsity.mask import Mask
+from pocketpipe.compression.sparsity.mask import GradualMask, Mask
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
 from pocketpipe.errors import Mistakes, UserError
@@ -68,7 +68,7 @@ class CodebookStep(Step):
     """Whether values are any numbers, or integers from -127 to 127 times one scale for a layer."""
     tuned: Tuned = "centroids"
     """What training changes: the values; `weights`: the weights beneath, which choose their values anew until 75 % of
-    the training, then the values; `none`: neither."""
+    the training, then the values; `none`: neither. On gradual masks `weights` unless it is set."""
 
     def asks_for(self, other: Step) -> bool:
         """As for any step; projection takes bits from layers that the user has named, and gives them none."""
@@ -140,7 +140,8 @@ class CodebookStep(Step):
         """The bits by layer; the values are part of the network's state."""
         profile = profile_of(network, task.input_shape)
         self._refuse_misfits(profile)
-        return self.model_copy(update={"layers": self._bits(profile)})
+        bits = self._bits(profile)
+        return self.model_copy(update={"layers": bits, "tuned": self._tuned_above_masks(network, bits)})
 
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
         """A copy whose layers have codebooks, by k-means of its weights. Raises UserError if it is not pinned."""
@@ -164,6 +165,19 @@ class CodebookStep(Step):
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Re-estimate BatchNorm: what it normalizes has changed."""
         reestimate_on(network, task, data)
+
+    def _tuned_above_masks(self, network: nn.Module, layers: Iterable[str]) -> Tuned:
+        """`weights`, unless the user says otherwise, on masks that training is still to close: weights that come back
+        must be trained, and choose their values anew. Raises UserError where the user has said otherwise."""
+        masks = (mask for name in layers for mask in laid_on(network, name))
+        if not any(isinstance(mask, GradualMask) and not mask.is_final for mask in masks):
+            return self.tuned
+        if "tuned" in self.model_fields_set and self.tuned != "weights":
+            raise UserError(
+                f"codebook: tuned: {self.tuned} leaves weights as they are, but the gradual masks beneath choose among "
+                "weights that are trained; set tuned: weights, or schedule: one_shot in sparsity"
+            )
+        return "weights"
 
     def _bits(self, profile: NetworkProfile) -> dict[str, int]:
         """Bits of each layer that gets a codebook, in graph order."""

@@ -28,13 +28,14 @@ def taylor(
     """Score (channels,) of each group's channels: the square of the loss's first-order change, summed over examples.
 
     The change is sum(activation * gradient) over all that layers read of the channel: set to zero there, it is gone.
-    For a group that something else reads (a bare parameter) it is sum(weight * gradient) over all members (Molchanov
-    et al. 2019, eq. 8), squared for each batch. `inputs` (N, ...) are prepared, with their `targets`.
+    For a group that something else reads (a transposed or grouped convolution, a recurrent module, a bare parameter) it
+    is sum(weight * gradient) over the weights that read it, which is the same sum for a batch together (Molchanov et
+    al. 2019, eq. 8; over all its weights where none reads it). `inputs` (N, ...) are prepared, with their `targets`.
     """
     copied = copy.deepcopy(network).eval().requires_grad_(True)
     ran = _that_run(copied, inputs[:1])
     reading = {group.name: readers(copied, group) for group in groups if _read_by_layers(copied, group, ran)}
-    weighing = {group.name: list(members(copied, group)) for group in groups if group.name not in reading}
+    weighing = {group.name: _weighed(copied, group) for group in groups if group.name not in reading}
     layers = sorted({reader.layer for found in reading.values() for reader in found})
     parameters = {member.name: copied.get_parameter(member.name) for found in weighing.values() for member in found}
     scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
@@ -57,6 +58,12 @@ def taylor(
         for name, members_of in weighing.items():
             scores[name] += _of_weights(members_of, weights).square().cpu()
     return scores
+
+
+def _weighed(network: nn.Module, group: TracedGroup) -> list[Member]:
+    """The weights whose products with their gradients tell what reads the group; all of them if nothing does."""
+    found = list(members(network, group))
+    return [member for member in found if member.role == "reads"] or found
 
 
 @torch.no_grad()

@@ -33,7 +33,8 @@ def weight_steps(weight: Tensor, bits: int, axis: int | None, ranges: WeightRang
     """(channels,) steps along `axis` of a weight; (1,) if it is None."""
     rows = weight.flatten()[None] if axis is None else weight.movedim(axis, 0).flatten(1)
     if ranges == "lsq":
-        return not_too_narrow(torch.stack([lsq_step(row, weight_limit(bits)) for row in rows]), weight_limit(bits))
+        kept = (row[row != 0] if row.any() else row for row in rows)  # a mask's zeros lie on any grid
+        return not_too_narrow(torch.stack([lsq_step(row, weight_limit(bits)) for row in kept]), weight_limit(bits))
     return weight_scales(rows, bits, ranges)
 
 

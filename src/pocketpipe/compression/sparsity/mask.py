@@ -47,6 +47,11 @@ class GradualMask(Mask):
         self.pattern, self.density, self.schedule = pattern, density, schedule
         self._last_asked = -1
 
+    @property
+    def is_final(self) -> bool:
+        """Whether its schedule has run: no later training changes it."""
+        return int(self.renewed) >= self.schedule.renewals
+
     @torch.no_grad()
     def follow(self, progress: float, weight: Tensor) -> None:
         """Renew the mask if one is due after this share of the training. `weight` is what the mask lies on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import ceil, floor, inf, prod
+from math import floor, inf, prod
 from typing import Literal
 
 import torch
@@ -88,13 +88,3 @@ def _apportioned(shapes: Shapes, quotas: Mapping[str, float], total: int) -> dic
         for name in first[: min(len(first), abs(missing))]:
             counts[name] += sign
     return counts
-
-
-def exact_share(count: int, elements: int) -> float:
-    """A density of which every rounding of density * elements, up or to the nearest, is `count`.
-
-    >>> ceil(25 * (7 / 25)), ceil(25 * exact_share(7, 25))
-    (8, 7)
-    """
-    share = count / elements
-    return share if ceil(elements * share) == count else (count - 1e-6) / elements

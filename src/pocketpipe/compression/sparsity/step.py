@@ -16,14 +16,14 @@ from pocketpipe.compression.sparsity.mask import GradualMask, Mask
 from pocketpipe.compression.sparsity.misfits import misfits
 from pocketpipe.compression.sparsity.patterns import NOfM, Pattern, Unstructured, parse_n_of_m
 from pocketpipe.compression.sparsity.projection import highest_level, refuse_unreachable
-from pocketpipe.compression.sparsity.protocols import BY_SHAPES, BY_WEIGHTS, Protocol, exact_share, uniform
+from pocketpipe.compression.sparsity.protocols import BY_SHAPES, BY_WEIGHTS, Protocol, uniform
 from pocketpipe.compression.sparsity.regression import refit
 from pocketpipe.compression.sparsity.schedule import CubicSchedule
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import lay_on, weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
-from pocketpipe.profile import NetworkProfile
+from pocketpipe.profile import NetworkProfile, exact_share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
