@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 
@@ -23,6 +24,18 @@ def has_torchs_forward(module: nn.Module) -> bool:
 def input_of(inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> Tensor:
     """What a layer was called with, as a hook `with_kwargs` is told it."""
     return inputs[0] if inputs else named["input"]
+
+
+@contextmanager
+def no_fast_attention() -> Iterator[None]:
+    """Attention as it is computed in training, in eval mode too: the fast path there fails under bf16 on CPUs, and a
+    graph shows a whole encoder layer as one operator."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

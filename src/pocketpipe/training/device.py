@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pocketpipe.compression.modules import evaluating, no_fast_attention
 from pocketpipe.errors import UserError
 from pocketpipe.training.recipe import TrainerSettings
 
@@ -84,12 +85,9 @@ def example_macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Forward multiply-accumulates of one example, as PyTorch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    was_training = network.training
-    network.eval()
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _plain_operators(), counter:
+    with evaluating(network), torch.no_grad(), _plain_operators(), counter:
         network(torch.zeros(1, *input_shape))
-    network.train(was_training)
     return int(counter.get_total_flops()) // 2
 
 
@@ -100,17 +98,6 @@ def _plain_operators() -> Iterator[None]:
 
     with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False), no_fast_attention():
         yield
-
-
-@contextmanager
-def no_fast_attention() -> Iterator[None]:
-    """Attention as it is computed in training, in eval mode too: the fast path there fails under bf16 on CPUs."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def threads_for(batch_macs: float) -> int | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.distillation import attention_loss, channels_last, hint_loss
+from pocketpipe.compression.modules import evaluating
 from pocketpipe.errors import UserError
 from pocketpipe.training.distilling import Attention, Hints
 
@@ -68,13 +69,10 @@ def shapes_made(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, t
         return keep
 
     hooks = [module.register_forward_hook(keeper(path)) for path, module in network.named_modules() if path]
-    was_training = network.training
-    network.eval()
     try:
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             network(torch.zeros(1, *input_shape))
     finally:
-        network.train(was_training)
         for hook in hooks:
             hook.remove()
     return shapes

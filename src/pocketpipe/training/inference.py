@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pocketpipe.compression.modules import evaluating
 from pocketpipe.samples import examples_at_once, in_batches, prepared, to_tensor
 from pocketpipe.task import Split, Task
 
@@ -18,16 +19,11 @@ def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:
     """Outputs (N, ...) as float32 for stored inputs (N, *input_shape), in eval mode on the network's device."""
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     at_once = examples_at_once(task.input_shape, fewest=1, most=ON_CPU if device.type == "cpu" else MOST)
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            outputs = [
-                network(prepared(task.preprocessing, to_tensor(part).to(device))).float().cpu()
-                for part in in_batches(inputs, at_once)
-            ]
-    finally:
-        network.train(was_training)
+    with evaluating(network), torch.inference_mode():
+        outputs = [
+            network(prepared(task.preprocessing, to_tensor(part).to(device))).float().cpu()
+            for part in in_batches(inputs, at_once)
+        ]
     return torch.cat(outputs).numpy()
 
 

@@ -43,20 +43,18 @@ class ProgressiveResizing(Value):
         """Raises UserError if the network cannot take smaller inputs, or answers them with outputs of another shape."""
         import torch
 
+        from pocketpipe.compression.modules import evaluating
+
         if len(input_shape) != 3:
             raise UserError(f"progressive_resizing: inputs of shape {input_shape} are no images; set it to null")
-        was_training = network.training
-        network.eval()
         whole = torch.zeros(1, *input_shape)
         try:
-            with torch.no_grad():
+            with evaluating(network), torch.no_grad():
                 shapes = [network(images).shape for images in (whole, self.shown(whole, 0.0))]
         except Exception as error:  # whatever a network says to a size that it does not know
             raise UserError(
                 f"progressive_resizing: the network takes no images smaller than {input_shape} ({first_line(error)}); "
                 "set it to null"
             ) from error
-        finally:
-            network.train(was_training)
         if shapes[0] != shapes[1]:
             raise UserError("progressive_resizing: smaller images have outputs of another shape; set it to null")

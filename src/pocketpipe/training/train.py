@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from pocketpipe.compression.batchnorm import reestimate_on
+from pocketpipe.compression.modules import no_fast_attention
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Task
 from pocketpipe.training.answers import answer_shape, has_idle_parameters
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
-from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs, no_fast_attention
+from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs
 from pocketpipe.training.distilling import Distillation
 from pocketpipe.training.features import FeatureDistance, common_points, shapes_made, width
 from pocketpipe.training.inference import metric_of

@@ -35,7 +35,7 @@ def _task(shape: tuple[int, ...], outputs: int) -> Any:
         labels=tuple("abcdefghijklmnopqrstuvwxyz"[:outputs]),
         preprocessing=Preprocessing(),
         loss=loss,
-        augment=lambda inputs, generator: inputs,
+        augment_both=lambda inputs, targets, generator: (inputs, targets),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pocketpipe.buffers import Buffer
+from pocketpipe.compression.modules import no_fast_attention
 from pocketpipe.compression.tracing.buffer_list import buffers_of, stored_by
 from pocketpipe.compression.tracing.examples import stir
 from pocketpipe.compression.tracing.graph import walk_graph
@@ -144,10 +145,8 @@ def _see_through(network: nn.Module) -> None:
 def exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.ExportedProgram:
     """The network's graph at one example. Raises UserError for a network without a static one."""
     example = torch.zeros(1, *input_shape)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), no_fast_attention():
         warnings.simplefilter("ignore")  # deprecations inside torch
-        torch.backends.mha.set_fastpath_enabled(False)  # a whole encoder layer as one operator shows nothing
         try:
             return torch.export.export(network, (example,), strict=False)
         except Exception as error:  # torch.export lets through whatever the network's own code raises
@@ -155,8 +154,6 @@ def exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.E
                 f"network cannot be traced at input {input_shape} ({first_line(error)}); "
                 "its forward must take one tensor and not depend on its values"
             ) from error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def first_names_of(network: nn.Module) -> dict[str, str]:

@@ -69,17 +69,13 @@ def find_plan(
         return metric_of(fitted.network.build(task), task, splits.selection)
 
     dense_score = metric_of(teacher.build(task), task, splits.selection)
-    warnings: tuple[str, ...] = ()
     steps = [method.step() for method in MethodChoice.all_of(methods)]
+    doubts: tuple[str, ...] = ()
     if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits):
-        try:
-            tuned = tune(champion.student, "champion's plan")
-        except Diverged as error:
-            warnings = (f"the champion's plan is passed over: {error}",)
-        else:
-            if budget.allows_metric(tuned, dense_score, higher_is_better=task.higher_is_better):
-                record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": tuned})
-                return champion.plan, champion.student, [], record
+        score, doubts = _tuned(champion, tune)
+        if score is not None and budget.allows_metric(score, dense_score, higher_is_better=task.higher_is_better):
+            record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": score})
+            return champion.plan, champion.student, [], record
 
     try_plan, slim = _trial_functions(start, task, splits)
     store = TrialStore(workspace)
@@ -105,8 +101,16 @@ def find_plan(
     winner = choice.winner
     facts = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
     metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
-    record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*warnings, *choice.dropped))
+    record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
     return winner.plan, slim(winner.plan), choice.trials, record
+
+
+def _tuned(champion: Champion, tune: Callable[[StoredNetwork, str], float]) -> tuple[float | None, tuple[str, ...]]:
+    """(score of the champion's student after a short fine-tuning, nothing), or (None, a line why there is none)."""
+    try:
+        return tune(champion.student, "champion's plan"), ()
+    except Diverged as error:
+        return None, (f"the champion's plan is passed over: {error}",)
 
 
 def _trial_functions(
