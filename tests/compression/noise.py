@@ -15,7 +15,7 @@ class Noise(Blobs):
     input_shape = DIGIT
     labels = tuple("0123456789")
     preprocessing = Preprocessing()
-    augment = Task.augment
+    augment, augment_both = Task.augment, Task.augment_both
 
 
 TASK = Noise()

@@ -80,8 +80,8 @@ class Noise(SimpleNamespace):
 
     preprocessing = Preprocessing()
 
-    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        return inputs
+    def augment_both(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return inputs, targets
 
     def loss(self, outputs: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets)

@@ -117,7 +117,7 @@ def test_no_compiler_is_said_before_any_work(target: str, tmp_path: Path, monkey
 
 
 def test_gnu_compiler_does_where_ziglang_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketpipe.targets.toolchain.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pocketpipe.delivery.compiling.importlib.util.find_spec", lambda name: None)
     try:
         TARGETS.resolve("x86_64").check()
     except UserError:

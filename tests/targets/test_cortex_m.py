@@ -51,6 +51,13 @@ def test_every_operator_gives_the_integers_of_the_reference() -> None:
     assert np.array_equal(TARGETS.resolve("cortex_m").run_integers(graph, integers), reference.run(graph, integers))
 
 
+def test_a_network_that_the_board_has_no_room_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketpipe.targets.cortex_m.BOARD_BYTES", 1000)
+    with pytest.raises(UserError, match=r"target cortex_m: weights and tables take .* the board has 1,000"):
+        compiled(tmp_path / "cortex_m")
+    assert not (tmp_path / "cortex_m").exists()
+
+
 def test_without_emulator_nothing_is_measured(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotMeasured, match="apt-get install qemu-system-arm"):
@@ -100,14 +107,14 @@ def test_the_stack_is_large_enough_for_every_way_through_the_calls(folder: Path,
 
 @needs_gnu
 def test_gnu_compiler_does_where_ziglang_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketpipe.targets.toolchain.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pocketpipe.delivery.compiling.importlib.util.find_spec", lambda name: None)
     compiled(tmp_path / "out")
     assert set(DeliveryMetadata.read(tmp_path / "out").engines) == {GNU}
 
 
 def test_no_compiler_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     TARGETS.resolve("cortex_m").check()
-    monkeypatch.setattr("pocketpipe.targets.toolchain.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pocketpipe.delivery.compiling.importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no C compiler for a bare Cortex-M; `pip install ziglang` brings one"):
         TARGETS.resolve("cortex_m").check()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.modules import device_of, evaluating
 from pocketpipe.errors import UserError
 from pocketpipe.samples import examples_at_once, training_view
 
@@ -72,7 +72,7 @@ def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     norms = _norms(network)
     if not norms:
         return
-    device = next(network.parameters()).device
+    device = device_of(network)
     momenta = [norm.momentum for norm in norms]
     seen = 0
     try:

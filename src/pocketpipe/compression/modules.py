@@ -26,6 +26,11 @@ def input_of(inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> Tensor:
     return inputs[0] if inputs else named["input"]
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU, if it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
 @contextmanager
 def no_fast_attention() -> Iterator[None]:
     """Attention as it is computed in training, in eval mode too: the fast path there fails under bf16 on CPUs, and a

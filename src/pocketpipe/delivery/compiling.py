@@ -63,10 +63,23 @@ def host_compiler() -> tuple[str, ...]:
     for name in COMPILERS:
         if shutil.which(name):
             return (name, *OPTIONS)
-    package = importlib.util.find_spec("ziglang")
-    if package is not None and package.origin is not None:
-        return (str(Path(package.origin).with_name("zig")), "cc", *OPTIONS)
+    zig = zig_cc()
+    if zig is not None:
+        return (*zig, *OPTIONS)
     raise UserError("a delivery in C needs a C compiler to be executed: install gcc, or `pip install ziglang`")
+
+
+def zig_cc() -> tuple[str, str] | None:
+    """Command line of the C compiler in the Python package ziglang, if that is installed."""
+    package = importlib.util.find_spec("ziglang")
+    if package is None or package.origin is None:
+        return None
+    return str(Path(package.origin).with_name("zig")), "cc"
+
+
+def complaint(said: str) -> str:
+    """What is wrong, of all that a compiler said: its first line with an error, or the end."""
+    return next((line for line in said.splitlines() if "error" in line), said.strip()[-200:])
 
 
 def _compiled(folder: Path, compiler: Sequence[str]) -> ctypes.CDLL:
@@ -75,6 +88,5 @@ def _compiled(folder: Path, compiler: Sequence[str]) -> ctypes.CDLL:
         command = (*compiler, "-shared", "-fPIC", SOURCE, "-o", str(library))
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
-            raise UserError(f"{compiler[0]} could not compile {folder / SOURCE}: {reason}")
+            raise UserError(f"{compiler[0]} could not compile {folder / SOURCE}: {complaint(done.stderr)}")
         return ctypes.CDLL(str(library))  # stays in memory when the file is gone

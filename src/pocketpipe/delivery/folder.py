@@ -9,7 +9,7 @@ from pocketpipe.delivery.readme import library_page
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 CMAKE = "CMakeLists.txt"
-GOLDEN = "golden"
+GOLDEN, INPUTS, OUTPUTS = "golden", "inputs.bin", "outputs.bin"
 """A folder: `inputs.bin` as the runner takes them, and the `outputs.bin` that it must give."""
 TOLERANCE = 1e-4
 """How far outputs in float32 may be from the golden ones, as a share of the largest of an example."""
@@ -96,3 +96,15 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file by its name within the folder."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def folder_name(target: str) -> str:
+    """Of a target's delivery; one of the user's is called `module:name`."""
+    return target.replace(":", ".")
+
+
+def write_golden(folder: Path, entering: bytes, leaving: bytes) -> None:
+    """Golden vectors of a delivery: examples as it takes them, and what must come out."""
+    (folder / GOLDEN).mkdir()
+    (folder / GOLDEN / INPUTS).write_bytes(entering)
+    (folder / GOLDEN / OUTPUTS).write_bytes(leaving)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketpipe.compression.codebook.parametrization import shared_weights
+from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.weights import bare
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.executing import run_onnx
@@ -114,7 +115,7 @@ def check_export(onnx: bytes, network: nn.Module, prepared_inputs: np.ndarray) -
     """
     import torch
 
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     at_once = examples_at_once(prepared_inputs.shape[1:], fewest=1, most=CHECKED_AT_ONCE)
     with torch.no_grad():
         parts = [network(torch.from_numpy(part).to(device)) for part in in_batches(prepared_inputs, at_once)]

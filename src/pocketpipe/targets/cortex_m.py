@@ -22,6 +22,9 @@ from pocketpipe.targets.toolchain import gnu_name, must_compile, ziglang
 CPU = "cortex-m4"
 IMAGE, BOARD, LINKING = "model.elf", "cortex_m.c", "cortex_m.ld"
 
+BOARD_BYTES = 4 * 2**20
+"""Of flash, and of RAM: see the linker script."""
+
 EMULATOR = "qemu-system-arm"
 MACHINE = ("-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
 
@@ -63,6 +66,11 @@ class CortexM(C99Target):
 
     def build(self, graph: IntegerGraph, made: Sources, delivery: Path) -> Built:
         """Add start-up code, linker script and the image."""
+        if made.constants > BOARD_BYTES or made.arena > BOARD_BYTES:
+            raise UserError(
+                f"target cortex_m: weights and tables take {made.constants:,} bytes, working memory {made.arena:,};"
+                f" the board has {BOARD_BYTES:,} of flash and of RAM; set budget.flash_kb and ram_kb"
+            )
         for name in (BOARD, LINKING):
             (delivery / name).write_text((files("pocketpipe.targets.c99") / name).read_text())
         compiler, command, libraries = _compiler()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketpipe.delivery.folder import GOLDEN, RUNNER_SOURCE, digests, write_readme, write_sources
+from pocketpipe.delivery.folder import RUNNER_SOURCE, digests, write_golden, write_readme, write_sources
 from pocketpipe.delivery.integers import BYTES
 from pocketpipe.delivery.loader import LIBRARY_FILE, load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
@@ -239,9 +239,8 @@ def _write_golden(
         outputs = network.real(reference.run(network, network.quantized(prepared)))
     else:
         outputs = run_onnx(network, prepared)
-    (delivery / GOLDEN).mkdir()
-    (delivery / GOLDEN / "inputs.bin").write_bytes((examples if metadata.input_dtype == BYTES else prepared).tobytes())
-    (delivery / GOLDEN / "outputs.bin").write_bytes(outputs.tobytes())
+    entering = examples if metadata.input_dtype == BYTES else prepared
+    write_golden(delivery, entering.tobytes(), outputs.tobytes())
 
 
 def _fill_in(

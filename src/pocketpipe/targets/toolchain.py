@@ -6,7 +6,6 @@ Binaries are linked without a C library where they can do without, which is near
 the library loads beside any C library, and ziglang need not build one, which takes it most of a minute the first time.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+from pocketpipe.delivery.compiling import complaint, zig_cc
 from pocketpipe.errors import UserError
 
 OLDEST_GLIBC = "2.17"
@@ -119,8 +119,7 @@ def must_compile(compiler: str, command: Sequence[str], folder: Path) -> None:
     """Carry out a compiler's `command` in `folder`. Raises UserError with what it said, if it fails."""
     done = _call(command, folder)
     if done.returncode != 0:
-        reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
-        raise UserError(f"{compiler} could not link the model: {reason}")
+        raise UserError(f"{compiler} failed: {complaint(done.stderr)}")
 
 
 def _call(command: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -147,10 +146,8 @@ def find_toolchain(machine: str) -> Toolchain:
 
 def ziglang() -> tuple[str, tuple[str, ...]] | None:
     """(name with version, command line up to the target) of the compiler that comes with pocketpipe."""
-    package = importlib.util.find_spec("ziglang")
-    if package is None or package.origin is None:
-        return None
-    return f"ziglang {version('ziglang')}", (str(Path(package.origin).with_name("zig")), "cc")
+    command = zig_cc()
+    return None if command is None else (f"ziglang {version('ziglang')}", command)
 
 
 def gnu_name(compiler: str) -> str:

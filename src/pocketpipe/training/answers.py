@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from pocketpipe.compression.modules import device_of
 from pocketpipe.errors import UserError, first_line
 from pocketpipe.training.layout import channels_last
 
@@ -39,7 +40,7 @@ def has_idle_parameters(network: nn.Module, input_shape: tuple[int, ...]) -> boo
 
 def _two_examples(network: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
     """Zeros, where the network is; images lie channels last, and so does the network then, as in training."""
-    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     examples = torch.zeros(2, *input_shape, device=device)
     if examples.ndim != 4:
         return examples

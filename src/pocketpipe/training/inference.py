@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.modules import device_of, evaluating
 from pocketpipe.samples import examples_at_once, in_batches, prepared, to_tensor
 from pocketpipe.task import Split, Task
 
@@ -17,7 +17,7 @@ MOST, ON_CPU = 512, 64
 
 def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:
     """Outputs (N, ...) as float32 for stored inputs (N, *input_shape), in eval mode on the network's device."""
-    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     at_once = examples_at_once(task.input_shape, fewest=1, most=ON_CPU if device.type == "cpu" else MOST)
     with evaluating(network), torch.inference_mode():
         outputs = [

@@ -262,7 +262,7 @@ def test_folded_first_computes_nearly_what_folded_late_does() -> None:
 
 def test_a_thinned_network_is_quantized() -> None:
     network, task = zoo("resnet8", DIGIT), _task(DIGIT)
-    task.augment = lambda inputs, generator: inputs
+    task.augment_both = lambda inputs, targets, generator: (inputs, targets)
     plan = CompressionPlan((ChannelsStep(widths={"conv1": 9, "layer3.0.conv1": 30}), QuantizationStep()))
     quantized, pinned = plan.carry_out(network, task, _data(DIGIT))
     assert quantized.conv1.parametrizations.weight[0].scale.shape == (9,)

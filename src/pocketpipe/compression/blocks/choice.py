@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
+from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.taking_out import emptied, swapped
 from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor
 
@@ -100,7 +101,7 @@ class Chooser:
         return copy.deepcopy(self.network).eval().requires_grad_(False)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        device = next(self.network.parameters()).device
+        device = device_of(self.network)
         at_once = examples_at_once(self.task.input_shape, fewest=FEWEST, most=BATCH)
         count = ceil(min(self.examples, len(self.data)) / at_once)
         parts = (np.array_split(each[: self.examples], count) for each in (self.data.inputs, self.data.targets))

@@ -15,6 +15,7 @@ from pocketpipe.compression.channels.portions import by_groups, in_portions
 from pocketpipe.compression.channels.projection import Grid, projected
 from pocketpipe.compression.channels.reconstruction import Statistics, reconstruct
 from pocketpipe.compression.importance import Criterion, importance, most_important
+from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.slimming import refuse_broken, slim
 from pocketpipe.compression.tracing import trace
@@ -175,7 +176,7 @@ class ChannelsStep(Step):
             return
         if self.reconstruction == "least_squares":
             wanted_by = f"{self.kind}.reconstruction: {self.reconstruction}"
-            examples = training_views(task, data, next(network.parameters()).device, wanted_by=wanted_by)
+            examples = training_views(task, data, device_of(network), wanted_by=wanted_by)
             traced = trace(before, task.input_shape)
             reconstruct(network, before, traced, self._chosen, examples, statistics=self.statistics)
         if self.statistics == "reestimated":

@@ -13,6 +13,7 @@ from pocketpipe.compression.importance.geometry import distances
 from pocketpipe.compression.importance.gradients import taylor
 from pocketpipe.compression.importance.lasso import by_lasso
 from pocketpipe.compression.importance.norms import batchnorm_scale, drawn, l1, l2
+from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.sampling import calibration
 from pocketpipe.compression.tracing import TracedGroup
 from pocketpipe.task import Split, Task
@@ -42,7 +43,7 @@ def importance(
         return {}
     match criterion:
         case "taylor" | "lasso" | "dcp":
-            device = next(network.parameters()).device
+            device = device_of(network)
             inputs, targets = calibration(task, data, device, wanted_by=f"channels.criterion: {criterion}")
             found = _with_data(network, groups, criterion, task, inputs, targets)
             return {group.name: found[group.name] if group.name in found else l1(network, group) for group in groups}

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.modules import device_of, evaluating
 from pocketpipe.compression.quantization.adaround import WeightGrid
 from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.clipping import Ranges
@@ -49,7 +49,7 @@ def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: 
     observers = {name: Observer() for name in quantizers}
     handles = [quantizer.register_forward_hook(_observing(observers[name])) for name, quantizer in quantizers.items()]
     handles += [each.register_forward_hook(_unrounded) for each in network.modules() if isinstance(each, BiasRounding)]
-    device = next(network.parameters()).device
+    device = device_of(network)
     try:
         with evaluating(network):
             for batch in batches:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import fx, nn
 
+from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.grids import own_step
 from pocketpipe.compression.quantization.layer_calls import LayerCall
@@ -95,7 +96,7 @@ def insert(
         raise UserError("quantization: the network has no layer with a weight")
     wanted = [place for place in places.tensors if not (output == "float" and place.is_output)]
     quantized.add_module(QUANTIZERS, nn.Module())
-    device = next(quantized.parameters()).device
+    device = device_of(quantized)
     rounded = put_between(graph, quantized, [(place, bits.of_tensor(place, order)) for place in wanted])
     rounded = round_biases(graph, quantized, places.biases) | rounded
     call_containers(graph, quantized, ends, rounded)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pocketpipe.compression.modules import evaluating, has_torchs_forward, input_of
+from pocketpipe.compression.modules import device_of, evaluating, has_torchs_forward, input_of
 
 AtLayer = Callable[[nn.Module, Tensor, Tensor], Tensor | None]
 """(module, its input, its output) -> what it is to put out instead, if anything."""
@@ -34,7 +34,7 @@ def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str,
     """
     if not batches:
         raise ValueError("calibration needs at least one batch")
-    device = next(network.parameters()).device
+    device = device_of(network)
     handles = [
         network.get_submodule(path).register_forward_hook(_hook(act), with_kwargs=True) for path, act in at.items()
     ]

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from pocketpipe.compression.modules import evaluating, has_torchs_forward, is_torchs_own
+from pocketpipe.compression.modules import device_of, evaluating, has_torchs_forward, is_torchs_own
 from pocketpipe.errors import UserError, first_line
 
 BATCHES = (2, 3)
@@ -100,7 +100,7 @@ def lost_in_training(network: nn.Module, input_shape: tuple[int, ...]) -> str | 
 
 
 def _examples(network: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     return [torch.zeros(count, *input_shape, device=device) for count in BATCHES]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import ReadingModule, reading_module
-from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.modules import device_of, evaluating
 from pocketpipe.compression.refitting import RIDGE, refitting, targets
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.sparsity.mask import Mask
@@ -30,7 +30,7 @@ def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tup
     views of `data`, and comes as near as it can to its outputs in `before`. A layer that runs more than once,
     or is no plain product (grouped, transposed, a bare matrix), keeps the weights that it has.
     """
-    device = next(network.parameters()).device
+    device = device_of(network)
     examples = training_views(task, data, device, wanted_by="sparsity.regression")
     masks = _masked_layers(network)
 

@@ -68,11 +68,7 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
     kernel = stored[:, :, None] if flat else stored
     channels, *axes = lowering.shapes[node.output[0]]
     made = (1, *axes) if flat else tuple(axes)
-    strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
-    pads = given.get("pads", [0] * 4)
-    sides = zip(lowering.tensors[source].shape, made, kernel.shape[2:], strides, dilations,
-                (0, pads[0]) if flat else pads[:2], strict=False)  # fmt: skip
-    rows, columns = (Along(*map(int, side)) for side in sides)
+    rows, columns = _sides(node, lowering.tensors[source].shape, made, kernel.shape[2:], flat)
     kernels = _kernels(kernel, groups, rows, columns)
     scales = np.tile(np.broadcast_to(scale_of(weight), kernel.shape[1]), len(kernels[0][0]) // kernel.shape[1])
     grown = replace(weight, scale=scales)
@@ -99,13 +95,27 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
         ]
         whole = _interleaved(lowering, lines, (wide[0] * rows.stride, *wide[1:]), 0)
         ranges = *((each.cut, each.cut + each.made, 1) for each in (rows, columns)), (0, channels, 1)
-        lowering.add(Slice(label(node), (whole,), ended, ranges), target.tensor(shape, low, high))
+        nothing_cut = lowering.tensors[whole].shape == shape
+        cut = (
+            Reshape(label(node), (whole,), ended, shape) if nothing_cut else Slice(label(node), (whole,), ended, ranges)
+        )
+        lowering.add(cut, target.tensor(shape, low, high))
         if flat:
             lowering.images.add(ended)
             lowering.ended(Reshape(f"{label(node)}/row", (lowering.turn(ended),), target.name, (channels, made[1])))
 
     result = (channels, made[1]) if flat else shape
     lowering.known[node.output[0]] = Sum(result, finish, label(node), image=not flat)
+
+
+def _sides(node: NodeProto, image: Shape, made: Shape, kernel: Shape, flat: bool) -> tuple[Along, Along]:
+    """Rows and columns; `image` (height, width, ...) goes in, `made` (height, width) comes out."""
+    given = attributes(node)
+    strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
+    pads = given.get("pads", [0] * 4)
+    cuts = (0, int(pads[0])) if flat else pair(pads, flat)
+    first, second = zip(image[:2], made, kernel, strides, dilations, cuts, strict=True)
+    return Along(*first), Along(*second)
 
 
 def _kernels(kernel: np.ndarray, groups: int, rows: Along, columns: Along) -> list[list[np.ndarray]]:

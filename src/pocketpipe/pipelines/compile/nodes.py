@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
-from pocketpipe.delivery.folder import MEASURED
+from pocketpipe.delivery.folder import MEASURED, folder_name
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
@@ -53,7 +53,7 @@ def compile_targets(
                 "train_data": splits.train.digest,
             },
         )
-        folder = workspace / "deliveries" / _folder_name(name)
+        folder = workspace / "deliveries" / folder_name(name)
         warnings += untuned(name, settings)
         if not folder.exists():  # a delivery folder appears whole or not at all: an interrupted stage goes on
             if settings.tune is not None and TARGETS.resolve(name).untunable() is None:
@@ -89,7 +89,3 @@ def untuned(name: str, settings: CompileSettings) -> Iterator[str]:
     reason = None if settings.tune is None else TARGETS.resolve(name).untunable()
     if reason is not None:
         yield f"compile.tune: {name} {reason}; its schedules are by rule"
-
-
-def _folder_name(target: str) -> str:
-    return target.replace(":", ".")

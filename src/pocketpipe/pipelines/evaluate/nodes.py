@@ -10,6 +10,7 @@ import numpy as np
 
 from pocketpipe.budget import Budget
 from pocketpipe.champion import Yardstick
+from pocketpipe.delivery.folder import folder_name
 from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
@@ -153,7 +154,7 @@ def _delivered(
     settings: EvaluateSettings,
 ) -> Ran:
     target: Target = TARGETS.resolve(name)
-    folder = deliveries / name.replace(":", ".")
+    folder = deliveries / folder_name(name)
     file = f"{folder.name}/{target.library_name}"
     sizes = _sizes(folder)
     count = min(len(test), settings.emulated_examples) if target.emulated else len(test)

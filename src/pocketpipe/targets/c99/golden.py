@@ -1,4 +1,4 @@
-"""Golden vectors: a few examples as the network takes them, and the reference's integers for them."""
+"""Golden vectors of C: examples where none are given, and the first one that lies in a delivery."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketpipe.delivery.folder import GOLDEN, INPUTS
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.integer import reference
-from pocketpipe.integer.graph import IntegerGraph
 
-FOLDER, INPUTS, OUTPUTS = "golden", "inputs.bin", "outputs.bin"
 MADE_UP = 8
 """Examples, where none are given."""
 
@@ -24,12 +22,5 @@ def made_up(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
 
 def one_example(delivery: Path) -> np.ndarray:
     """The first golden input (1, bytes), as it lies in the file."""
-    entering = np.fromfile(delivery / FOLDER / INPUTS, np.uint8)
+    entering = np.fromfile(delivery / GOLDEN / INPUTS, np.uint8)
     return entering.reshape(-1, prod(DeliveryMetadata.read(delivery).input_shape))[:1]
-
-
-def write_golden(delivery: Path, graph: IntegerGraph, entering: np.ndarray, integers: np.ndarray) -> None:
-    """`entering` as the network takes them, (N, ...) uint8 or int8; `integers` (N, ...), int8, what they are inside."""
-    (delivery / FOLDER).mkdir()
-    (delivery / FOLDER / INPUTS).write_bytes(entering.tobytes())
-    (delivery / FOLDER / OUTPUTS).write_bytes(reference.run(graph, integers).tobytes())

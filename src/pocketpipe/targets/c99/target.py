@@ -10,23 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketpipe.delivery.folder import README, RUN, digests, write_runner
+from pocketpipe.delivery.folder import CMAKE, README, RUN, digests, write_golden, write_runner
 from pocketpipe.delivery.integers import BYTES, Integers
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.delivery.readme import page
 from pocketpipe.delivery.resources import Resources
 from pocketpipe.errors import UserError
+from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.integer.proof import prove
 from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.base import Target
 from pocketpipe.targets.c99.describing import about, ends, usage
-from pocketpipe.targets.c99.golden import made_up, write_golden
+from pocketpipe.targets.c99.golden import made_up
 from pocketpipe.targets.c99.sources import HEADER, UNROLL, Sources, check, sources
 from pocketpipe.targets.entering import byte_tables
 
-TESTBENCH, CMAKE = "testbench.c", "CMakeLists.txt"
+TESTBENCH = "testbench.c"
 C_SOURCES = ("model.h", "model.c", "kernels.h", "weights.h")
 
 
@@ -129,14 +130,11 @@ def _write_sources(delivery: Path, made: Sources, integers: Integers, inputs: in
 def _write_golden(
     delivery: Path, graph: IntegerGraph, integers: Integers, metadata: DeliveryMetadata, examples: np.ndarray | None
 ) -> None:
-    preprocessing = metadata.preprocessing
-    if examples is not None:
-        write_golden(
-            delivery, graph, integers.entering(examples, preprocessing), graph.quantized(preprocessing(examples))
-        )
-    elif integers.input is None:
-        stored = made_up(metadata.input_shape, np.dtype(np.uint8))
-        write_golden(delivery, graph, stored, graph.quantized(preprocessing(stored)))
-    else:
+    if examples is None and integers.input is not None:
         entering = made_up(metadata.input_shape, np.dtype(np.int8)).clip(integers.input.low, integers.input.high)
-        write_golden(delivery, graph, entering, entering)
+        inside = entering
+    else:
+        stored = made_up(metadata.input_shape, np.dtype(np.uint8)) if examples is None else examples
+        entering = integers.entering(stored, metadata.preprocessing)
+        inside = graph.quantized(metadata.preprocessing(stored))
+    write_golden(delivery, entering.tobytes(), reference.run(graph, inside).tobytes())

@@ -10,6 +10,8 @@ from typing import Any
 
 from tvm import tirx
 
+from pocketpipe.targets.lowering.loops import constant, lanes_of, of
+
 Coefficients = tuple[float, ...]
 
 TANH_ABOVE: Coefficients = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08)
@@ -46,7 +48,7 @@ def _exp(x: Any) -> Any:
             def polynomial(rest: Any) -> Any:
                 series = _polynomial(EXP, rest) * rest * rest + rest + _like(rest, 1.0)
                 exponent = (_cast(power, "int32") + _like(power, 127, "int32")) << _like(power, 23, "int32")
-                return series * tirx.reinterpret(_dtype("float32", power), exponent)
+                return series * tirx.reinterpret(of("float32", lanes_of(power)), exponent)
 
             return _let(clipped - power * _like(power, LN2_HIGH) - power * _like(power, LN2_LOW), polynomial)
 
@@ -93,19 +95,8 @@ def _let(value: Any, body: Callable[[Any], Any]) -> Any:
 
 
 def _like(x: Any, value: float, kind: str = "float32") -> Any:
-    constant = tirx.const(value, kind)
-    lanes = _lanes(x)
-    return tirx.Broadcast(constant, lanes) if lanes > 1 else constant
+    return constant(value, lanes_of(x), kind)
 
 
 def _cast(x: Any, kind: str) -> Any:
-    return tirx.Cast(_dtype(kind, x), x)
-
-
-def _dtype(kind: str, x: Any) -> str:
-    lanes = _lanes(x)
-    return f"{kind}x{lanes}" if lanes > 1 else kind
-
-
-def _lanes(x: Any) -> int:
-    return int(str(x.ty.dtype).partition("x")[2] or 1)
+    return tirx.Cast(of(kind, lanes_of(x)), x)

@@ -247,7 +247,7 @@ class _Emitter:
                 wide = step.spread is not Spread.SCALAR
                 loaded = BufferLoad(next(operands), [vector(start, lanes) if wide else start])
                 operand = loaded if wide else spread(loaded, lanes)
-            value = _applied(step, value, operand, lanes)
+            value = applied(step, value, operand, lanes)
         return value
 
 
@@ -259,7 +259,8 @@ def _in_every_lane(inputs: Any, count: int, index: int, lanes: int) -> Any:
     return tirx.Shuffle([inputs] * again, [index] * lanes)
 
 
-def _applied(step: EpilogueStep, value: Any, operand: Any, lanes: int) -> Any:
+def applied(step: EpilogueStep, value: Any, operand: Any, lanes: int = 1) -> Any:
+    """What a step makes of a value; `operand`: the other one, where it has one."""
     match step.apply:
         case Apply.ADD:
             return value + operand

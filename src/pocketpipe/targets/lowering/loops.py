@@ -51,6 +51,11 @@ def constant(value: float, lanes: int, kind: str = "float32") -> Any:
     return spread(tirx.const(value, kind), lanes)
 
 
+def lanes_of(value: Any) -> int:
+    """How many elements an expression has; 1 where it is no vector."""
+    return int(str(value.ty.dtype).partition("x")[2] or 1)
+
+
 def of(kind: str, lanes: int) -> str:
     """TVM's name of a vector of `lanes` elements.
 

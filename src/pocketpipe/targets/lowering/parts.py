@@ -50,6 +50,15 @@ class Kernel:
     packed: tuple[ChannelTile, ...] | None = None
     """The tiles in whose order it reads its weight (`packing`); None if that lies as it came."""
 
+    @property
+    def units(self) -> int:
+        """Of its cut; 0 if it is not cut."""
+        return 0 if self.cut is None else self.cut.units
+
+    def parts(self, threads: int) -> int:
+        """Among so many threads; 1 if it is not cut."""
+        return 1 if self.cut is None else self.cut.parts(threads)
+
 
 def work(products: int, moved: int) -> int:
     """How much a kernel has to do: products, and numbers that it reads or writes, priced in products."""

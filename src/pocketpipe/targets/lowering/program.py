@@ -95,12 +95,8 @@ class _Made:
     threads: int
 
     @property
-    def units(self) -> int:
-        return 0 if self.kernel.cut is None else self.kernel.cut.units
-
-    @property
     def parts(self) -> int:
-        return 1 if self.kernel.cut is None else self.kernel.cut.parts(self.threads)
+        return self.kernel.parts(self.threads)
 
 
 class _Calls:
@@ -171,7 +167,7 @@ def _place(calls: _Calls, made: dict[str, _Made]) -> Program:
             for i, size in enumerate(kernel.workspaces)
         ]
         arguments = (*(places[value] for value in (*read, *written)), *extra)
-        placed.append(KernelCall(kernel.name, arguments, kernel.units, kernel.parts))
+        placed.append(KernelCall(kernel.name, arguments, kernel.kernel.units, kernel.parts))
     return Program(tuple(placed), weights, max(arena, ALIGNMENT), calls.input_shape, calls.output_shape)
 
 

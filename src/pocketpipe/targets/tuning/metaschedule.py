@@ -19,7 +19,8 @@ import tvm
 from tvm import s_tir, te, tirx
 from tvm.tirx import PrimFunc
 
-from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
+from pocketpipe.targets.lowering.kernel import applied
+from pocketpipe.targets.lowering.nest import EpilogueStep, Nest, Spread, Window
 from pocketpipe.targets.tuning.measuring import Bench
 
 ROUNDS = 5
@@ -202,20 +203,6 @@ def _operand(nest: Nest, step: EpilogueStep, number: int) -> Any:
 def _finished(value: Any, epilogue: Sequence[EpilogueStep], operands: list[Any], place: tuple[Any, Any, Any]) -> Any:
     left = iter(operands)
     for step in epilogue:
-        if step.has_operand:
-            operand = next(left)
-            index = {Spread.SAME: place, Spread.CHANNEL: place[2:], Spread.SCALAR: (0,)}[step.spread]
-            other = operand[index]
-        match step.apply:
-            case Apply.ADD:
-                value = value + other
-            case Apply.SUBTRACT:
-                value = value - other
-            case Apply.MULTIPLY:
-                value = value * other
-            case Apply.RELU:
-                value = tirx.max(value, tirx.const(0.0, "float32"))
-            case Apply.CLIP:
-                low, high = (tirx.const(bound, "float32") for bound in step.bounds)
-                value = tirx.min(tirx.max(value, low), high)
+        index = {Spread.SAME: place, Spread.CHANNEL: place[2:], Spread.SCALAR: (0,)}[step.spread]
+        value = applied(step, value, next(left)[index] if step.has_operand else None)
     return value

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 from tvm import tirx
-from tvm.tirx import Broadcast, Buffer, BufferLoad, BufferStore, Stmt
+from tvm.tirx import Buffer, BufferLoad, BufferStore, Stmt
 
 from pocketpipe.targets.lowering.integers.geometry import PADDING, SumOfProducts, rounded_up
 from pocketpipe.targets.lowering.integers.units import VectorUnit
-from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, vector
+from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, vector
 
 BAND_BYTES = 1 << 16
 """Scratch memory that a band may take: with a tile's weights beside it, it stays in the cache next to the core."""
@@ -134,7 +134,7 @@ class Preparing:
         value = BufferLoad(self.parameters, [PADDING])
 
         def at(place: Index, lanes: int) -> Stmt:
-            stored = self.converted(_spread_byte(value, lanes), lanes)
+            stored = self.converted(spread(tirx.Cast("int8", value), lanes), lanes)
             return BufferStore(self.to, stored, [vector(start + place, lanes)])
 
         return over(pixels * self.layout.pixel, at)
@@ -193,8 +193,3 @@ def _vectors(count: int) -> Iterator[tuple[int, int, int]]:
 
 def _strided(at: Callable[[Index, int], Stmt], start: int, lanes: int, i: Index) -> Stmt:
     return at(start + i * lanes, lanes)
-
-
-def _spread_byte(value: Any, lanes: int) -> Any:
-    byte = tirx.Cast("int8", value)
-    return Broadcast(byte, lanes) if lanes > 1 else byte

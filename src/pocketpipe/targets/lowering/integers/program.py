@@ -231,7 +231,8 @@ class _Building:
     def finish(self, object_file: Path) -> IntegerProgram:
         kernels = {self.names[made_from]: kernel for made_from, kernel in self.kernels.items()}
         workspaces = write_object({name: each.function for name, each in kernels.items()}, self.cpu, object_file)
-        offsets, scratch, arena = self.memory(workspaces, {name: self.parts(each) for name, each in kernels.items()})
+        parts_of = {name: each.parts(self.threads) for name, each in kernels.items()}
+        offsets, scratch, arena = self.memory(workspaces, parts_of)
         plain = Emitter(self.graph, offsets)
         taken: dict[str, tuple[int, bool]] = {}
         parts: dict[int, int] = {}  # of the calls that are shared, by their place among all
@@ -239,12 +240,11 @@ class _Building:
             if not calls:
                 plain.emit(step.operator)
             for each in calls:
-                cut = kernels[each.kernel].cut
+                kernel = kernels[each.kernel]
                 pointers = [*(_pointer(place, offsets) for place in each.arguments)]
                 pointers += [f"arena + {place}" for place in scratch[index, each.kernel]]
-                taken[each.kernel] = len(pointers), cut is not None
-                units = 0 if cut is None else cut.units
-                statement = call(each.kernel, pointers, units, self.parts(kernels[each.kernel]))
+                taken[each.kernel] = len(pointers), kernel.cut is not None
+                statement = call(each.kernel, pointers, kernel.units, parts_of[each.kernel])
                 if isinstance(statement, Shared):
                     parts[len(plain.calls)] = statement.parts
                 plain.calls.append(statement.text if isinstance(statement, Shared) else statement)
@@ -257,9 +257,6 @@ class _Building:
             input=offsets[self.graph.input],
             output=offsets[self.graph.output],
         )
-
-    def parts(self, kernel: Kernel) -> int:
-        return 1 if kernel.cut is None else kernel.cut.parts(self.threads)
 
     def memory(
         self, workspaces: dict[str, tuple[int, ...]], parts: dict[str, int]

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import tirx
 
-from pocketpipe.targets.lowering.loops import constant, of
+from pocketpipe.targets.lowering.loops import constant, lanes_of, of
 
 Expression = Any
 Order = Sequence[tuple[int, int]]
@@ -89,27 +89,27 @@ class VectorUnit:
 
     def weights(self, loaded: Expression) -> Expression:
         """int8 as loaded, ready to be multiplied."""
-        kind = of(self.factor, _lanes(loaded))
+        kind = of(self.factor, lanes_of(loaded))
         return loaded if kind == str(loaded.ty.dtype) else tirx.Cast(kind, loaded)
 
     def part(self, registers: Expression, index: int) -> Expression:
         """One of several registers of weights that were loaded together."""
         size = self.lanes * self.group
-        if _lanes(registers) == size:
+        if lanes_of(registers) == size:
             return registers
         return tirx.Shuffle([registers], list(range(index * size, (index + 1) * size)))
 
     def words(self, loaded: Expression) -> Expression:
         """Inputs as loaded, a lane for each group."""
         kind = f"int{32 * self.partial}"
-        return loaded if self.group == 1 else tirx.reinterpret(of(kind, _lanes(loaded) // self.group), loaded)
+        return loaded if self.group == 1 else tirx.reinterpret(of(kind, lanes_of(loaded) // self.group), loaded)
 
     def in_every_lane(self, words: Expression, index: int) -> Expression:
         """A register with group number `index` of `words` in each lane."""
-        if _lanes(words) == 1:
+        if lanes_of(words) == 1:
             spread = tirx.Broadcast(words, self.lanes)
         else:
-            again = -(-self.lanes // _lanes(words))  # a shuffle takes no more lanes than it is given
+            again = -(-self.lanes // lanes_of(words))  # a shuffle takes no more lanes than it is given
             spread = tirx.Shuffle([words] * again, [index] * self.lanes)
         return spread if self.group == 1 else tirx.reinterpret(self.register(), spread)
 
@@ -145,7 +145,7 @@ def _single(total: Expression, x: Expression, weight: Expression) -> Expression:
 
 def _by_high_half(total: Expression, multiplier: Expression, rounding: Expression, places: Expression) -> Expression:
     """Even and odd lanes multiplied apart, as `pmuldq` does; then the high halves side by side."""
-    lanes = _lanes(total)
+    lanes = lanes_of(total)
     wide = of("int64", lanes // 2)
     half = constant(32, lanes // 2, "int64")
 
@@ -162,10 +162,10 @@ def _by_doubling_high_half(
     total: Expression, multiplier: Expression, rounding: Expression, places: Expression
 ) -> Expression:
     """`sqdmulh`, the product over 2^31. Adding saturates: what does is out of a byte's range anyway."""
-    if _lanes(total) > 4:
+    if lanes_of(total) > 4:
         whole = (total, multiplier, rounding, places)
         halves = (_by_doubling_high_half(*(_half(x, which) for x in whole)) for which in (0, 1))
-        return tirx.Shuffle(list(halves), list(range(_lanes(total))))
+        return tirx.Shuffle(list(halves), list(range(lanes_of(total))))
     high = tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqdmulh.v4i32", total, multiplier)
     return tirx.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.sqadd.v4i32", high, rounding) >> places
 
@@ -201,12 +201,8 @@ def _in_twos(values: list[Expression]) -> list[list[Expression]]:
 
 
 def _half(expression: Expression, which: int) -> Expression:
-    size = _lanes(expression) // 2
+    size = lanes_of(expression) // 2
     return tirx.Shuffle([expression], list(range(which * size, (which + 1) * size)))
-
-
-def _lanes(expression: Expression) -> int:
-    return int(str(expression.ty.dtype).partition("x")[2] or 1)
 
 
 _PACKS_512 = _packs("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packsswb.512", 16)
