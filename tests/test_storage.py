@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,15 @@ import torch
 from pocketpipe import machine
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
-from pocketpipe.storage import appearing_whole, load_network, load_split, replacing, save_network, save_split
+from pocketpipe.storage import (
+    appearing_whole,
+    load_network,
+    load_split,
+    remove_whole,
+    replacing,
+    save_network,
+    save_split,
+)
 from pocketpipe.task import Split
 
 NETWORK = StoredNetwork("resnet8", {"b": 2, "a": 1}, state={"w": torch.ones(2, 3), "n": torch.tensor(7)})
@@ -60,6 +69,26 @@ def test_broken_networks_are_named(tmp_path: Path) -> None:
     (tmp_path / "network.json").write_text("{")
     with pytest.raises(UserError, match="cannot read the network"):
         load_network(tmp_path)
+
+
+def test_a_folder_goes_for_all_readers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove_whole(tmp_path / "nothing there")
+    folder = tmp_path / "value"
+    save_network(NETWORK, folder)
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_whole(folder)
+    assert not folder.exists()
+    remove_whole(folder)
+    save_network(NETWORK, folder)
+    remove_whole(folder)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_split_comes_back_and_writes_equal_bytes(tmp_path: Path) -> None:

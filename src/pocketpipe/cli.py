@@ -19,6 +19,9 @@ from yaml import YAMLError, safe_load
 from pocketpipe import machine
 from pocketpipe.errors import UserError
 
+SEQUENTIAL = "SequentialRunner"
+"""The one of Kedro's runners that makes a stage after the other, as the hooks need it."""
+
 BUDGET_MISSED, BAD_INPUT, FAULT = 1, 2, 70
 """Exit codes; 0 = all verdicts passed, or nothing to do. 70, as in sysexits.h: a fault in our code, or in yours."""
 
@@ -48,6 +51,8 @@ def _run_in_project(options: dict[str, Any]) -> None:
         _refuse_unknown(f"node ({option})", options[name], sorted({node.name for node in nodes}))
     if options["tags"]:
         raise UserError("--tags: stages have none; choose them with --namespaces")
+    if (options["runner"] or SEQUENTIAL).rpartition(".")[2] != SEQUENTIAL:
+        raise UserError(f"--runner: {options['runner']} would run stages at once; leave it out, each uses all cores")
     callback = kedro_run.callback
     assert callback is not None
     callback(**options)

@@ -41,6 +41,23 @@ class Subject(Value):
     not_measured: str | None = None
     """Why there are no figures, and how to get them."""
 
+    def figures(self, metric_name: str) -> dict[str, float]:
+        """What was measured of it, by names that begin with its own.
+
+        >>> Subject(name="onnx", file="student.onnx", metric=0.97).figures("accuracy")
+        {'onnx_accuracy': 0.97}
+        """
+        measured = {
+            metric_name: self.metric,
+            "agreement": self.agreement,
+            "differing": self.differing,
+            "latency_ms": self.latency_ms,
+            "latency_ratio_to_onnxruntime": self.latency_ratio,
+            "flash_bytes": self.flash_bytes,
+            "ram_bytes": self.ram_bytes,
+        }
+        return {f"{self.name}_{figure}": value for figure, value in measured.items() if value is not None}
+
     def worst(self, *, higher_is_better: bool = True) -> tuple[str, float] | None:
         """Class with the worst metric, and that metric."""
         if not self.metric_by_class:

@@ -3,7 +3,6 @@
 import atexit
 import json
 import logging
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +12,7 @@ from filelock import FileLock, Timeout
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
@@ -35,7 +34,7 @@ from pocketpipe.lineage.provenance import git_commit, provenance_now, read_prove
 from pocketpipe.preflight import check_feasible, checked_config
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.terminal import print_verdicts
-from pocketpipe.tracking.gates import Promotion
+from pocketpipe.storage import remove_whole
 from pocketpipe.tracking.registry import OVERTAKEN, Registered
 from pocketpipe.tracking.runs import RunTracker
 
@@ -100,7 +99,8 @@ class RunHooks:
         if any(node.namespace == "promote" for node in pipeline.nodes):
             _forget_what_was_not_decided(catalog)
         asked_anew = not run_params.get("only_missing_outputs", True)
-        stale = [node for node in pipeline.nodes if asked_anew or not _is_fresh(node, catalog)]
+        missing = _to_be_made(pipeline, catalog)
+        stale = pipeline.nodes if asked_anew else missing
         check_feasible(config, {str(node.namespace) for node in stale})
         self._open_run(names, run_params, config)
         request = request_fingerprint(self.ingredients, config)
@@ -114,11 +114,16 @@ class RunHooks:
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
-        """Open the stage: only one process makes the same stage at a time, the others wait and then reuse."""
+        """Open the stage: only one process makes the same stage at a time.
+
+        One that had to wait takes over what lies in the workspace (trainings, trials, compiled targets) and makes the
+        rest again; what the first one has stored stays.
+        """
         name = str(node.namespace)
         made_from = self.ingredients[node.name]
         lock = _stage_lock(f"{name}-{made_from.fingerprint}")
         self.stage = Stage(name, perf_counter(), lock, set(node.outputs))
+        self._note_who_made_the_inputs(node)
         log.info("%s ...", name)
         self._tracker().start_stage(name, made_from.parameters)
 
@@ -159,10 +164,11 @@ class RunHooks:
         evaluation: Evaluation = catalog.load("evaluation")
         promotion = open_registry().as_of_now(catalog.load("promotion")) if "promotion" in outputs else None
         tracker.end(evaluation=evaluation, promotion=promotion)
-        report = _fresh(catalog, "report").latest / REPORT if "report" in outputs else None
+        # By fingerprint: `latest` may be another run's by now.
+        report = _fresh(catalog, "report").path / REPORT if "report" in outputs else None
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
         if "deliveries" in outputs:
-            log.info("deliveries: %s", _fresh(catalog, "deliveries").latest / "content")
+            log.info("deliveries: %s", _fresh(catalog, "deliveries").path / "content")
         log.info("whole run: %.0f s", perf_counter() - self.started)
         if not evaluation.budget_kept:
             raise BudgetMissed("the budget was not kept; all files are kept" + (", see the report" if report else ""))
@@ -208,6 +214,14 @@ class RunHooks:
             )
             for output in node.outputs:
                 _fresh(catalog, output).provenance = provenance
+
+    def _note_who_made_the_inputs(self, node: Node) -> None:
+        catalog = self._catalog()
+        stored = {name: _stored_by(catalog, name) for name in node.inputs}
+        known = {name: run for name, run in stored.items() if run is not None}
+        for output in (_fresh(catalog, name) for name in node.outputs):
+            if output.provenance is not None:
+                output.provenance = output.provenance.model_copy(update={"input_runs": known})
 
     def _close_stage(self, error: Exception | None) -> None:
         stage = self._stage()
@@ -288,23 +302,63 @@ def _forget_what_was_not_decided(catalog: DataCatalog) -> None:
     a champion that was rolled back since, or if it was refused beside a champion that is none any more.
     """
     outputs = [_fresh(catalog, name) for name in ("promotion", "promote_record")]
-    if not all(output.exists() for output in outputs):
+    if not any(output.exists() for output in outputs):
         return
-    promotion: Promotion = outputs[0].load()
-    undecided = any(reason.startswith(OVERTAKEN) for reason in promotion.reasons)
+    lock = _stage_lock(f"promote-{outputs[0].fingerprint}")
+    try:
+        if not _still_holds(outputs):
+            for output in outputs:
+                remove_whole(output.path)
+    finally:
+        lock.release()
+
+
+def _still_holds(outputs: list[FreshDataset[Any]]) -> bool:
+    """Whether the registry bears out what the promote stage has stored; not if that cannot be read."""
+    try:
+        promotion, _ = (output.load() for output in outputs)
+    except DatasetError:
+        return False
     registry = open_registry()
-    known = registry.has(promotion)
+    if not registry.has(promotion) or any(reason.startswith(OVERTAKEN) for reason in promotion.reasons):
+        return False
     if promotion.promoted:
-        outdated = known and registry.was_rolled_back(promotion)
-    else:
-        outdated = registry.champion_version(promotion.name) not in (promotion.against, promotion.version)
-    if undecided or not known or outdated:
+        return not registry.was_rolled_back(promotion)
+    return registry.champion_version(promotion.name) in (promotion.against, promotion.version)
+
+
+def _to_be_made(pipeline: Pipeline, catalog: DataCatalog) -> list[Node]:
+    """Nodes of which an output is missing, or was made from what another run has made again since, or this one will.
+
+    The same fingerprint does not promise the same bytes: not of tuned libraries, not of a training on a GPU. A verdict
+    must be about the file that it stands beside.
+    """
+    found: list[Node] = []
+    made_again: set[str] = set()
+    for node in pipeline.nodes:
+        outputs = [_fresh(catalog, name) for name in node.outputs]
+        of_its_inputs = all(output.exists() and _is_of_its_inputs(output, catalog) for output in outputs)
+        if of_its_inputs and made_again.isdisjoint(node.inputs):
+            continue
         for output in outputs:
-            shutil.rmtree(output.path, ignore_errors=True)  # another run may be quicker
+            output.outdated = output.stored_provenance()
+        found.append(node)
+        made_again.update(node.outputs)
+    return found
 
 
-def _is_fresh(node: Node, catalog: DataCatalog) -> bool:
-    return all(catalog.exists(name) for name in node.outputs)
+def _is_of_its_inputs(output: FreshDataset[Any], catalog: DataCatalog) -> bool:
+    """Whether the inputs that are stored are still those that it was made from, as far as that is known."""
+    provenance = output.stored_provenance()
+    made_from = {} if provenance is None else provenance.input_runs
+    return all(_stored_by(catalog, name) in (run, None) for name, run in made_from.items())
+
+
+def _stored_by(catalog: DataCatalog, name: str) -> str | None:
+    """The run that made what is stored of a dataset; None for what is not stored, or comes from outside."""
+    dataset = catalog[name]
+    provenance = dataset.stored_provenance() if isinstance(dataset, FreshDataset) else None
+    return None if provenance is None else provenance.run
 
 
 def _warnings(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:

@@ -52,7 +52,7 @@ def appearing_whole(folder: Path, *, first_wins: bool = False) -> Iterator[Path]
     try:
         yield partial
         if not first_wins:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_whole(folder)
         try:
             os.replace(partial, folder)
         except OSError:
@@ -60,6 +60,17 @@ def appearing_whole(folder: Path, *, first_wins: bool = False) -> Iterator[Path]
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder, if it is there, for all readers at once: killed half way, it leaves no half in its place."""
+    if not folder.is_dir():
+        return
+    partial = _partial(folder.with_name(f"{folder.name}.gone"))
+    shutil.rmtree(partial, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        os.replace(folder, partial)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 ABANDONED_AFTER = 24 * 60 * 60

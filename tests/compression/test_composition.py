@@ -263,6 +263,8 @@ def test_a_finished_plan_is_held_against_what_is_asked_of_its_methods() -> None:
         (QuantizationStep(bits={"conv1": 8}), QuantizationStep(bits={"conv1": 32}), False),
         (SparsityStep(density=0.5), SparsityStep(pattern="2:4"), False),
         (SparsityStep(pattern="1:4"), SparsityStep(pattern="2:4"), True),  # bytes may have asked for less
+        (SparsityStep(pattern="2:4"), SparsityStep(pattern="1:4"), False),
+        (SparsityStep(density=0.5), SparsityStep(density=0.4), False),
         (SparsityStep(pattern="2:8"), SparsityStep(pattern="2:4"), False),
         (CodebookStep(layers={"conv1": 3}), CodebookStep(layers={"conv1": 4}), True),
         (CodebookStep(layers={"conv1": 3, "fc": 3}), CodebookStep(layers={"conv1": 4}), False),

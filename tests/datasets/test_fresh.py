@@ -11,6 +11,7 @@ from kedro.io import DatasetError
 
 from pocketpipe.datasets.fresh import BytesDataset, FolderDataset, JsonDataset, TextDataset
 from pocketpipe.datasets.values import PlanDataset, SplitDataset, SplitsDataset
+from pocketpipe.lineage.provenance import provenance_now
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Split, Splits
@@ -40,6 +41,24 @@ def test_the_first_value_of_a_fingerprint_stays(tmp_path: Path) -> None:
     dataset.save(b"one run")
     dataset.save(b"another run, slower")
     assert dataset.load() == b"one run"
+
+
+def test_what_is_outdated_counts_as_absent_and_is_replaced(tmp_path: Path) -> None:
+    def dataset(run: str) -> BytesDataset:
+        found = BytesDataset(str(tmp_path / "onnx"), file="student.onnx")
+        found.fingerprint = "aaaa"
+        found.provenance = provenance_now(fingerprint="aaaa", inputs={}, run=run)
+        return found
+
+    dataset("first").save(b"first")
+    second, third = dataset("second"), dataset("third")
+    for each in (second, third):
+        each.outdated = each.stored_provenance()
+        assert not each.exists()
+    second.save(b"second")
+    assert third.exists(), "another run was quicker"
+    third.save(b"third")
+    assert dataset("fourth").load() == third.load() == b"second"
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

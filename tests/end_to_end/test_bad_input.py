@@ -224,6 +224,7 @@ def test_no_space_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.Monke
         (["--namespaces", "data,techer"], "stage (--namespaces): 'techer' is unknown; known: compile, data, "),
         (["--to-nodes", "evaluate"], "node (--to-nodes): 'evaluate' is unknown; known: compile.compile_targets, "),
         (["--tags", "quick"], "--tags: stages have none; choose them with --namespaces"),
+        (["--runner", "ThreadRunner"], "--runner: ThreadRunner would run stages at once; leave it out"),
     ],
 )
 def test_unknown_pipeline_or_recipe(arguments: list[str], said: str) -> None:

@@ -29,6 +29,7 @@ def test_the_same_again_makes_nothing(made: House) -> None:
     assert again.code == 0, again.out
     assert again.stages() == []
     assert "Budget kept" in again.out, "the verdicts are shown all the same"
+    assert made.latest("deliveries").name in again.out, "those of this run, whatever `latest` points at"
 
 
 def test_a_finetuning_parameter_rebuilds_what_follows_and_a_kill_there_changes_nothing(
@@ -87,6 +88,18 @@ def test_one_stage_alone_finds_its_inputs(made: House) -> None:
     assert fresh.stages() == []
     forced = made.run("compress", "", "--namespaces", "export", "--all-outputs")
     assert forced.stages() == ["export"], forced.out
+
+
+@pytest.mark.slow  # by default: tests/test_hooks.py
+def test_a_delivery_that_is_made_again_is_judged_again(made: House, tmp_path: Path) -> None:
+    made.run()  # `latest` points at the quick recipe, whatever ran before
+    house = House(tmp_path / "output")
+    shutil.copytree(made.output, house.output, symlinks=True, ignore=shutil.ignore_patterns("mlflow*"))
+    shutil.rmtree(house.latest("deliveries"))
+    assert house.run("compress", "", "--namespaces", "compile").stages() == ["compile"]
+    again = house.run()
+    assert again.stages() == ["evaluate", "report", "promote"], again.out
+    assert house.run().stages() == []
 
 
 @pytest.mark.slow

@@ -114,6 +114,37 @@ def test_a_champion_that_reads_other_examples_is_compared_by_its_record(evaluati
     assert not decide(worse, old, GateSettings(), reads_the_same=False).promote
 
 
+ERROR = {"metric_name": "error", "higher_is_better": False}
+
+
+def test_a_record_by_another_metric_is_not_compared_with(evaluation):
+    """0.94 of accuracy against 0.04 of error: neither a fall nor a gain."""
+    champion = evaluation(scores=[1.0] * 94 + [0.0] * 6)
+    good, bad = ([0.0] * (100 - wrong) + [1.0] * wrong for wrong in (4, 40))
+    for scores in (good, bad):
+        decision = decide(evaluation(scores=scores, **ERROR), champion, GateSettings())
+        assert not decision.promote
+        assert "the champion was measured by accuracy (more is better), the new one by error (less is" in " ".join(
+            decision.reasons
+        )
+    measured_anew = [0.0] * 94 + [1.0] * 6
+    assert decide(evaluation(scores=good, champion_scores=measured_anew, **ERROR), champion, GateSettings()).promote
+    worse = decide(evaluation(scores=bad, champion_scores=measured_anew, **ERROR), champion, GateSettings())
+    assert not worse.promote
+    assert worse.reasons[0].startswith("worse than the champion on the same 100 examples")
+
+
+def test_the_same_metric_turned_round_is_another(evaluation):
+    turned = evaluation(higher_is_better=False)
+    assert not decide(turned, evaluation(), GateSettings()).promote
+
+
+def test_a_champion_of_other_examples_and_another_metric_blocks_nothing_for_ever(evaluation):
+    decision = decide(evaluation(**ERROR), evaluation(), GateSettings(), reads_the_same=False)
+    assert decision.promote
+    assert "was measured by accuracy (more is better), not by error" in decision.reasons[1]
+
+
 def test_settings_refuse_a_negative_margin():
     with pytest.raises(ValidationError):
         GateSettings(margin=-0.1)

@@ -39,6 +39,11 @@ def add(registry: Registry, tmp_path: Path, evaluation):
     return register
 
 
+def crown(registry: Registry, version: str) -> None:
+    """Promote a version beside whatever is champion."""
+    assert registry.settle(NAME, version, YES, against=registry.champion_version(NAME)).promoted
+
+
 def test_a_champion_comes_back_with_files_figures_and_reasons(registry: Registry, add, evaluation):
     assert registry.champion(NAME) is None
     version = add("one")
@@ -71,7 +76,7 @@ def test_a_challenger_leaves_the_champion_and_has_its_reasons_on_it(registry: Re
 
 def test_rollback_goes_back_through_all_champions_and_then_refuses(registry: Registry, add):
     for content in ("one", "two", "three"):
-        registry.set_champion(NAME, add(content))
+        crown(registry, add(content))
     assert registry.history(NAME) == ["1", "2", "3"]
     assert registry.rollback(NAME) == "2"
     assert registry.version(NAME, "3").tags["outcome"] == "rolled back to version 2"
@@ -111,7 +116,7 @@ def test_a_slower_day_makes_no_new_version(registry: Registry, add, evaluation, 
     late = verdict("latency_ms", "failed")
     assert add("one") == "1"
     assert add("one", subjects=(slow,), verdicts=(*evaluation().verdicts, late)) == "1"
-    registry.set_champion(NAME, "1")
+    crown(registry, "1")
     champion = registry.champion(NAME)
     assert champion is not None
     assert champion.evaluation.verdicts[-1] == late, "with the times of the latest run"
@@ -122,14 +127,14 @@ def test_a_slower_day_makes_no_new_version(registry: Registry, add, evaluation, 
 
 def test_rollback_skips_a_version_that_was_deleted(registry: Registry, add):
     for content in ("one", "two", "three"):
-        registry.set_champion(NAME, add(content))
+        crown(registry, add(content))
     registry.store.client.delete_model_version(NAME, "2")
     assert registry.rollback(NAME) == "1"
 
 
 def test_rollback_helps_when_the_champion_itself_was_deleted(registry: Registry, add):
     for content in ("one", "two"):
-        registry.set_champion(NAME, add(content))
+        crown(registry, add(content))
     registry.store.client.delete_model_version(NAME, "2")
     assert registry.champion(NAME) is None
     assert registry.rollback(NAME) == "1"
@@ -144,7 +149,7 @@ def test_what_was_rolled_back_is_not_promoted_again_by_itself(registry: Registry
     assert not again.promoted
     assert "rolled back" in again.reasons[0]
     assert not registry.settle(NAME, "2", YES, against="1").promoted, "however often it is decided"
-    registry.set_champion(NAME, "2")  # a person may
+    registry.store.client.set_registered_model_alias(NAME, "champion", "2")  # a person may
     assert registry.champion_version(NAME) == "2"
 
 
@@ -171,7 +176,7 @@ def test_a_decision_against_a_champion_that_is_no_longer_one_does_not_count(regi
 
 
 def test_a_champion_named_by_hand_on_mlflows_page_is_taken_into_the_history(registry: Registry, add):
-    registry.set_champion(NAME, add("one"))
+    crown(registry, add("one"))
     add("two")
     registry.store.client.set_registered_model_alias(NAME, "champion", "2")
     assert registry.history(NAME) == ["1", "2"]
@@ -180,12 +185,12 @@ def test_a_champion_named_by_hand_on_mlflows_page_is_taken_into_the_history(regi
 
 def test_a_challenger_that_becomes_champion_is_no_challenger_any_more(registry: Registry, add):
     registry.settle(NAME, add("one"), NO, against=None)
-    registry.set_champion(NAME, "1")
+    crown(registry, "1")
     assert list(registry.store.client.get_registered_model(NAME).aliases) == ["champion"]
 
 
 def test_files_that_are_gone_are_named_with_a_way_out(registry: Registry, add):
-    registry.set_champion(NAME, add("one"))
+    crown(registry, add("one"))
     champion = registry.champion(NAME)
     assert champion is not None
     (champion.folder / "evaluation.json").unlink()
@@ -213,7 +218,7 @@ def test_a_model_without_a_champion_hides_no_other(registry: Registry, add):
 def test_an_unknown_version_is_one_line(registry: Registry, add):
     add("one")
     with pytest.raises(UserError, match="has no version 9"):
-        registry.set_champion(NAME, "9")
+        registry.settle(NAME, "9", YES, against=None)
 
 
 def test_the_champion_in_words(registry: Registry, add):
@@ -233,7 +238,7 @@ def test_what_is_not_there_is_not_had(registry: Registry, add) -> None:
 
 
 def test_models_of_others_are_told_apart_before_anything_is_fetched(registry: Registry, add, monkeypatch):
-    registry.set_champion(NAME, add("one"))
+    crown(registry, add("one"))
     client = registry.store.client
     for number in range(120):  # more than a page
         client.create_registered_model(f"other-{number:03d}")

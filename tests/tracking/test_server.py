@@ -85,7 +85,7 @@ def _wait_for(url: str) -> None:
 def test_runs_and_champions_are_kept_on_a_server_as_in_a_file(
     server: str, request: pytest.FixtureRequest, tmp_path: Path, evaluation
 ):
-    tracker = RunTracker.open(request.getfixturevalue(server), tmp_path / "not used")
+    tracker = RunTracker(open_store(request.getfixturevalue(server), tmp_path / "not used", "pocketpipe"))
     run_id = tracker.start("compress", {"seed": 0})
     tracker.start_stage("compile")
     package = tmp_path / "files"

@@ -15,7 +15,8 @@ import sys, time
 from pathlib import Path
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking.runs import RunTracker
-tracker = RunTracker.open(sys.argv[1], Path(sys.argv[2]))
+from pocketpipe.tracking.store import open_store
+tracker = RunTracker(open_store(sys.argv[1], Path(sys.argv[2]), "pocketpipe"))
 tracker.start("compress", {})
 tracker.start_stage("teacher")
 tracker.log_record(StageRecord(stage="teacher", curves={"loss": (1.0,)}))

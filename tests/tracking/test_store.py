@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking.runs import RunTracker
-tracker = RunTracker.open(sys.argv[1], Path(sys.argv[2]))
+from pocketpipe.tracking.store import open_store
+tracker = RunTracker(open_store(sys.argv[1], Path(sys.argv[2]), "pocketpipe"))
 for _ in range(3):
     tracker.start("compress", {"seed": 0})
     tracker.start_stage("teacher")
@@ -105,7 +106,7 @@ def test_a_store_that_was_moved_is_found_by_the_link_that_it_asks_for(empty_data
     before, after = tmp_path / "it was here", tmp_path / "after"
     before.mkdir()
     shutil.copy(empty_database, before / "mlflow.db")
-    tracker = RunTracker.open(f"sqlite:///{before / 'mlflow.db'}", before / "artifacts")
+    tracker = RunTracker(open_store(f"sqlite:///{before / 'mlflow.db'}", before / "artifacts", "pocketpipe"))
     run_id = tracker.start("compress", {})
     tracker.log_artifacts(Path(__file__))
     tracker.end()

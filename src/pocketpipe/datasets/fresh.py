@@ -15,7 +15,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import load_obj
 
 from pocketpipe.errors import UserError
-from pocketpipe.lineage.provenance import Provenance, write_provenance
+from pocketpipe.lineage.provenance import FILE_NAME, Provenance, read_provenance, write_provenance
 from pocketpipe.storage import appearing_whole, replacing
 
 T = TypeVar("T")
@@ -28,6 +28,9 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
         self.folder = Path(folder)
         self.fingerprint: str | None = None
         self.provenance: Provenance | None = None
+        """Of what will be saved."""
+        self.outdated: Provenance | None = None
+        """Of a value that counts as absent and is to be replaced: what it was made from is there no more."""
         self.metadata = metadata
 
     @property
@@ -42,6 +45,10 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
         """The readable name of the newest value."""
         return self.folder / "latest"
 
+    def stored_provenance(self) -> Provenance | None:
+        """Of what is stored; None where nothing is, or nothing tells."""
+        return read_provenance(self.path) if (self.path / FILE_NAME).is_file() else None
+
     def load(self) -> T:
         """The value. Raises UserError, which Kedro wraps, if it was not made yet."""
         if not self._exists():
@@ -51,10 +58,10 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
     def save(self, data: T) -> None:
         """Write it; readers never see half of it. Raises UserError, which Kedro wraps, where that is not possible."""
         try:
-            if self._exists():  # the same fingerprint means the same content: another run was quicker
+            if self._exists():  # another run was quicker
                 self.point_latest()
                 return
-            with appearing_whole(self.path, first_wins=True) as scratch:
+            with appearing_whole(self.path, first_wins=self.outdated is None) as scratch:
                 self._write(data, scratch)
                 if self.provenance is not None:
                     made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})
@@ -72,7 +79,9 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
             link.symlink_to(self.path.name)
 
     def _exists(self) -> bool:
-        return self.fingerprint is not None and self.path.is_dir()
+        if self.fingerprint is None or not self.path.is_dir():
+            return False
+        return self.outdated is None or self.outdated != self.stored_provenance()
 
     def _describe(self) -> dict[str, Any]:
         return {"folder": str(self.folder), "fingerprint": self.fingerprint}

@@ -39,6 +39,8 @@ class Provenance(Value):
     """Of the output: the name of its folder."""
     inputs: dict[str, str] = {}
     """Fingerprint (or, of what comes from outside, digest) of each input, by its name in the catalog."""
+    input_runs: dict[str, str] = {}
+    """The run that had made each input: made again by another, it may have other bytes under the same fingerprint."""
     stage: str = ""
     parameters: dict[str, str] = {}
     """The stage's parameters, as they went into the fingerprint."""

@@ -41,11 +41,10 @@ class Finding:
         return f"{self.what}: {self.status}{f' ({self.detail})' if self.detail else ''}"
 
 
-def verify(delivery_folder: Path, onnx: Path | None = None) -> list[Finding]:
+def verify(delivery_folder: Path) -> list[Finding]:
     """Hold every file of a delivery folder, and its sources where they are at hand, against the metadata's hashes.
 
-    `onnx` is the ONNX file to compare with; without it, the one that the delivery was made from is looked for in the
-    outputs around it. Raises UserError if the folder is no delivery folder.
+    Sources are looked for in the outputs around it. Raises UserError if the folder is no delivery folder.
     """
     hashes = DeliveryMetadata.read(delivery_folder).hashes
     delivered = {name: digest for name, digest in hashes.items() if name not in SOURCES}
@@ -55,8 +54,6 @@ def verify(delivery_folder: Path, onnx: Path | None = None) -> list[Finding]:
         for name in _strangers(delivery_folder, delivered)
     ]
     sources = _sources_of(delivery_folder)
-    if onnx is not None:
-        sources["onnx"] = onnx
     for name in SOURCES:
         if name in hashes:
             findings.append(_compare_source(name, sources.get(name), hashes[name]))

@@ -48,7 +48,6 @@ def search(
     seed: int,
     store: TrialStore,
     informed: Informed | None = None,
-    title: str = "search",
     higher_is_better: bool = True,
 ) -> list[Trial]:
     """All trials in the order in which they were made: uniform, informed, the tuner's, random controls, ladder.
@@ -63,7 +62,7 @@ def search(
     suggest = informed if informed is not None and space else _nothing
     suggested = [{**parameters, **point} for point in suggest(on_budget(methods, parameters, profile, limits))]
     total = 1 + len(suggested) + settings.trials + settings.controls + len(settings.ladder)
-    with BestSoFar(title, total) as bar:
+    with BestSoFar("search", total) as bar:
         attempts = _Attempts(profile, limits, methods, try_plan, store, 1.0 if higher_is_better else -1.0, bar)
         known = [(parameters, attempts.make("uniform", parameters, limits))]
         for point in suggested:

@@ -61,8 +61,9 @@ def decide(
     """Promote if every verdict that was measured passed and `new` is not worse than `champion`.
 
     The comparison is paired: on the champion's scores on the new test data where it was evaluated beside
-    (`new.champion_scores`), else on its own where both had the same test data. Without either it is refused; but a
-    champion that reads other examples than the task has now (`reads_the_same`) is compared by its record alone.
+    (`new.champion_scores`), else on its own where both had the same test data and metric. Without either it is refused;
+    but a champion that reads other examples than the task has now (`reads_the_same`) is compared by its record alone,
+    and the record of one that was measured by another metric says nothing.
     """
     refusals = [str(verdict) for verdict in new.verdicts if verdict.status == "failed"]
     notes = []
@@ -72,9 +73,12 @@ def decide(
         others = ", ".join(champion.classes)
         notes.append(f"the champion before answers with other classes ({others}) and serves the task no more")
     else:
+        same_metric = _measured_by(new) == _measured_by(champion)
         if not reads_the_same:
             notes.append("the champion before reads examples of another shape or preprocessing, and none of these")
-        for compare in (_paired, _fall) if reads_the_same else (_fall,):
+        if not same_metric:
+            notes.append(f"the champion before was measured by {_measured_by(champion)}, not by {_measured_by(new)}")
+        for compare in [_paired] * reads_the_same + [_fall] * same_metric:
             fine, reason = compare(new, champion, gate)
             (notes if fine else refusals).append(reason)
     unmeasured = [str(verdict) for verdict in new.verdicts if verdict.status == "not measured"]
@@ -98,6 +102,11 @@ def sign_test(differences: Sequence[float]) -> tuple[int, int, float]:
 
 def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bool, str]:
     beside = new.champion_scores
+    if beside is None and _measured_by(new) != _measured_by(champion):
+        return False, (
+            f"not comparable: the champion was measured by {_measured_by(champion)}, the new one by "
+            f"{_measured_by(new)}; run the retrain pipeline, which measures the champion by it too"
+        )
     if beside is None and new.test_digest == champion.test_digest:
         beside = champion.scores
     if beside is None:
@@ -134,6 +143,11 @@ def _fall(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bo
         return True, figures
     word = "fell" if new.higher_is_better else "rose"
     return False, f"{figures}: it {word} by more than {gate.max_metric_fall:g}, as with broken data"
+
+
+def _measured_by(evaluation: Evaluation) -> str:
+    """The metric and its direction, in words."""
+    return f"{evaluation.metric_name} ({'more' if evaluation.higher_is_better else 'less'} is better)"
 
 
 def delivered_metric(evaluation: Evaluation) -> float | None:

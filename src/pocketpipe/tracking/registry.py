@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from pocketpipe.champion import REPORT
+from pocketpipe.champion import EVALUATION, REPORT
 from pocketpipe.delivery.folder import MEASURED
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 PACKAGE = "package"
 """Folder of a version's files among the artefacts of the run that made it."""
-EVALUATION = "evaluation.json"
 HISTORY = "champion_history"
 CONTENT = "content_sha256"
 OUTCOME, REASONS = "outcome", "reasons"
@@ -159,11 +158,6 @@ class Registry:
             content=content,
             against=against,
         )
-
-    def set_champion(self, name: str, version: str, reasons: Sequence[str] = ()) -> None:
-        """Make `version` the champion; the one before stays in the history."""
-        with self.store.lock():
-            self._crown(name, version, reasons)
 
     def rollback(self, name: str) -> str:
         """Make the champion before the present one champion again; its version. Raises UserError if there is none."""

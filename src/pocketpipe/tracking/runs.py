@@ -19,7 +19,7 @@ from pocketpipe.tracking.datasets import dataset_inputs
 from pocketpipe.tracking.gates import Promotion
 from pocketpipe.tracking.note import StageSummary, Summary, describe_run, describe_stage, last_line
 from pocketpipe.tracking.stale import PARENT, close_stale_runs, process_tags
-from pocketpipe.tracking.store import Store, open_store
+from pocketpipe.tracking.store import Store
 
 if TYPE_CHECKING:
     from pocketpipe.search.trial import Trial
@@ -51,11 +51,6 @@ class RunTracker:
         self._summary = Summary()
         self._title = ""
         self._stage: _OpenStage | None = None
-
-    @classmethod
-    def open(cls, uri: str, artifacts: Path, experiment: str = "pocketpipe") -> RunTracker:
-        """A tracker on the store at `uri`, which is made if it is not there. Raises UserError as `open_store` does."""
-        return cls(open_store(uri, artifacts, experiment))
 
     @property
     def run_id(self) -> str:
@@ -153,13 +148,6 @@ class RunTracker:
             self.store.client.log_inputs(self.run_id, datasets=datasets)
         self._summary.stages.append(StageSummary(name, 0.0, record, skipped_for=link))
 
-    def log_evaluation(self, evaluation: Evaluation) -> None:
-        """The run's own figures: what a person compares runs by."""
-        self._summary.evaluation = evaluation
-        tags = {"budget_kept": evaluation.budget_kept, "data": evaluation.data, "test_digest": evaluation.test_digest}
-        metrics = [entries.metric(name, value) for name, value in _figures(evaluation).items()]
-        entries.log(self.store.client, self.run_id, metrics=metrics, tags=tags)
-
     def end(
         self,
         status: Status = "FINISHED",
@@ -176,7 +164,7 @@ class RunTracker:
         if self._run_id is None:
             return
         if evaluation is not None:
-            self.log_evaluation(evaluation)
+            self._log_evaluation(evaluation)
         if self._stage is not None:
             self.end_stage(error or ("interrupted" if status != "FINISHED" else None))
         if error is not None:
@@ -189,6 +177,13 @@ class RunTracker:
             self.store.client.update_run(self.run_id, name=f"{summary.outcome}: {self._title}")
         self.store.client.set_terminated(self.run_id, status)
         self._run_id = None
+
+    def _log_evaluation(self, evaluation: Evaluation) -> None:
+        """The run's own figures: what a person compares runs by."""
+        self._summary.evaluation = evaluation
+        tags = {"budget_kept": evaluation.budget_kept, "data": evaluation.data, "test_digest": evaluation.test_digest}
+        metrics = [entries.metric(name, value) for name, value in _figures(evaluation).items()]
+        entries.log(self.store.client, self.run_id, metrics=metrics, tags=tags)
 
     def _open_stage(self) -> _OpenStage:
         if self._stage is None:
@@ -243,21 +238,11 @@ def _source_tags(source: str) -> dict[str, str]:
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:
-    metric = evaluation.metric_name
     costs = {"teacher": evaluation.teacher_cost, "student": evaluation.student_cost}
     figures: dict[str, float] = dict(evaluation.teacher_cost.ratio_to(evaluation.student_cost))
     for owner, cost in costs.items():
         figures |= {f"{owner}_macs": cost.macs, f"{owner}_parameters": cost.parameters}
         figures |= {f"{owner}_file_bytes": cost.file_bytes}
     for subject in evaluation.subjects:
-        measured = {
-            metric: subject.metric,
-            "agreement": subject.agreement,
-            "latency_ms": subject.latency_ms,
-            "latency_ratio_to_onnxruntime": subject.latency_ratio,
-            "differing": subject.differing,
-            "flash_bytes": subject.flash_bytes,
-            "ram_bytes": subject.ram_bytes,
-        }
-        figures |= {f"{subject.name}_{name}": value for name, value in measured.items() if value is not None}
+        figures |= subject.figures(evaluation.metric_name)
     return figures

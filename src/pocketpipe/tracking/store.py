@@ -37,13 +37,15 @@ class Store:
     """An open MLflow store and the experiment in it that runs are kept under."""
 
     uri: str
-    experiment: str
     experiment_id: str
     client: MlflowClient
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by one process at a time where the store is a local file; a server orders its own requests."""
+        """Held by one process at a time where the store is a local file.
+
+        A server orders its requests, and knows nothing of several that belong together: docs/scheduling.md.
+        """
         with _creation_lock(self.uri):
             yield
 
@@ -66,7 +68,7 @@ def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow have no base in common
         raise UserError(f"MLFLOW_TRACKING_URI {shown(uri)!r}: cannot be opened: {shown(first_line(error))}") from error
-    return Store(uri, experiment, experiment_id, client)
+    return Store(uri, experiment_id, client)
 
 
 def shown(uri: str) -> str:

@@ -49,9 +49,10 @@ def fit(
 ) -> Fitted:
     """Train `network` (from random weights if it has none) on `splits.train`; the last epoch's weights are the result.
 
-    `workspace` holds a checkpoint of each epoch: called again after an interruption, the training goes on and ends
-    in the same bytes; called again when finished, it returns at once. It belongs to one training: what another one
-    left there is removed. `teacher` is learned from if the recipe distils, beside those that it names itself.
+    `workspace` holds a checkpoint of each epoch: called again after an interruption, the training goes on, and on a CPU
+    with the same number of threads ends in the same bytes; called again when finished, it returns at once. It belongs
+    to one training: what another one left there is removed. `teacher` is learned from if the recipe distils, beside
+    those that it names itself.
     `shared`: a folder for what several trainings use (cached outputs of teachers); the caller removes it.
     Raises Diverged if the loss does; UserError if a process dies, weights cannot be read, or settings cannot be had.
     """

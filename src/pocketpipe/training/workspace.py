@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pocketpipe.network import StoredNetwork
-from pocketpipe.storage import load_network, replacing, save_network
+from pocketpipe.storage import load_network, remove_whole, replacing, save_network
 from pocketpipe.training.curves import Curves
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Workspace:
         owner = self.folder / "job.sha256"
         if owner.exists() and owner.read_text().strip() != job_digest:
             log.info("%s: left by a different training; starting anew", self.folder.name)
-            shutil.rmtree(self.folder)
+            remove_whole(self.folder)  # file by file, its owner's name might go first and its result stay
         with replacing(owner) as partial:
             partial.write_text(job_digest + "\n")
 

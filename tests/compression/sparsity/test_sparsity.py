@@ -224,7 +224,7 @@ def test_cells_have_masks() -> None:
 def test_projection_comes_as_close_under_the_limit_as_weights_allow(protocol: Any, ratio: float) -> None:
     profile = _profile()
     limits = Limits(file_bytes=int(profile.cost().file_bytes / ratio))
-    step = SparsityStep(density=0.5, protocol=protocol).project(profile, limits)
+    step = SparsityStep(protocol=protocol).project(profile, limits)
     used = step.predict(profile).cost().file_bytes
     assert limits.file_bytes is not None
     assert limits.file_bytes - 8 <= used <= limits.file_bytes
@@ -234,7 +234,8 @@ def test_projection_comes_as_close_under_the_limit_as_weights_allow(protocol: An
 
 def test_given_densities_keep_their_proportions() -> None:
     profile = _profile()
-    step = SparsityStep(protocol="given", densities={"layer3.0.conv1": 0.8, "layer3.0.conv2": 0.4})
+    proposal = {"protocol": "given", "densities/layer3.0.conv1": 0.8, "densities/layer3.0.conv2": 0.4}
+    step = SparsityStep().proposed(proposal, profile)
     projected = step.project(profile, Limits(file_bytes=150_000)).densities
     assert projected is not None
     assert projected["layer3.0.conv1"] == pytest.approx(2 * projected["layer3.0.conv2"])
@@ -245,10 +246,36 @@ def test_given_densities_keep_their_proportions() -> None:
 def test_n_of_m_takes_the_largest_n_that_fits() -> None:
     profile = _profile()
     half = SparsityStep(pattern="2:4").predict(profile).cost().file_bytes
-    step = SparsityStep(pattern="1:4")
+    step = SparsityStep(pattern="3:4")
     assert step.project(profile, Limits(file_bytes=half)).pattern == "2:4"
     assert step.project(profile, Limits(file_bytes=half - 1)).pattern == "1:4"
     assert step.project(profile, Limits(file_bytes=half)).density == 0.5
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        SparsityStep(density=0.1),
+        SparsityStep(density=0.005),  # less than the search itself would leave
+        SparsityStep(density=0.3, protocol="lamp"),
+        SparsityStep(pattern="1:4"),
+        SparsityStep(protocol="given", densities={"layer3.0.conv1": 0.8, "layer3.0.conv2": 0.4}),
+    ],
+)
+def test_what_the_user_has_set_is_lowered_and_never_raised(step: SparsityStep) -> None:
+    profile = _profile()
+    as_set = step.predict(profile).cost().file_bytes
+    assert step.project(profile, Limits(file_bytes=profile.cost().file_bytes)) == step
+    point = {} if not step.space(profile) else {"density": step.density, "protocol": step.protocol}
+    searched = step.proposed(point, profile)
+    assert searched.project(profile, Limits(file_bytes=profile.cost().file_bytes)).predict(profile) == step.predict(
+        profile
+    )
+    if step.density not in (0.005, 0.25):
+        lower = step.project(profile, Limits(file_bytes=as_set - 500))
+        assert lower.predict(profile).cost().file_bytes <= as_set - 500
+        assert step.asks_for(lower)
+        assert not lower.asks_for(step)
 
 
 def test_macs_cannot_be_kept_by_zeros() -> None:

@@ -100,13 +100,18 @@ class SparsityStep(Step):
         return self
 
     def asks_for(self, other: Step) -> bool:
-        """As for any step; projection changes n of n:m, but neither m nor that there is one, and no names of layers."""
+        """As for any step; projection lowers densities and n of n:m, but neither changes m nor the names of layers."""
         if not (super().asks_for(other) and isinstance(other, SparsityStep)):
             return False
         same_form = self.pattern.partition(":")[2] == other.pattern.partition(":")[2]
         if "pattern" in self.model_fields_set and not same_form:
             return False
-        return self.densities is None or set(self.densities) == set(other.densities or ())
+        if self.density is not None and (other.density is None or other.density > self.density):
+            return False
+        made = other.densities or {}
+        return self.densities is None or (
+            made.keys() == self.densities.keys() and all(made[name] <= most for name, most in self.densities.items())
+        )
 
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """The density, and the protocol that shares it; each layer's density too where there are few layers.
@@ -137,12 +142,16 @@ class SparsityStep(Step):
             layers = maskable(profile, self.pinned)
             named = {name: parameters[key] for name in layers if (key := f"densities/{name}") in parameters}
             chosen = {"density": None, "protocol": "given", "densities": named}
-        return self.model_copy(update={**chosen, "schedule": schedule})
+        step = self.model_copy(update={**chosen, "schedule": schedule})
+        for name in {"density", "densities"} - self.model_fields_set:
+            step.model_fields_set.discard(name)  # not the user's: projection may raise them
+        return step
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """The density, or n of n:m, or all densities by one factor, as large as `limits` on bytes allow.
 
-        Where bytes are not limited it is as asked: zeros save no MACs of a dense product.
+        Where bytes are not limited it is as asked: zeros save no MACs of a dense product. What the user has set is not
+        raised.
         """
         self._refuse_misfits(profile)
         refuse_unreachable(profile, self._at_level(0.0).predict(profile), limits)
@@ -248,16 +257,29 @@ class SparsityStep(Step):
         return GradualMask(mask, pattern, density, CubicSchedule(self.begin, self.end, self.renewals))
 
     def _at_level(self, level: float) -> Self:
-        """This step with fewest weights at level 0, all at level 1; given densities keep their proportions."""
-        if self.pattern != "unstructured":
-            _, m = parse_n_of_m(self.pattern)
-            n = 1 + int(level * (m - 1))
+        """This step with fewest weights at level 0; at level 1 with all, or with as many as the user has set.
+
+        Given densities keep their proportions.
+        """
+        if self.pattern != "unstructured":  # always the user's
+            most, m = parse_n_of_m(self.pattern)
+            n = 1 + int(level * (most - 1))
             return self.model_copy(update={"pattern": f"{n}:{m}", "density": n / m, "densities": None})
         if self.protocol != "given" or self.densities is None:
-            density = SMALLEST_DENSITY + level * (1.0 - SMALLEST_DENSITY)
+            allowed = self.density if "density" in self.model_fields_set else None
+            highest = 1.0 if allowed is None else allowed
+            density = level * highest + (1.0 - level) * min(SMALLEST_DENSITY, highest)
             return self.model_copy(update={"density": density, "densities": None})
-        factor = level / min(self.densities.values(), default=1.0)
-        scaled = {name: min(1.0, max(SMALLEST_DENSITY, factor * share)) for name, share in self.densities.items()}
+        if "densities" in self.model_fields_set:
+            return self._scaled(level, self.densities)
+        return self._scaled(level / min(self.densities.values(), default=1.0), dict.fromkeys(self.densities, 1.0))
+
+    def _scaled(self, factor: float, highest: Mapping[str, float]) -> Self:
+        """This step with `factor` times its densities, none above `highest`."""
+        scaled = {
+            name: min(highest[name], max(SMALLEST_DENSITY, factor * share))
+            for name, share in (self.densities or {}).items()
+        }
         return self.model_copy(update={"densities": scaled})
 
     def _to_the_power(self, exponent: float) -> Self:

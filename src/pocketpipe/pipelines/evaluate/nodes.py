@@ -214,29 +214,13 @@ def _nearest(trials: list[Trial], search_record: StageRecord, budget: Budget, ta
 
 
 def _record(evaluation: Evaluation, search_record: StageRecord, task: Task) -> StageRecord:
-    metric = evaluation.metric_name
-    measured = [subject for subject in evaluation.subjects if subject.metric is not None]
-    ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
-    on_device = {
-        f"{s.name}_{kind}": value
-        for s in evaluation.subjects
-        for kind, value in (
-            ("latency_ms", s.latency_ms),
-            ("latency_ratio_to_onnxruntime", s.latency_ratio),
-            ("flash_bytes", s.flash_bytes),
-            ("ram_bytes", s.ram_bytes),
-        )
-        if value is not None
-    }
+    figures = [subject.figures(evaluation.metric_name) for subject in evaluation.subjects]
     return StageRecord(
         stage="evaluate",
         metrics={
             "test_openings": 1,
-            **{f"{s.name}_{metric}": s.metric for s in measured if s.metric is not None},
-            **{f"{s.name}_agreement": s.agreement for s in measured if s.agreement is not None},
-            **{f"{s.name}_differing": s.differing for s in measured if s.differing is not None},
-            **ratios,
-            **on_device,
+            **{name: value for each in figures for name, value in each.items()},
+            **evaluation.teacher_cost.ratio_to(evaluation.student_cost),
         },
         facts={
             "budget_kept": evaluation.budget_kept,

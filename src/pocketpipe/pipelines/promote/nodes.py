@@ -3,10 +3,11 @@
 import shutil
 from pathlib import Path
 
-from pocketpipe.champion import DELIVERIES, REPORT, Champion
+from pocketpipe.champion import DELIVERIES, ONNX, REPORT, Champion
 from pocketpipe.datasets.champion import RegistryOfRun
 from pocketpipe.delivery.metadata import read_by
 from pocketpipe.evaluation import Evaluation
+from pocketpipe.exporting.transport import packed_name
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
@@ -32,7 +33,7 @@ def promote(
     shutil.rmtree(package, ignore_errors=True)
     Champion(teacher, student, plan, student_onnx, evaluation).save(package)
     if len(student_packed) < len(student_onnx):
-        (package / "student.packed.safetensors").write_bytes(student_packed)
+        (package / packed_name(ONNX)).write_bytes(student_packed)
     shutil.copytree(deliveries, package / DELIVERIES)
     (package / REPORT).write_text(report)
     # The one whose scores on this test data are at hand: if another has taken its place meanwhile, `settle` objects.
