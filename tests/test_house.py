@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import pocketpipe
 
 SOURCES = Path(pocketpipe.__file__).parent
@@ -37,10 +39,39 @@ def test_every_value_in_the_table_is_a_class_of_a_top_level_module() -> None:
     assert named <= defined
 
 
-def test_links_lead_somewhere() -> None:
-    for file in (PROJECT / "docs" / "architecture.md", PROJECT / "CONTRIBUTING.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
-            assert (file.parent / target).exists(), f"{file.name} links to {target}"
+PAGES = [*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")]
+
+
+def prose(page: Path) -> str:
+    """The page without what stands in it as code."""
+    return re.sub(r"`[^`\n]+`", lambda code: code[0].strip("`").replace("](", ""), fences_out(page.read_text()))
+
+
+def fences_out(text: str) -> str:
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub names headings: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", fences_out(page.read_text()), re.MULTILINE)
+    shown = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in shown}
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(PROJECT))) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if re.match(r"\w+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_there_are_pages_with_links() -> None:
+    assert len(PAGES) > 20
+    assert sum(prose(page).count("](") for page in PAGES) > 50
 
 
 def test_files_to_learn_from_exist() -> None:

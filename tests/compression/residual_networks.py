@@ -269,6 +269,7 @@ def _encoder() -> nn.Module:
 
 def slow_but(quick: set[str]) -> list[ParameterSet]:
     """Parameters (name, shape) of a test for all networks of the zoo: those but `quick` only in the slow suite."""
+    assert quick <= {name for name, _ in ALL}
     return [pytest.param(name, shape, marks=[] if name in quick else [pytest.mark.slow]) for name, shape in ALL]
 
 

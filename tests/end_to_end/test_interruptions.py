@@ -53,7 +53,7 @@ def test_two_runs_at_once(house: House, uninterrupted: dict[str, str]) -> None:
 
 
 def test_two_teachers_at_once(house: House) -> None:
-    at_once(house, f"{SLOWER},teacher.epochs=12", "--namespaces", "data,teacher")
+    at_once(house, "teacher.epochs=12", "--namespaces", "data,teacher")
     assert len(list(house.output.glob("teacher/teacher/*/network"))) == 2, "one, and `latest`"
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from compression.odd_networks import ODD
-from compression.zoo import DIGIT, SMALL, zoo
+from compression.zoo import DIGIT, SMALL, exported, zoo
 from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.weights import lay_on
 from pocketpipe.errors import UserError
@@ -107,7 +107,7 @@ def test_every_operator_reads_and_makes_what_is_quantized() -> None:
 
 
 def test_an_8_bit_resnet20_is_3_7_times_smaller() -> None:
-    dense = export_onnx(zoo("resnet20", SMALL), SMALL)
+    dense = exported("resnet20", SMALL)
     _, data = _exported("resnet20", SMALL, examples=8)
     assert len(dense) / len(data) >= 3.7
 
@@ -129,7 +129,7 @@ def test_four_bits_are_stored_two_a_byte() -> None:
 
 
 def test_integers_count_as_parameters_and_macs_as_before() -> None:
-    dense = cost_of(export_onnx(zoo("resnet8", DIGIT), DIGIT), "dense")
+    dense = cost_of(exported("resnet8", DIGIT), "dense")
     quantized = cost_of(_exported("resnet8", DIGIT)[1], "quantized")
     assert quantized.macs == dense.macs
     assert quantized.parameters == dense.parameters, "steps and zero points are none"

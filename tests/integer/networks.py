@@ -373,6 +373,7 @@ def some_networks(count: int, seed: int) -> list[IntegerGraph]:
         found.append(graph)
 
     collect()
+    assert len(found) == count, "a test of no network would pass"
     return found
 
 

@@ -14,6 +14,7 @@ import pytest
 from pocketpipe.errors import UserError
 from pocketpipe.scheduling.cron import Cron
 from pocketpipe.scheduling.foreground import EXIT_BUSY, EXIT_KILLED, latest_due, run_schedule
+from processes import alive
 
 SCHEDULER = Path(__file__).with_name("schedule_every.py")
 NIGHTLY = Cron.parse("0 3 * * *").trigger(UTC)
@@ -76,13 +77,6 @@ def line_with(process: subprocess.Popen[str], text: str) -> str:
         if text in line:
             return line
     raise AssertionError(f"the scheduler ended without saying {text!r}")
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_for(condition: object, what: str) -> None:
@@ -167,7 +161,7 @@ def test_killed_scheduler_frees_the_lock_and_its_run_is_not_joined(
     first.wait()
     second = schedule(started, tmp_path / "lock", 100, 0.3, 5, "true")
     assert f"a run that an earlier scheduler left is at work already (process {run}, " in line_with(second, "left out")
-    assert is_alive(run)
+    assert alive(run)
     os.kill(run, signal.SIGTERM)
     assert "run succeeded" in line_with(second, "run succeeded")
 
@@ -183,7 +177,7 @@ def test_stop_ends_the_run_in_peace(
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
     assert (tmp_path / "end").read_text() == "tidy\n"
-    assert not is_alive(run)
+    assert not alive(run)
     assert output.endswith("stopped; the run has ended\n")
 
 
@@ -212,14 +206,14 @@ def test_a_run_that_will_not_end_is_killed_with_its_children(
     output, _ = process.communicate(timeout=20)
     assert process.returncode == EXIT_KILLED, output
     assert "ended by SIGKILL" in output
-    wait_for(lambda: not is_alive(run) and not is_alive(inner), "the end of all processes")
+    wait_for(lambda: not alive(run) and not alive(inner), "the end of all processes")
 
 
 def test_nothing_of_a_finished_run_is_left(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
     script = f"sleep 30 & echo $! > {tmp_path}/inner"
     schedule(started, tmp_path / "lock", 1, 1, 5, "sh", "-c", script).communicate(timeout=20)
     inner = pid_in(tmp_path / "inner")
-    wait_for(lambda: not is_alive(inner), "the end of the inner process")
+    wait_for(lambda: not alive(inner), "the end of the inner process")
 
 
 def test_next_run_is_told_in_local_time_with_its_zone(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from compression.zoo import DIGIT, SMALL, zoo
 from pocketpipe.budget import Budget, Limits
 from pocketpipe.errors import UserError
-from pocketpipe.network import NETWORKS
 from pocketpipe.plan import STEPS, CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.feasibility import reach, refuse_impossible
@@ -20,8 +20,7 @@ from pocketpipe.search.store import TrialStore, Tried
 def profile(request: pytest.FixtureRequest) -> NetworkProfile:
     from pocketpipe.compression.tracing import profile_of
 
-    shape = (3, 32, 32)
-    return profile_of(NETWORKS.resolve(request.param)(shape, 10).eval(), shape)
+    return profile_of(zoo(request.param, SMALL), SMALL)
 
 
 def narrowest_share(profile: NetworkProfile, plan: CompressionPlan) -> float:
@@ -96,8 +95,7 @@ TOGETHER = [
 def test_methods_meet_a_budget_together(name, methods, budget, used):
     from pocketpipe.compression.tracing import profile_of
 
-    shape = (1, 8, 8)
-    profile = profile_of(NETWORKS.resolve(name)(shape, 10).eval(), shape)
+    profile = profile_of(zoo(name, DIGIT), DIGIT)
     options = {"codebook": {"grid": "int8"}, "quantization": {"weight_bits": 8}}
     steps = [_step(method, **options.get(method, {})) for method in methods]
     limits = Budget(**budget).limits(profile.cost())

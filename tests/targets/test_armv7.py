@@ -15,16 +15,13 @@ from pocketpipe.integer import reference
 from pocketpipe.integer.lowering import lower
 from pocketpipe.targets.base import TARGETS
 from targets import digits
+from targets.conftest import Delivered
 from targets.every_operator import every_operator
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("deliveries") / "armv7"
-    TARGETS.resolve("armv7").compile(
-        digits.quantized_file(), digits.metadata("armv7"), folder, digits.golden_examples()
-    )
-    return folder
+def folder(delivered: Delivered) -> Path:
+    return delivered("armv7", digits.quantized_file())
 
 
 @pytest.mark.skipif(not shutil.which("qemu-arm"), reason="needs qemu-user")

@@ -1,6 +1,7 @@
 """The delivery folder as a whole: complete or not there, the same to the byte, and clear about what it refuses."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,14 @@ from targets.graphs import Graph, examples, gru, metadata, reference, residual, 
 
 SHAPE = (3, 8, 8)
 NEEDS_QEMU = "needs qemu-aarch64: apt-get install qemu-user"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of `tiny`, for this machine. Who changes files copies it."""
+    folder = tmp_path_factory.mktemp("delivery") / "out"
+    TARGETS.resolve("x86_64").compile(tiny(), metadata(SHAPE, "x86_64"), folder)
+    return folder
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -57,28 +66,26 @@ def test_without_emulator_nothing_is_measured(tmp_path: Path, monkeypatch: pytes
         target.run(tmp_path / "out", examples(SHAPE))
 
 
-def test_folder_knows_where_it_comes_from(tmp_path: Path) -> None:
-    TARGETS.resolve("x86_64").compile(tiny(), metadata(SHAPE, "x86_64"), tmp_path / "out")
-    delivered = DeliveryMetadata.read(tmp_path / "out")
+def test_folder_knows_where_it_comes_from(folder: Path) -> None:
+    delivered = DeliveryMetadata.read(folder)
     assert delivered.output_shape == (10,)
     assert delivered.hashes["onnx"] == "0" * 64
     assert delivered.footprint is not None
-    assert delivered.footprint.library == (tmp_path / "out" / "model.so").stat().st_size
+    assert delivered.footprint.library == (folder / "model.so").stat().st_size
     assert set(delivered.engines) >= {"apache-tvm"}
-    findings = {finding.what: finding.status for finding in verify(tmp_path / "out")}
+    findings = {finding.what: finding.status for finding in verify(folder)}
     assert findings["model.so"] == findings["README.md"] == findings["runner.c"] == "unchanged"
 
 
-def test_delivered_runner_builds_and_runs_as_the_readme_says(tmp_path: Path) -> None:
-    onnx, inputs, folder = tiny(), examples(SHAPE), tmp_path / "out"
-    TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), folder)
-    build, run = (folder / "README.md").read_text().split("```sh\n")[1].splitlines()[:2]
-    inputs.tofile(folder / "input.bin")
+def test_delivered_runner_builds_and_runs_as_the_readme_says(folder: Path, tmp_path: Path) -> None:
+    inputs, copied = examples(SHAPE), Path(shutil.copytree(folder, tmp_path / "out"))
+    build, run = (copied / "README.md").read_text().split("```sh\n")[1].splitlines()[:2]
+    inputs.tofile(copied / "input.bin")
     zig = f"{sys.executable} -m ziglang cc"  # `cc` may be missing here
     for line in (build.replace("cc", zig, 1), run):
-        subprocess.run(line, shell=True, cwd=folder, check=True)
+        subprocess.run(line, shell=True, cwd=copied, check=True)
     np.testing.assert_allclose(
-        np.fromfile(folder / "output.f32", np.float32).reshape(-1, 10), reference(onnx, inputs), atol=1e-5
+        np.fromfile(copied / "output.f32", np.float32).reshape(-1, 10), reference(tiny(), inputs), atol=1e-5
     )
 
 

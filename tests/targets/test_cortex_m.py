@@ -17,6 +17,7 @@ from pocketpipe.integer.lowering import lower
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.cortex_m import CortexM
 from targets import digits
+from targets.conftest import Delivered
 from targets.every_operator import every_operator
 
 EXAMPLES = 200
@@ -33,8 +34,8 @@ def compiled(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("deliveries") / "cortex_m")
+def folder(delivered: Delivered) -> Path:
+    return delivered("cortex_m", digits.quantized_file())
 
 
 @needs_emulator

@@ -13,6 +13,7 @@ from pocketpipe.targets import counting
 from pocketpipe.targets.aarch64 import AArch64
 from pocketpipe.targets.base import TARGETS
 from targets import digits
+from targets.conftest import Delivered
 
 PER_INSTRUCTION = {"aarch64": 4, "aarch64-cortex-a76": 16, "armv7": 8, "cortex_m": 1}
 """Products that one instruction of the processor can form at most."""
@@ -31,15 +32,14 @@ def products() -> int:
 
 
 @pytest.mark.parametrize("name", PER_INSTRUCTION)
-def test_as_many_as_the_products_need_and_not_many_more(name: str, tmp_path: Path) -> None:
+def test_as_many_as_the_products_need_and_not_many_more(name: str, delivered: Delivered) -> None:
     if not shutil.which(EMULATORS[name.partition("-")[0]]):
         pytest.skip("needs QEMU")
-    target = TARGETS.resolve(name)
-    target.compile(digits.quantized_file(), digits.metadata(name), tmp_path / "out")
-    found = target.measured(tmp_path / "out")["instructions"]
+    target, folder = TARGETS.resolve(name), delivered(name, digits.quantized_file())
+    found = target.measured(folder)["instructions"]
     least = products() / PER_INSTRUCTION[name]
     assert least <= found <= 50 * least
-    assert target.measured(tmp_path / "out")["instructions"] == found
+    assert target.measured(folder)["instructions"] == found
 
 
 @pytest.mark.parametrize(("told", "version"), [("7.2.22 (Debian)", 1), ("9.0.0", 2), ("10.1.2 (Ubuntu)", 2)])
@@ -66,14 +66,14 @@ def test_an_emulator_that_does_not_know_the_processor_measures_nothing(
         newer.command(tmp_path)
 
 
-def test_without_an_emulator_there_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = TARGETS.resolve("cortex_m")
-    target.compile(digits.quantized_file(), digits.metadata("cortex_m"), tmp_path / "out")
+def test_without_an_emulator_there_is_no_figure(
+    delivered: Delivered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = delivered("cortex_m", digits.quantized_file())
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert target.measured(tmp_path / "out") == {}
+    assert TARGETS.resolve("cortex_m").measured(folder) == {}
 
 
-def test_this_host_tells_milliseconds(tmp_path: Path) -> None:
-    target = TARGETS.resolve("x86_64")
-    target.compile(digits.quantized_file(), digits.metadata("x86_64"), tmp_path / "out")
-    assert 0 < target.measured(tmp_path / "out")["milliseconds"] < 100
+def test_this_host_tells_milliseconds(delivered: Delivered) -> None:
+    measured = TARGETS.resolve("x86_64").measured(delivered("x86_64", digits.quantized_file()))
+    assert 0 < measured["milliseconds"] < 100

@@ -24,12 +24,19 @@ from pocketpipe.targets.c99.resources import resources
 from pocketpipe.targets.c99.sources import sources
 from pocketpipe.targets.fpga import Fpga
 from targets import digits
+from targets.conftest import Delivered
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(delivered: Delivered) -> Path:
+    return delivered("fpga", digits.quantized_file())
+
+
+@pytest.fixture(scope="module")
+def by_five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With another factor, and golden examples of its own."""
     folder = tmp_path_factory.mktemp("deliveries") / "fpga"
-    TARGETS.resolve("fpga").compile(digits.quantized_file(), digits.metadata("fpga"), folder, digits.golden_examples())
+    Fpga(unroll=5).compile(digits.quantized_file(), digits.metadata("fpga"), folder)
     return folder
 
 
@@ -175,10 +182,10 @@ def test_weights_that_share_values_are_counted_as_indices() -> None:
     assert "POCKETPIPE_BANKS(indices" in made[1].files["model.c"]
 
 
-def test_unroll_is_written_into_the_sources(tmp_path: Path) -> None:
-    Fpga(unroll=5).compile(digits.quantized_file(), digits.metadata("fpga"), tmp_path / "out")
-    assert "#define POCKETPIPE_UNROLL 5 " in (tmp_path / "out" / "model.c").read_text()
-    assert bench(tmp_path / "out").stdout == "8 examples, 0 of 80 values differ\n"  # golden inputs of its own
+def test_unroll_is_written_into_the_sources(by_five: Path, tmp_path: Path) -> None:
+    assert "#define POCKETPIPE_UNROLL 5 " in (by_five / "model.c").read_text()
+    copied = Path(shutil.copytree(by_five, tmp_path / "out"))
+    assert bench(copied).stdout == "8 examples, 0 of 80 values differ\n"
     with pytest.raises(UserError, match="unroll=0 must be 1 or more"):
         Fpga(unroll=0)
 
@@ -224,9 +231,8 @@ int main(void) {
 """
 
 
-def test_a_file_cannot_take_two_networks_for_one(folder: Path, tmp_path: Path) -> None:
-    Fpga(unroll=5).compile(digits.quantized_file(), digits.metadata("fpga"), tmp_path / "other")
-    for name, second in (("same", folder), ("both", tmp_path / "other")):
+def test_a_file_cannot_take_two_networks_for_one(folder: Path, by_five: Path, tmp_path: Path) -> None:
+    for name, second in (("same", folder), ("both", by_five)):
         (tmp_path / f"{name}.c").write_text(f'#include "{folder}/model.h"\n#include "{second}/model.h"\n')
     command = (*digits.ZIG, "-c", "-o", "made.o")
     subprocess.run([*command, "same.c"], cwd=tmp_path, check=True)

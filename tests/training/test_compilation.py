@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pocketpipe.compression.during import scheduled
+from pocketpipe.network import StoredNetwork
 from pocketpipe.training.compilation import compiled_forward
 from pocketpipe.training.distilling import Distillation, Hints
 from pocketpipe.training.features import Watched
@@ -47,9 +48,8 @@ def test_a_graph_module_compiles() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_training_with_features_ends_as_the_plain_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, teacher: StoredNetwork, caplog: pytest.LogCaptureFixture
 ) -> None:
-    teacher = train(tmp_path / "teacher", seed=8).network
     hints = Distillation(weight=0.5, features=Hints(kind="hints", points=("2",)))
     recipe = RECIPE.model_copy(update={"distillation": hints})
     states: list[dict[str, Tensor]] = []

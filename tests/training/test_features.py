@@ -90,8 +90,7 @@ def test_a_regressor_is_a_1x1_convolution() -> None:
     assert torch.allclose(distance([own], [taught]), 3.0 * (regressed - taught).square().mean() / 2)
 
 
-def test_a_student_learns_to_look_where_its_teacher_does(tmp_path: Path) -> None:
-    teacher = train(tmp_path / "teacher", seed=8).network
+def test_a_student_learns_to_look_where_its_teacher_does(tmp_path: Path, teacher: StoredNetwork) -> None:
     features = Attention(kind="attention", weight=3.0, points=("2",))
     plain = RECIPE.model_copy(update={"epochs": 6})
     taught = plain.model_copy(update={"distillation": Distillation(weight=0.0, features=features)})
@@ -102,8 +101,7 @@ def test_a_student_learns_to_look_where_its_teacher_does(tmp_path: Path) -> None
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_regressors_are_trained_resumed_and_not_delivered(tmp_path: Path) -> None:
-    teacher = train(tmp_path / "teacher", seed=8).network
+def test_regressors_are_trained_resumed_and_not_delivered(tmp_path: Path, teacher: StoredNetwork) -> None:
     hints = Distillation(weight=0.0, features=Hints(kind="hints", points=("2",)))
     recipe = RECIPE.model_copy(update={"epochs": 2, "ema": 0.9, "distillation": hints})
     fitted = train(tmp_path / "student", network=narrow, recipe=recipe, teacher=teacher)

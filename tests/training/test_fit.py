@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from pocketpipe.errors import UserError
+from pocketpipe.network import StoredNetwork
+from pocketpipe.training.fit import Fitted
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import Distillation, TrainerSettings
 from training.samples import RECIPE, Blobs, blobs, train
@@ -72,13 +74,12 @@ def test_a_finished_workspace_answers_at_once_and_holds_no_stray_files(
     assert files == {f"work/{name}" for name in expected}
 
 
-def test_curves_have_an_entry_for_each_epoch_and_val_is_measured_on_the_result(tmp_path: Path) -> None:
-    fitted = train(tmp_path)
-    assert set(fitted.curves) == {"train_loss", "val_accuracy", "learning_rate", "seconds"}
-    assert all(len(curve) == RECIPE.epochs for curve in fitted.curves.values())
+def test_curves_have_an_entry_for_each_epoch_and_val_is_measured_on_the_result(whole: Fitted) -> None:
+    assert set(whole.curves) == {"train_loss", "val_accuracy", "learning_rate", "seconds"}
+    assert all(len(curve) == RECIPE.epochs for curve in whole.curves.values())
     task = Blobs()
-    measured = metric_of(fitted.network.build(task), task, blobs("val", 80, 1))
-    assert fitted.curves["val_accuracy"][-1] == measured > 0.9
+    measured = metric_of(whole.network.build(task), task, blobs("val", 80, 1))
+    assert whole.curves["val_accuracy"][-1] == measured > 0.9
 
 
 def test_another_seed_or_recipe_is_another_training(tmp_path: Path) -> None:
@@ -88,23 +89,20 @@ def test_another_seed_or_recipe_is_another_training(tmp_path: Path) -> None:
     assert len({fitted.network.digest() for fitted in (first, second, third)}) == 3
 
 
-def test_the_callers_generator_does_not_matter_and_is_left_alone(tmp_path: Path) -> None:
+def test_the_callers_generator_does_not_matter_and_is_left_alone(tmp_path: Path, whole: Fitted) -> None:
     torch.manual_seed(1)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    first = train(tmp_path / "a")
+    assert train(tmp_path).network.digest() == whole.network.digest(), "which began in another state"
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
-    torch.manual_seed(2)
-    assert train(tmp_path / "b").network.digest() == first.network.digest()
 
 
-def test_a_broken_checkpoint_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    whole = train(tmp_path / "whole")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "job.sha256").write_text((tmp_path / "whole" / "job.sha256").read_text())
-    (broken / "epoch.ckpt").write_bytes(b"half a check")
-    assert train(broken).network.digest() == whole.network.digest()
+def test_a_broken_checkpoint_is_left_out(
+    tmp_path: Path, whole: Fitted, whole_workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "job.sha256").write_text((whole_workspace / "job.sha256").read_text())
+    (tmp_path / "epoch.ckpt").write_bytes(b"half a check")
+    assert train(tmp_path).network.digest() == whole.network.digest()
     assert "starting anew" in caplog.text
 
 
@@ -118,15 +116,15 @@ def test_distillation_needs_a_teacher(tmp_path: Path) -> None:
         train(tmp_path, recipe=RECIPE.model_copy(update={"distillation": Distillation()}))
 
 
-def test_a_pure_student_approaches_its_teacher(tmp_path: Path) -> None:
-    teacher = train(tmp_path / "teacher", seed=8).network
+def test_a_pure_student_approaches_its_teacher(tmp_path: Path, teacher: StoredNetwork) -> None:
+    before = teacher.digest()
     recipe = RECIPE.model_copy(update={"epochs": 8, "distillation": Distillation(weight=1.0, temperature=2.0)})
-    student = train(tmp_path / "student", recipe=recipe, teacher=teacher).network
+    student = train(tmp_path, recipe=recipe, teacher=teacher).network
     task, inputs = Blobs(), torch.from_numpy(Blobs.preprocessing(blobs("val", 80, 1).inputs))
     with torch.no_grad():
         taught, learned = (n.build(task)(inputs).softmax(1).numpy() for n in (teacher, student))
     assert np.abs(taught - learned).mean() < 0.05
-    assert train(tmp_path / "teacher", seed=8).network.digest() == teacher.digest()
+    assert teacher.digest() == before
 
 
 def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:

@@ -43,16 +43,38 @@ PLAN = CompressionPlan((ChannelsStep(widths={"0": 2, "3": 3}),))
 """Of 8 and 6 channels."""
 
 
-def staged(workspace: Path, recipe: FinetuneRecipe, plan: CompressionPlan = PLAN) -> tuple[StoredNetwork, Fitted]:
-    """(the network at full size, the student)"""
-    start = train(workspace / "start", network=deep, seed=8).network
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the network at full size lies."""
+    folder = tmp_path_factory.mktemp("start")
+    train(folder, network=deep, seed=8)
+    return folder / "result"
+
+
+@pytest.fixture(scope="module")
+def start(begun: Path) -> StoredNetwork:
+    return load_network(begun)
+
+
+@pytest.fixture(scope="module")
+def portions_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `in_portions` was made."""
+    return tmp_path_factory.mktemp("portions")
+
+
+@pytest.fixture(scope="module")
+def in_portions(portions_workspace: Path, start: StoredNetwork) -> Fitted:
+    """The student after PORTIONS, as most tests look at it."""
+    return staged(portions_workspace, start, PORTIONS)
+
+
+def staged(workspace: Path, start: StoredNetwork, recipe: FinetuneRecipe, plan: CompressionPlan = PLAN) -> Fitted:
     splits, _ = Blobs().load(seed=0, holdout=None)
     assert recipe.stages is not None
-    fitted = fit_in_stages(
+    return fit_in_stages(
         start, plan, profile(start), recipe.stages, TASK, Path("."), splits, recipe, SETTINGS,
-        seed=3, workspace=workspace / "work", teacher=start, title="staged",
+        seed=3, workspace=workspace, teacher=start, title="staged",
     )  # fmt: skip
-    return start, fitted
 
 
 def profile(stored: StoredNetwork) -> NetworkProfile:
@@ -60,47 +82,59 @@ def profile(stored: StoredNetwork) -> NetworkProfile:
 
 
 def trained_between(workspace: Path) -> list[StoredNetwork]:
-    return [load_network(folder / "result") for folder in sorted((workspace / "work").glob("stage-*"))]
+    return [load_network(folder / "result") for folder in sorted(workspace.glob("stage-*"))]
 
 
-@pytest.mark.parametrize(("recipe", "cuts"), [(PORTIONS, 3), (LAYERS, 2)])
-def test_the_cuts_lead_to_the_plan(tmp_path: Path, recipe: FinetuneRecipe, cuts: int) -> None:
-    start, fitted = staged(tmp_path, recipe)
+def test_the_cuts_lead_to_the_plan(portions_workspace: Path, start: StoredNetwork, in_portions: Fitted) -> None:
+    leads_to_the_plan(portions_workspace, start, in_portions, PORTIONS, cuts=3)
+
+
+def test_so_do_cuts_by_layers(tmp_path: Path, start: StoredNetwork) -> None:
+    leads_to_the_plan(tmp_path, start, staged(tmp_path, start, LAYERS), LAYERS, cuts=2)
+
+
+def leads_to_the_plan(
+    workspace: Path, start: StoredNetwork, fitted: Fitted, recipe: FinetuneRecipe, *, cuts: int
+) -> None:
     dense = profile(start)
     assert len(fitted.network.plan.steps) == cuts
     assert fitted.network.plan.predict(dense).cost() == PLAN.predict(dense).cost()
     assert profile(fitted.network).cost() == PLAN.predict(dense).cost()
-    costs = [profile(network).cost().macs for network in trained_between(tmp_path)]
+    costs = [profile(network).cost().macs for network in trained_between(workspace)]
     assert len(costs) == cuts - 1, "the whole fine-tuning follows the last cut"
     assert dense.cost().macs > costs[0] >= costs[-1] > PLAN.predict(dense).cost().macs
     assert [stage["cut"] for stage in fitted.facts["stages"]] == ["channels"] * (cuts - 1)
     assert len(fitted.curves["train_loss"]) == recipe.epochs
-    assert not (tmp_path / "work" / "taught").exists()
+    assert not (workspace / "taught").exists()
 
 
-def test_each_cut_is_chosen_by_the_weights_that_the_training_before_it_left(tmp_path: Path) -> None:
-    start, fitted = staged(tmp_path, PORTIONS)
-    for network, step in zip((start, *trained_between(tmp_path)), fitted.network.plan.steps, strict=True):
+def test_each_cut_is_chosen_by_the_weights_that_the_training_before_it_left(
+    portions_workspace: Path, start: StoredNetwork, in_portions: Fitted
+) -> None:
+    networks, steps = (start, *trained_between(portions_workspace)), in_portions.network.plan.steps
+    for network, step in zip(networks, steps, strict=True):
         assert isinstance(step, ChannelsStep)
         opened = step.model_copy(update={"channels": None})
         splits, _ = Blobs().load(seed=0, holdout=None)
         assert opened.pin(network.build(Blobs()), Blobs(), splits.train) == step
 
 
-def test_a_plan_that_is_pinned_already_is_opened_again(tmp_path: Path) -> None:
+def test_a_plan_that_is_pinned_already_is_opened_again(
+    tmp_path: Path, start: StoredNetwork, in_portions: Fitted
+) -> None:
     channels = {"0": (0, 1), "3": (0, 1, 2)}
     pinned = CompressionPlan((ChannelsStep(widths={"0": 2, "3": 3}, channels=channels),))
-    _, fitted = staged(tmp_path, PORTIONS, pinned)
-    assert fitted.network.digest() == staged(tmp_path, PORTIONS)[1].network.digest()
+    fitted = staged(tmp_path, start, PORTIONS, pinned)
+    assert fitted.network.digest() == in_portions.network.digest()
 
 
-def test_a_step_without_portions_is_carried_out_at_once(tmp_path: Path) -> None:
-    _, fitted = staged(tmp_path, PORTIONS, CompressionPlan((Whole(widths={"0": 2}),)))
+def test_a_step_without_portions_is_carried_out_at_once(tmp_path: Path, start: StoredNetwork) -> None:
+    fitted = staged(tmp_path, start, PORTIONS, CompressionPlan((Whole(widths={"0": 2}),)))
     assert len(fitted.network.plan.steps) == 1
     assert fitted.facts["stages"] == []
 
 
-def test_portions_that_lead_elsewhere_are_refused_before_any_training(tmp_path: Path) -> None:
+def test_portions_that_lead_elsewhere_are_refused_before_any_training(tmp_path: Path, start: StoredNetwork) -> None:
     class Wrong(ChannelsStep):
         kind = "training.test_staged:Wrong"
 
@@ -108,17 +142,18 @@ def test_portions_that_lead_elsewhere_are_refused_before_any_training(tmp_path: 
             return (ChannelsStep(widths={"0": 3}),)
 
     with pytest.raises(UserError, match=r"parts of step training.test_staged:Wrong do not lead to the cost"):
-        staged(tmp_path, PORTIONS, CompressionPlan((Wrong(widths={"0": 2}),)))
-    assert not list((tmp_path / "work").glob("*"))
+        staged(tmp_path, start, PORTIONS, CompressionPlan((Wrong(widths={"0": 2}),)))
+    assert not list(tmp_path.iterdir())
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from pocketpipe.storage import load_network
 from pocketpipe.training import callbacks
 from training import test_staged
 
-left = int(sys.argv[2])
+left = int(sys.argv[3])
 original = callbacks.EpochCheckpoint.on_train_epoch_end
 def killing(self, trainer, module):
     global left
@@ -128,28 +163,31 @@ def killing(self, trainer, module):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 callbacks.EpochCheckpoint.on_train_epoch_end = killing
-test_staged.staged(Path(sys.argv[1]), test_staged.PORTIONS)
+test_staged.staged(Path(sys.argv[1]), load_network(Path(sys.argv[2])), test_staged.PORTIONS)
 """
 
 
 @pytest.mark.parametrize(
     "epochs", [pytest.param(2, marks=pytest.mark.slow, id="end of stage 1"), pytest.param(3, id="within stage 2")]
 )
-def test_killed_it_ends_in_the_same_bytes(tmp_path: Path, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, whole = staged(tmp_path / "whole", PORTIONS)
+def test_killed_it_ends_in_the_same_bytes(
+    tmp_path: Path, begun: Path, start: StoredNetwork, portions_workspace: Path, in_portions: Fitted, epochs: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(epochs)]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(begun), str(epochs)]
     assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == -signal.SIGKILL
-    assert [path.name for path in sorted((tmp_path / "killed" / "work").glob("stage-*"))][-1] == f"stage-{epochs - 1}"
+    assert [path.name for path in sorted(tmp_path.glob("stage-*"))][-1] == f"stage-{epochs - 1}"
 
     trained: list[str] = []
     original = train_module.train
     monkeypatch.setattr(train_module, "train", lambda job, *a: (trained.append(job.title), original(job, *a)))
-    _, resumed = staged(tmp_path / "killed", PORTIONS)
+    resumed = staged(tmp_path, start, PORTIONS)
 
-    assert resumed.network.digest() == whole.network.digest()
-    assert resumed.network.plan == whole.network.plan
-    weights = [(tmp_path / name / "work/whole/result/weights.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert resumed.network.digest() == in_portions.network.digest()
+    assert resumed.network.plan == in_portions.network.plan
+    places = (portions_workspace, tmp_path)
+    weights = [(place / "whole/result/weights.safetensors").read_bytes() for place in places]
     assert weights[0] == weights[1]
     assert trained == [*[f"staged, stage {n} of 3" for n in (1, 2) if n >= epochs - 1], "staged"]
 

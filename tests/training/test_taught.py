@@ -85,8 +85,9 @@ def test_large_logits_keep_their_digits(tmp_path: Path) -> None:
     assert torch.allclose(found.softmax(1), logits.softmax(1), atol=2e-3)
 
 
-def test_a_cached_training_ends_where_the_asking_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = train(tmp_path / "teacher", seed=8).network
+def test_a_cached_training_ends_where_the_asking_one_does(
+    tmp_path: Path, teacher: StoredNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = distilling(cached_views=2)
     cached = train(tmp_path / "cached", recipe=recipe, teacher=teacher)
     assert not (tmp_path / "cached" / "taught").exists(), "gone with the training"
@@ -98,8 +99,9 @@ def test_a_cached_training_ends_where_the_asking_one_does(tmp_path: Path, monkey
     assert cached.network.digest() != asked.network.digest(), "float16 shows: the cache was used"
 
 
-def test_a_resumed_training_finds_the_outputs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = train(tmp_path / "teacher", seed=8).network
+def test_a_resumed_training_finds_the_outputs_again(
+    tmp_path: Path, teacher: StoredNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = distilling(cached_views=1)
     whole = train(tmp_path / "whole", recipe=recipe, teacher=teacher)
     asked: list[int] = []
@@ -126,31 +128,30 @@ def _raise_or(value: float | Exception) -> float:
     return value
 
 
-def test_further_teachers_come_from_files_and_count_by_their_content(tmp_path: Path) -> None:
-    one, other = (train(tmp_path / str(seed), seed=seed).network for seed in (8, 9))
+def test_further_teachers_come_from_files_and_count_by_their_content(
+    tmp_path: Path, teacher: StoredNetwork, other: StoredNetwork
+) -> None:
     weights = tmp_path / "other.safetensors"
     save_file(dict(other.state), weights)
     named = FurtherTeacher(name="training.samples:normalized", weights=weights)
-    both = train(tmp_path / "both", recipe=distilling(teachers=[named]), teacher=one)
-    alone = train(tmp_path / "alone", recipe=distilling(), teacher=one)
+    both = train(tmp_path / "both", recipe=distilling(teachers=[named]), teacher=teacher)
+    alone = train(tmp_path / "alone", recipe=distilling(), teacher=teacher)
     assert both.network.digest() != alone.network.digest()
 
-    save_file(dict(one.state), weights)  # two teachers that say the same are one
-    same = train(tmp_path / "both", recipe=distilling(teachers=[named]), teacher=one)
+    save_file(dict(teacher.state), weights)  # two teachers that say the same are one
+    same = train(tmp_path / "both", recipe=distilling(teachers=[named]), teacher=teacher)
     for name, tensor in same.network.state.items():
         assert torch.allclose(tensor.float(), alone.network.state[name].float(), atol=1e-3), name
 
 
-def test_a_further_teacher_may_lie_in_the_file_in_another_number_format(tmp_path: Path) -> None:
-    other = train(tmp_path / "other", seed=9).network
+def test_a_further_teacher_may_lie_in_the_file_in_another_number_format(tmp_path: Path, other: StoredNetwork) -> None:
     halves = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in other.state.items()}
     save_file(halves, tmp_path / "other.safetensors")
     named = FurtherTeacher(name="training.samples:normalized", weights=tmp_path / "other.safetensors")
     assert train(tmp_path / "student", recipe=distilling(teachers=[named])).curves["val_accuracy"][-1] > 0.8
 
 
-def test_further_teachers_need_no_first_one(tmp_path: Path) -> None:
-    other = train(tmp_path / "other", seed=9).network
+def test_further_teachers_need_no_first_one(tmp_path: Path, other: StoredNetwork) -> None:
     weights = tmp_path / "other.safetensors"
     save_file(dict(other.state), weights)
     named = FurtherTeacher(name="training.samples:normalized", weights=weights)

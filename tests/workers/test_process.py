@@ -11,20 +11,12 @@ from pathlib import Path
 import pytest
 
 from pocketpipe.workers.process import WorkerError, run_worker
+from processes import alive
 
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits to be collected does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compression.odd_networks import ODD
-from compression.zoo import ROWS, trained_looking, zoo
+from compression.zoo import ROWS, odd, zoo
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.importance import CRITERIA, importance
 from pocketpipe.compression.tracing import trace
@@ -41,13 +41,7 @@ def _task(shape: tuple[int, ...], outputs: int) -> Any:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_criterion_scores_every_group_and_the_cut_is_carried_out(form: str) -> None:
-    torch.manual_seed(0)
-    if form in ODD:
-        factory, shape = ODD[form]
-        network = trained_looking(factory())
-    else:
-        shape = ROWS
-        network = zoo(form, shape)
+    network, shape = odd(form) if form in ODD else (zoo(form, ROWS), ROWS)
     generator = np.random.default_rng(0)
     data = Split("noise", generator.random((12, *shape), np.float32), np.arange(12) % 3)
     with torch.no_grad():

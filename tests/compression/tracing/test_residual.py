@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import cache
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pocketpipe.compression.tracing import profile_of
 from pocketpipe.profile import Block, ChannelGroup, NetworkProfile
 
 
+@cache
 def _network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     factory, shape, _ = RESIDUAL[name]
     torch.manual_seed(0)
@@ -129,9 +131,8 @@ def test_so_does_the_profile_of_any_other_network(name: str) -> None:
 
 def test_a_norm_that_the_last_block_kept_apart_is_counted_though_the_export_folds_it() -> None:
     """Without any block the stem is followed by the norm of the head alone: the prediction stays above."""
-    network = trained_looking(
-        nn.Sequential(nn.Conv2d(3, 6, 1), _network("pre-activation")[0].blocks[0], nn.BatchNorm2d(6), nn.Flatten())
-    )
+    block = copy.deepcopy(_network("pre-activation")[0].blocks[0])
+    network = trained_looking(nn.Sequential(nn.Conv2d(3, 6, 1), block, nn.BatchNorm2d(6), nn.Flatten()))
     predicted = profile_of(network, (3, 8, 8)).without(["1"]).cost()
     traced = profile_of(_without(network, ["1"]), (3, 8, 8)).cost()
     assert predicted.macs == traced.macs
@@ -164,7 +165,7 @@ def test_those_that_stay_move_up() -> None:
 
 
 def test_a_swap_is_undone_even_if_the_network_fails() -> None:
-    network, _ = _network("post-activation")
+    network = copy.deepcopy(_network("post-activation")[0])
     block = network.blocks[1]
 
     def fail() -> None:
