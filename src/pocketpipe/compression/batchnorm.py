@@ -58,9 +58,9 @@ def reestimate_on(network: nn.Module, task: Task, data: Split | None) -> None:
     generator = torch.Generator().manual_seed(VIEW_SEED)
     at_once = examples_at_once(task.input_shape, fewest=FEWEST, most=BATCH)
     count = ceil(min(len(data), EXAMPLES) / at_once)
-    parts = (np.array_split(each[:EXAMPLES], count) for each in (data.inputs, data.targets))
-    pairs = zip(*parts, strict=True)  # alike in size, as each counts the same
-    reestimate(network, (training_view(task, *pair, generator) for pair in pairs))
+    inputs, targets = (np.array_split(each[:EXAMPLES], count) for each in (data.inputs, data.targets))
+    pairs = zip(inputs, targets, strict=True)  # alike in size, as each counts the same
+    reestimate(network, (training_view(task, shown, wanted, generator) for shown, wanted in pairs))
 
 
 def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:

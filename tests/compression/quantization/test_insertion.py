@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
@@ -284,6 +284,21 @@ class Dropping(nn.Module):
         return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(0.5) / 0.5
 
 
+def dropped(x: Tensor, training: bool) -> Tensor:
+    """As torchvision has it: fx does not look into it."""
+    return x * torch.bernoulli(torch.full((len(x),) + (1,) * (x.ndim - 1), 0.5)) if training else x
+
+
+fx.wrap("dropped")
+
+
+class Wrapped(nn.Module):
+    """Hands over whether it is trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropped(x, self.training)
+
+
 class Stochastic(nn.Module):
     """A residual block, of which the branch is sometimes left out, twice by the same module."""
 
@@ -298,9 +313,12 @@ class Stochastic(nn.Module):
         return functional.relu(x + self.dropping(self.other(x)))
 
 
-def test_a_module_that_does_nothing_in_eval_mode_still_does_it_in_training() -> None:
+@pytest.mark.parametrize("dropping", [Dropping, Wrapped])
+def test_a_module_that_does_nothing_in_eval_mode_still_does_it_in_training(dropping: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = Stochastic().eval()
+    network.dropping = dropping()
+    network.eval()
     quantized = _calibrated(network, (2, 6, 6), Bits(weights=8, activations=8))
     x = _inputs((2, 6, 6))
     with torch.no_grad():
@@ -348,7 +366,10 @@ class FrozenNorm(nn.BatchNorm2d):
 def test_what_happens_in_training_alone_is_told() -> None:
     shape = (2, 6, 6)
     assert lost_in_training(Small(), shape) is None
-    assert lost_in_training(Stochastic(), shape) is None
+    network = Stochastic()
+    assert lost_in_training(network, shape) is None
+    network.dropping = Wrapped()
+    assert lost_in_training(network, shape) is None
     assert lost_in_training(zoo("resnet8", DIGIT), DIGIT) is None
     assert lost_in_training(nn.Sequential(nn.Conv2d(2, 2, 1), Inline()), shape) == "1"
     assert lost_in_training(Drawing(), shape) == "Drawing"

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -62,9 +62,18 @@ def traced(network: nn.Module, input_shape: tuple[int, ...]) -> Traced:
     the size of the batch, or changes tensors behind the graph's back.
     """
     tracer = _ExampleTracer(_examples(network, input_shape))
+    graph = _evaluated(network, tracer)
+    _drop_unused(graph, network)
+    replaced = _dropouts_as_modules(graph, network)
+    ends = ((path, replaced.get(node, node)) for path, node in tracer.ends)
+    return Traced(graph, tuple((path, node) for path, node in ends if isinstance(node.meta.get(EXAMPLE), Tensor)))
+
+
+def _evaluated(network: nn.Module, tracer: _ExampleTracer) -> fx.Graph:
+    """Its graph in eval mode. Raises UserError for a forward that has none."""
     try:
         with evaluating(network):
-            graph = tracer.graph_of(network)
+            return tracer.graph_of(network)
     except UserError:
         raise
     except Exception as error:  # fx lets through whatever the network's own code raises
@@ -73,10 +82,6 @@ def traced(network: nn.Module, input_shape: tuple[int, ...]) -> Traced:
             f"network cannot be traced for quantization ({reason}); its forward must take one tensor and not depend "
             "on its values or on the size of the batch"
         ) from error
-    _drop_unused(graph, network)
-    replaced = _dropouts_as_modules(graph, network)
-    ends = ((path, replaced.get(node, node)) for path, node in tracer.ends)
-    return Traced(graph, tuple((path, node) for path, node in ends if isinstance(node.meta.get(EXAMPLE), Tensor)))
 
 
 def lost_in_training(network: nn.Module, input_shape: tuple[int, ...]) -> str | None:
@@ -86,11 +91,11 @@ def lost_in_training(network: nn.Module, input_shape: tuple[int, ...]) -> str | 
     """
     copied, examples = copy.deepcopy(network), _examples(network, input_shape)
     evaluated = _ExampleTracer(examples)
-    with evaluating(copied):
-        calls = _calls(evaluated.graph_of(copied))
+    calls = _calls(_evaluated(copied, evaluated), copied)
     trained = _ExampleTracer(examples, unchanged=evaluated.unchanged)
+    copied.train()
     try:
-        calls_trained = _calls(trained.graph_of(copied.train()))
+        calls_trained = _calls(trained.graph_of(copied), copied)
     except Exception:  # what it does depends on a number that it draws, or on something else that eval mode has not
         return trained.path or type(network).__name__
     for one, other in zip_longest(calls, calls_trained):
@@ -104,12 +109,15 @@ def _examples(network: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
     return [torch.zeros(count, *input_shape, device=device) for count in BATCHES]
 
 
-def _calls(graph: fx.Graph) -> list[tuple[str, str]]:
+def _calls(graph: fx.Graph, network: nn.Module) -> list[tuple[str, str]]:
     """(what is called with what, path of the module whose code calls it) in order; of dropout whatever its mode."""
+    _drop_unused(graph, network)
+    number = {node: place for place, node in enumerate(graph.nodes)}
     calls = []
     for node in graph.nodes:
         given = _dropout_arguments(node)["input"] if node.target in _DROPOUTS else (node.args, node.kwargs)
-        calls.append((f"{node.op} {node.target} {given}", node.meta.get(OWNER, "")))
+        named = map_arg(given, lambda argument: f"#{number[argument]}")  # names count nodes that are gone
+        calls.append((f"{node.op} {node.target} {named}", node.meta.get(OWNER, "")))
     return calls
 
 
@@ -189,7 +197,7 @@ class _ExampleTracer(fx.Tracer):
         result = super().call_module(m, forward, args, kwargs)
         self.path = outer
         leaf = self.is_leaf_module(m, path)
-        if not leaf and args and result is args[0] and not [*m.children(), *m.parameters()]:
+        if not leaf and args and _same(result, args[0]) and not [*m.children(), *m.parameters()]:
             self.unchanged |= {path}
             result = super().call_module(m, forward, args, kwargs)
         if path in self.unchanged:
@@ -253,6 +261,11 @@ class _ExampleTracer(fx.Tracer):
                 return getattr(args[0], target)(*args[1:], **kwargs)
             case _:
                 return target(*args, **kwargs)
+
+
+def _same(made: Any, given: Any) -> bool:
+    """Whether a call has returned the very tensor that it was given."""
+    return isinstance(made, _Known) and isinstance(given, _Known) and made.values[0] is given.values[0]
 
 
 def _is_plain(values: tuple[Any, Any]) -> bool:

@@ -147,7 +147,8 @@ def _of_any_example(lowering: Lowering, node: NodeProto, position: int, numbers:
         return numbers
     if len(numbers) != 1:
         raise lowering.refusal(node, "a constant for each example")
-    return numbers[0]
+    of_one: np.ndarray = numbers[0]
+    return of_one
 
 
 def _affine_form(
