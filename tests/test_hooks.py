@@ -53,6 +53,17 @@ def test_what_was_made_from_a_result_that_is_made_again_is_made_again(tmp_path: 
     assert house.run("four") == []
 
 
+def test_outputs_of_a_stage_belong_together(tmp_path: Path) -> None:
+    """A run was killed between two of them, and another one made the second."""
+    pair = Pipeline([node(lambda text: (text, text), "x", ["a", "b"], name="pair")])
+    house = House(tmp_path)
+    for name, run in (("a", "one"), ("b", "two")):
+        catalog = house.catalog()
+        catalog[name].provenance = provenance_now(fingerprint="f", inputs={}, run=run)
+        catalog.save(name, f"by {run}")
+    assert [each.name for each in hooks._to_be_made(pair, house.catalog())] == ["pair"]
+
+
 def test_also_where_a_run_of_single_stages_has_made_it_again(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.run("one")

@@ -86,6 +86,21 @@ def test_an_operator_without_integer_form_is_found_before_any_training() -> None
     check_feasible(checked, {"search"})
 
 
+def test_values_without_weights_on_masks_that_close_are_refused_before_any_training() -> None:
+    methods: list[Any] = ["sparsity", {"codebook": {"tuned": "centroids"}}]
+    with pytest.raises(Mistakes, match="methods: codebook: tuned: centroids leaves weights as they are"):
+        checked_config(parameters() | {"methods": methods})
+    checked_config(parameters() | {"methods": [{"sparsity": {"schedule": "one_shot"}}, methods[1]]})
+    checked_config(parameters() | {"methods": ["sparsity", "codebook"]})
+
+
+def test_a_teacher_that_has_nobody_to_learn_from_is_told() -> None:
+    asked = parameters()
+    asked["teacher"]["distillation"] = {"weight": 0.9}
+    with pytest.raises(Mistakes, match=r"teacher.distillation: there is nobody to learn from"):
+        checked_config(asked)
+
+
 @pytest.mark.parametrize(("compression", "refused"), [(20.0, False), (60.0, True)])
 def test_bytes_that_only_the_graph_leaves_out_of_reach_are_told_before_the_training(
     compression: float, refused: bool

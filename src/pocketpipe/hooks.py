@@ -328,7 +328,8 @@ def _still_holds(outputs: list[FreshDataset[Any]]) -> bool:
 
 
 def _to_be_made(pipeline: Pipeline, catalog: DataCatalog) -> list[Node]:
-    """Nodes of which an output is missing, or was made from what another run has made again since, or this one will.
+    """Nodes of which an output is missing or of another run than the rest, or was made from what another run has made
+    again since, or this one will.
 
     The same fingerprint does not promise the same bytes: not of tuned libraries, not of a training on a GPU. A verdict
     must be about the file that it stands beside.
@@ -338,7 +339,8 @@ def _to_be_made(pipeline: Pipeline, catalog: DataCatalog) -> list[Node]:
     for node in pipeline.nodes:
         outputs = [_fresh(catalog, name) for name in node.outputs]
         of_its_inputs = all(output.exists() and _is_of_its_inputs(output, catalog) for output in outputs)
-        if of_its_inputs and made_again.isdisjoint(node.inputs):
+        of_one_run = len({_stored_by(catalog, name) for name in node.outputs}) <= 1
+        if of_its_inputs and of_one_run and made_again.isdisjoint(node.inputs):
             continue
         for output in outputs:
             output.outdated = output.stored_provenance()

@@ -91,6 +91,10 @@ class Step(Value):
         Not called where weights are loaded, so it must leave the structure as it is. Default: nothing to set.
         """
 
+    def refused_with(self, earlier: Step) -> str | None:
+        """Why it makes no sense after `earlier`, with what the user has set of both; None if it does. Default: None."""
+        return None
+
     def caveats(self, network: nn.Module, task: Task) -> Sequence[str]:
         """A line for each thing that a user should know of this step on this network before any work. Default: none."""
         return ()

@@ -97,6 +97,10 @@ def _other_mistakes(request: Request) -> Iterator[str]:
     known_methods = [m for m in request.methods if not list(_said("", partial(STEPS.resolve, m.name)))]
     steps = [step for method in known_methods if is_step(step := STEPS.resolve(method.name))]
     yield from order_mistakes(steps, where="methods")
+    made = [method.step() for method in known_methods if not list(_said("", method.step))]
+    for position, step_made in enumerate(made):
+        reasons = (step_made.refused_with(earlier) for earlier in made[:position])
+        yield from (f"methods: {reason}" for reason in reasons if reason is not None)
     for name in request.targets:
         unknown = list(_said("targets", partial(TARGETS.resolve, name)))
         yield from unknown or _without_integers(name, steps)
@@ -207,7 +211,7 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
     profile = profile_of(built, task.input_shape)
     if "compile" in stages and not any(":" in name for name in request.targets):  # a target of one's own may take them
         _refuse_recurrent_modules(network_choice.name, profile)
-    answer = answer_shape(built, task.input_shape) if stages & STAGES_WITH_TEACHERS else ()
+    answer = answer_shape(built, task.input_shape) if stages & STAGES_WITH_TEACHERS else None
     wrong = (_recipe_mistakes(section, recipe, built, task, answer) for section, recipe in request.recipes)
     if lines := list(chain.from_iterable(wrong)):
         raise Mistakes(lines)
@@ -219,10 +223,10 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
 
 
 def _recipe_mistakes(
-    section: str, recipe: Recipe, network: nn.Module, task: Task, answer: tuple[int, ...]
+    section: str, recipe: Recipe, network: nn.Module, task: Task, answer: tuple[int, ...] | None
 ) -> Iterator[str]:
-    """What does not suit this network; `answer` is the shape of its answer to an example, () where nobody learns."""
-    if recipe.distillation is not None and answer:
+    """What does not suit this network; `answer`: the shape of its answer to an example, None if nobody learns."""
+    if recipe.distillation is not None and answer is not None:
         check = partial(recipe.distillation.check, answer, len(task.labels))
         yield from (f"{section}.{line}" for line in _said("", check))
     if recipe.progressive_resizing is not None:

@@ -161,6 +161,9 @@ def test_another_optimizer_and_clipped_gradients(tmp_path: Path) -> None:
     adamw = RECIPE.model_copy(update={"optimizer": "adamw", "learning_rate": 0.01})
     fitted = train(tmp_path / "adamw", recipe=adamw)
     assert fitted.curves["val_accuracy"][-1] > 0.9
+    half = TrainerSettings(threads=1, compile="never", precision="bf16")
+    clipped = train(tmp_path / "half", recipe=RECIPE.model_copy(update={"clip_norm": 1.0}), settings=half)
+    assert clipped.curves["val_accuracy"][-1] > 0.9, "Lightning clips for no fused optimizer beside bf16"
     held = train(tmp_path / "held", recipe=RECIPE.model_copy(update={"clip_norm": 1e-9, "weight_decay": 0.0}))
     still = train(tmp_path / "still", recipe=RECIPE.model_copy(update={"learning_rate": 1e-12, "weight_decay": 0.0}))
     for name, weights in still.network.state.items():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,15 @@ def test_dkd_grows(progress: float, share: float) -> None:
     loss = objective(distillation)(Response(OWN), Response(TAUGHT), TARGETS, progress)
     dkd = decoupled_loss(OWN, TAUGHT, TARGETS, 4.0, alpha=2.0, beta=3.0)
     assert torch.allclose(loss, 0.5 * LOSS + 0.5 * share * dkd)
+
+
+@pytest.mark.parametrize("kind", [{"outputs": Decoupled(kind="dkd")}, {"mistakes": "corrected"}])
+def test_where_outputs_count_for_nothing_they_need_not_be_a_choice(kind: dict[str, Any]) -> None:
+    """As the advice for other tasks has it: weight 0, and features."""
+    maps = torch.randn(2, 3, 4)
+    regression = Objective(Viewing(), RECIPE.model_copy(update={"distillation": Distillation(weight=0.0, **kind)}))
+    loss = regression(Response(maps), Response(maps), torch.zeros(2), 0.0)
+    assert torch.allclose(loss, maps.mean((1, 2)).square().mean())
 
 
 def test_features_come_beside_the_outputs() -> None:

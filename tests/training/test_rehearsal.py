@@ -28,6 +28,14 @@ def by_class(outputs: np.ndarray, targets: np.ndarray) -> Any:
     return np.zeros((len(outputs), 4))
 
 
+def without_smoothing(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    return torch.nn.functional.cross_entropy(outputs, targets)
+
+
+def as_floats(inputs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> Any:
+    return inputs, targets.float()
+
+
 def each(outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> Any:
     return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
 
@@ -38,6 +46,8 @@ def each(outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0
         ("scores", of_all, r"scores returns a float64 .* where an array \(12,\)"),
         ("scores", by_class, r"scores returns a ndarray of shape \(12, 4\) where an array"),
         ("loss", each, r"loss returns a Tensor of shape \(12,\) where a tensor of one real number"),
+        ("loss", without_smoothing, r"loss fails on the first examples \(.*smoothing"),
+        ("augment_both", as_floats, "augment_both returns a tuple"),
         ("metric_by_class", lambda outputs, targets: None, "metric_by_class returns a NoneType None where a dict"),
         ("agreement", lambda outputs, reference: 0.5, "agreement returns a float 0.5 where 1.0"),
         ("agreement", lambda outputs, reference: 1 / 0, r"agreement fails on the first examples \(division by zero"),

@@ -184,6 +184,7 @@ class Lowering:
 
     def add(self, operator: Operator, tensor: IntegerTensor) -> None:
         """Append an operator and the tensor that it makes."""
+        assert operator.output not in self.tensors, f"two operators make {operator.output!r}"
         self.tensors[operator.output] = tensor
         self.operators.append(operator)
 

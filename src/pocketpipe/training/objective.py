@@ -48,8 +48,9 @@ class Objective(nn.Module):
         distillation = self._recipe.distillation
         if distillation is None or taught is None:
             return loss
-        distance = outputs_distance(distillation, student.outputs.float(), taught.outputs, targets, progress)
-        loss = (1 - distillation.weight) * loss + distillation.weight * distance
+        if distillation.weight > 0:
+            distance = outputs_distance(distillation, student.outputs.float(), taught.outputs, targets, progress)
+            loss = (1 - distillation.weight) * loss + distillation.weight * distance
         if self.features is not None:
             loss = loss + self.features(student.features, taught.features)
         return loss

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pocketpipe.errors import UserError, first_line
-from pocketpipe.samples import targets_tensor
+from pocketpipe.samples import targets_tensor, to_tensor
 from pocketpipe.task import Split, Task
 from pocketpipe.training.inference import predict
 
@@ -29,12 +29,17 @@ def rehearse(task: Task, network: nn.Module, split: Split) -> None:
     laid_out = torch.from_numpy(np.ascontiguousarray(outputs))
 
     def loss() -> Any:
-        return task.loss(laid_out, targets_tensor(targets))
+        return task.loss(laid_out, targets_tensor(targets), smoothing=0.0)
 
     of_task = f"task {type(task).__name__}"
     found = _called(of_task, "loss", loss)
     if not (isinstance(found, torch.Tensor) and found.numel() == 1 and found.is_floating_point()):
         raise _other(of_task, "loss", found, "a tensor of one real number")
+    stored = to_tensor(examples).clone(), targets_tensor(targets).clone()
+    views = _called(of_task, "augment_both", lambda: task.augment_both(*stored, torch.Generator().manual_seed(0)))
+    like = [(each.shape, each.dtype) for each in (to_tensor(examples), targets_tensor(targets))]
+    if not isinstance(views, tuple) or [(each.shape, each.dtype) for each in views] != like:
+        raise _other(of_task, "augment_both", views, f"a view and its targets like {like}")
     scores = _called(of_task, "scores", lambda: task.scores(outputs, targets))
     if not (isinstance(scores, np.ndarray) and scores.shape == (len(examples),)):
         raise _other(of_task, "scores", scores, f"an array ({len(examples)},), a number for each of so many examples")

@@ -153,7 +153,6 @@ def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: li
         plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
         precision="bf16-mixed" if execution.bf16 else "32-true",
         max_epochs=job.recipe.epochs,
-        gradient_clip_val=job.recipe.clip_norm,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         callbacks=callbacks,

@@ -328,6 +328,44 @@ def test_a_module_that_does_nothing_in_eval_mode_still_does_it_in_training(dropp
         assert not torch.equal(quantized(x), quantized(x))
 
 
+class InPlace(nn.Module):
+    """An activation that writes to what it gets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x, inplace=True)
+
+
+class Joining(nn.Module):
+    """Hands on what it gets alone, and adds what it gets together."""
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        return x if other is None else x + other
+
+
+class Several(nn.Module):
+    """With both, and with constants of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.activation, self.joining = InPlace(), Joining()
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.joining(self.activation(self.conv(x)))
+        return self.joining(first, self.other(x) * torch.tensor(0.5)) + torch.full((6, 6), -1.0).triu(1)
+
+
+def test_modules_that_change_something_are_looked_into() -> None:
+    torch.manual_seed(0)
+    network = Several().eval()
+    quantized = _calibrated(network, (2, 6, 6))
+    x = _inputs((2, 6, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(quantized(x), network(x), rtol=0, atol=0.1)
+    assert lost_in_training(network, (2, 6, 6)) is None
+    assert len(quantizers_of(quantized)) >= 5, "the input, both layers, the product, the sum"
+
+
 class Plain(Stochastic):
     """The same without."""
 

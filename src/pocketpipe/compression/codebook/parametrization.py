@@ -90,7 +90,13 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def follow(self, progress: float, weight: Tensor) -> None:
-        """Where weights are tuned: let them choose the nearest centroid, and move centroids to their means."""
+        """Where weights are tuned: let them choose the nearest centroid, and move centroids to their means.
+
+        Centroids are kept on the grid: beyond its ends a step changes nothing, and the way back would be the longer.
+        """
+        if self.grid_scale is not None:
+            end = LARGEST_INTEGER * float(self.grid_scale)
+            self.centroids.clamp_(-end, end)
         if self.form.tuned != "weights":
             return
         due = min(int(progress / SETTLED * RENEWALS), RENEWALS)
@@ -129,10 +135,8 @@ class Codebook(nn.Module):
         """(tables * 2 ** bits,) what all indices stand for, with gradients."""
         centroids: Tensor = self.centroids
         if self.grid_scale is not None:
-            end = LARGEST_INTEGER * self.grid_scale
-            inside = centroids.clamp(-end, end)  # no gradient leads further out, where nothing changes any more
-            integers = (inside / self.grid_scale).round()
-            centroids = (integers * self.grid_scale).detach() + (inside - inside.detach())
+            integers = (centroids / self.grid_scale).round().clamp(-LARGEST_INTEGER, LARGEST_INTEGER)
+            centroids = (integers * self.grid_scale).detach() + (centroids - centroids.detach())
         tables = centroids.view(-1, self.form.centroids)
         if self.form.zero:
             tables = functional.pad(tables, (1, 0))

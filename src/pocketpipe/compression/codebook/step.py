@@ -16,6 +16,7 @@ from pocketpipe.compression.codebook.kmeans import Initialization
 from pocketpipe.compression.codebook.parametrization import Codebook, Form, Grid, Tuned
 from pocketpipe.compression.codebook.projection import FEWEST, MOST, projected, refuse_unreachable
 from pocketpipe.compression.sparsity.mask import GradualMask, Mask
+from pocketpipe.compression.sparsity.step import SparsityStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
 from pocketpipe.errors import Mistakes, UserError
@@ -172,12 +173,25 @@ class CodebookStep(Step):
         masks = (mask for name in layers for mask in laid_on(network, name))
         if not any(isinstance(mask, GradualMask) and not mask.is_final for mask in masks):
             return self.tuned
-        if "tuned" in self.model_fields_set and self.tuned != "weights":
-            raise UserError(
-                f"codebook: tuned: {self.tuned} leaves weights as they are, but the gradual masks beneath choose among "
-                "weights that are trained; set tuned: weights, or schedule: one_shot in sparsity"
-            )
+        if self._keeps_weights:
+            raise UserError(self._refusal)
         return "weights"
+
+    def refused_with(self, earlier: Step) -> str | None:
+        """Where the user has it leave weights alone that sparsity is to let come back."""
+        gradual = isinstance(earlier, SparsityStep) and earlier.schedule_in_training == "gradual"
+        return self._refusal if gradual and self._keeps_weights else None
+
+    @property
+    def _keeps_weights(self) -> bool:
+        return "tuned" in self.model_fields_set and self.tuned != "weights"
+
+    @property
+    def _refusal(self) -> str:
+        return (
+            f"codebook: tuned: {self.tuned} leaves weights as they are, but the gradual masks beneath choose among "
+            "weights that are trained; set tuned: weights, or schedule: one_shot in sparsity"
+        )
 
     def _bits(self, profile: NetworkProfile) -> dict[str, int]:
         """Bits of each layer that gets a codebook, in graph order."""

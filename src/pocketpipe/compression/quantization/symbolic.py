@@ -89,13 +89,14 @@ def lost_in_training(network: nn.Module, input_shape: tuple[int, ...]) -> str | 
 
     Raises UserError as `traced` does.
     """
-    copied, examples = copy.deepcopy(network), _examples(network, input_shape)
+    examples = _examples(network, input_shape)
+    first, second = copy.deepcopy(network), copy.deepcopy(network)  # fx leaves constants of the forward in each
     evaluated = _ExampleTracer(examples)
-    calls = _calls(_evaluated(copied, evaluated), copied)
+    calls = _calls(_evaluated(first, evaluated), first)
     trained = _ExampleTracer(examples, unchanged=evaluated.unchanged)
-    copied.train()
+    second.train()
     try:
-        calls_trained = _calls(trained.graph_of(copied), copied)
+        calls_trained = _calls(trained.graph_of(second), second)
     except Exception:  # what it does depends on a number that it draws, or on something else that eval mode has not
         return trained.path or type(network).__name__
     for one, other in zip_longest(calls, calls_trained):
@@ -193,11 +194,15 @@ class _ExampleTracer(fx.Tracer):
         if self._computing:
             return forward(*args, **kwargs)
         path, outer = self.path_of_module(m), self.path
-        self.path = path
+        alone = len(args) == 1 and not kwargs
+        if not alone:
+            self.unchanged -= {path}  # it may join what it gets
+        self.path, before = path, _state(args[0]) if args else None
         result = super().call_module(m, forward, args, kwargs)
         self.path = outer
         leaf = self.is_leaf_module(m, path)
-        if not leaf and args and _same(result, args[0]) and not [*m.children(), *m.parameters()]:
+        untouched = alone and before is not None and _state(result) == before
+        if not leaf and untouched and not [*m.children(), *m.parameters()]:
             self.unchanged |= {path}
             result = super().call_module(m, forward, args, kwargs)
         if path in self.unchanged:
@@ -263,9 +268,10 @@ class _ExampleTracer(fx.Tracer):
                 return target(*args, **kwargs)
 
 
-def _same(made: Any, given: Any) -> bool:
-    """Whether a call has returned the very tensor that it was given."""
-    return isinstance(made, _Known) and isinstance(given, _Known) and made.values[0] is given.values[0]
+def _state(value: Any) -> tuple[int, int] | None:
+    """Which tensor it is for the first example, and how often that was written to; None for anything else."""
+    tensor = value.values[0] if isinstance(value, _Known) else None
+    return (id(tensor), tensor._version) if isinstance(tensor, Tensor) else None
 
 
 def _is_plain(values: tuple[Any, Any]) -> bool:

@@ -131,9 +131,14 @@ class SparsityStep(Step):
         by_layer = {f"densities/{name}": uniform for name in layers} if few else {}
         return {"density": uniform, "protocol": {"_type": "choice", "_value": protocols}, **by_layer}
 
+    @property
+    def schedule_in_training(self) -> Literal["one_shot", "gradual"]:
+        """Gradual, unless the user says otherwise: a fine-tuning always follows."""
+        return "gradual" if "schedule" not in self.model_fields_set and self.regression is None else self.schedule
+
     def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
         """The protocol at its density, or `given` with the densities by layer; gradual, as training always follows."""
-        schedule = "gradual" if "schedule" not in self.model_fields_set and self.regression is None else self.schedule
+        schedule = self.schedule_in_training
         if not self.space(profile):
             return self.model_copy(update={"schedule": schedule})
         if parameters["protocol"] != "given":

@@ -55,6 +55,11 @@ class Along(NamedTuple):
         """Outputs of each of them."""
         return self.length + self.taps - 1
 
+    def spared(self, remainder: int) -> int:
+        """Taps at the beginning of the (turned) kernel of a remainder that are zeros whatever the weights are."""
+        own = -(-(self.dilation * (self.kernel - 1) + 1 - remainder) // self.stride)
+        return self.taps - max(1, own)
+
 
 @rule("ConvTranspose")
 def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
@@ -80,20 +85,21 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
         factor = lowering.factor(node, target, x.scale, scales, limits=(low, high))
 
         def convolved(part: np.ndarray, place: str) -> str:
+            below, right = rows.taps - 1, columns.taps - 1
             operator = Convolution(
                 f"{label(node)}/{place}", (source,), f"{target.name}/{place}", part,
-                bias_of(lowering, node, part, grown, biases, x), (1, 1), (rows.taps - 1, columns.taps - 1) * 2,
-                (1, 1), groups, x.zero_point, factor,
+                bias_of(lowering, node, part, grown, biases, x), (1, 1),
+                (part.shape[1] - 1, part.shape[2] - 1, below, right), (1, 1), groups, x.zero_point, factor,
             )  # fmt: skip
             lowering.add(operator, target.tensor((rows.convolved, columns.convolved, len(part)), low, high))
             return operator.output
 
         wide = (rows.convolved, columns.convolved * columns.stride, channels)
-        lines = [
-            _interleaved(lowering, [convolved(part, f"{r},{c}") for c, part in enumerate(line)], wide, 1)
-            for r, line in enumerate(kernels)
-        ]
-        whole = _interleaved(lowering, lines, (wide[0] * rows.stride, *wide[1:]), 0)
+        lines = []
+        for r, line in enumerate(kernels):
+            parts = [convolved(part, f"{r},{c}") for c, part in enumerate(line)]
+            lines.append(_interleaved(lowering, f"{target.name}/{r}", parts, wide, 1))
+        whole = _interleaved(lowering, f"{target.name}/rows", lines, (wide[0] * rows.stride, *wide[1:]), 0)
         ranges = *((each.cut, each.cut + each.made, 1) for each in (rows, columns)), (0, channels, 1)
         nothing_cut = lowering.tensors[whole].shape == shape
         cut = (
@@ -121,7 +127,7 @@ def _sides(node: NodeProto, image: Shape, made: Shape, kernel: Shape, flat: bool
 def _kernels(kernel: np.ndarray, groups: int, rows: Along, columns: Along) -> list[list[np.ndarray]]:
     """For each remainder of a row the convolutions (out, height, width, in / groups) of its columns.
 
-    In one group they are one convolution, which makes its columns side by side.
+    In one group, and with as many taps, they are one convolution, which makes its columns side by side.
     """
     whole = np.zeros((*kernel.shape[:2], rows.taps * rows.stride, columns.taps * columns.stride), kernel.dtype)
     down, right = (slice(0, each.dilation * each.kernel, each.dilation) for each in (rows, columns))
@@ -129,11 +135,13 @@ def _kernels(kernel: np.ndarray, groups: int, rows: Along, columns: Along) -> li
 
     def convolution(r: int, c: int) -> np.ndarray:
         turned = whole[:, :, r :: rows.stride, c :: columns.stride][:, :, ::-1, ::-1]
+        turned = turned[:, :, rows.spared(r) :, columns.spared(c) :]
         of_groups = turned.reshape(groups, -1, *turned.shape[1:]).transpose(0, 2, 3, 4, 1)
         return np.ascontiguousarray(of_groups.reshape(-1, *of_groups.shape[2:]))
 
     found = [[convolution(r, c) for c in range(columns.stride)] for r in range(rows.stride)]
-    return [[np.concatenate(line)] for line in found] if groups == 1 else found
+    alike = len({columns.spared(c) for c in range(columns.stride)}) == 1
+    return [[np.concatenate(line)] for line in found] if groups == 1 and alike else found
 
 
 @rule("Resize", "Upsample")
@@ -147,10 +155,13 @@ def resize(lowering: Lowering, node: NodeProto) -> None:
     height, width, channels = (*after[1:], after[0]) if len(after) == 3 else (0, 0, 0)
     if given.get("mode", b"nearest") != b"nearest" or (place, rounding) not in REPEATING:
         raise lowering.refusal(node, "only the nearest number is taken; a ConvTranspose behind it interpolates, too")
-    if not height or channels != before[2] or height % before[0] or width % before[1]:
+    scales = lowering.constant(node, 1 if node.op_type == "Upsample" else 2)
+    fraction = scales is not None and bool(np.any(scales.values % 1))
+    if not height or channels != before[2] or height % before[0] or width % before[1] or fraction:
         raise lowering.refusal(node, f"from {before[:2]} to {after[1:]}, only whole factors of height and width")
-    wide = _interleaved(lowering, [tensor] * (width // before[1]), (before[0], width, channels), 1)
-    _image(lowering, node, _interleaved(lowering, [wide] * (height // before[0]), (height, width, channels), 0))
+    name, factors = node.output[0], (height // before[0], width // before[1])
+    wide = _interleaved(lowering, f"{name}/columns", [tensor] * factors[1], (before[0], width, channels), 1)
+    _image(lowering, node, _interleaved(lowering, name, [wide] * factors[0], (height, width, channels), 0))
 
 
 @rule("DepthToSpace")
@@ -169,8 +180,9 @@ def pixels_of_channels(lowering: Lowering, node: NodeProto) -> None:
         return name
 
     wide = (height, width * side, kept)
-    lines = [_interleaved(lowering, [part(r, c) for c in range(side)], wide, 1) for r in range(side)]
-    _image(lowering, node, _interleaved(lowering, lines, (height * side, *wide[1:]), 0))
+    name = node.output[0]
+    lines = [_interleaved(lowering, f"{name}/{r}", [part(r, c) for c in range(side)], wide, 1) for r in range(side)]
+    _image(lowering, node, _interleaved(lowering, name, lines, (height * side, *wide[1:]), 0))
 
 
 def _image(lowering: Lowering, node: NodeProto, tensor: str) -> None:
@@ -179,15 +191,14 @@ def _image(lowering: Lowering, node: NodeProto, tensor: str) -> None:
     lowering.known[node.output[0]] = Real(tensor)
 
 
-def _interleaved(lowering: Lowering, parts: Sequence[str], shape: Shape, axis: int) -> str:
+def _interleaved(lowering: Lowering, name: str, parts: Sequence[str], shape: Shape, axis: int) -> str:
     """The image (height, width, channels) of `shape` whose rows (axis 0) or columns (1) are those of `parts` in turn.
 
-    Of equal images; a single part may have its columns side by side already.
+    Of equal images; a single part may have its columns side by side already. `name`: of what is made on the way.
     """
     if len(parts) == 1:
         return lowering.reshaped(parts[0], shape)
     of_one = (prod(shape[: axis + 1]) // len(parts), 1, prod(shape[axis + 1 :]))
-    name = f"{parts[0]}/{'rows' if axis == 0 else 'columns'}"
     lined = [lowering.reshaped(part, of_one) for part in parts]
     together = (of_one[0], len(parts), of_one[2])
     lowering.add(Concatenation(name, tuple(lined), name, 2), replace(lowering.tensors[parts[0]], shape=together))

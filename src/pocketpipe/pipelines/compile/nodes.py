@@ -11,7 +11,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
-from pocketpipe.storage import replacing
+from pocketpipe.storage import remove_whole, replacing
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import Splits, TaskChoice
@@ -55,7 +55,8 @@ def compile_targets(
         )
         folder = workspace / "deliveries" / folder_name(name)
         warnings += untuned(name, settings)
-        if not folder.exists():  # a delivery folder appears whole or not at all: an interrupted stage goes on
+        if not _is_of(folder, metadata):  # it appears whole or not at all: an interrupted stage goes on
+            remove_whole(folder)
             if settings.tune is not None and TARGETS.resolve(name).untunable() is None:
                 found = TARGETS.resolve(name).compile_tuned(
                     student_onnx, metadata, folder, settings.tune, tuning_records, splits.val.inputs[:GOLDEN]
@@ -69,6 +70,11 @@ def compile_targets(
     return workspace / "deliveries", StageRecord(
         stage="compile", metrics=metrics, warnings=tuple(warnings), data="student.onnx"
     )
+
+
+def _is_of(folder: Path, metadata: DeliveryMetadata) -> bool:
+    """Whether the folder holds what was compiled of these very sources: a training made again may have others."""
+    return folder.exists() and metadata.hashes.items() <= DeliveryMetadata.read(folder).hashes.items()
 
 
 def _measured(target: str, folder: Path) -> dict[str, float]:

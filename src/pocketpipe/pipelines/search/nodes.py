@@ -1,5 +1,6 @@
 """Find the plan: try proposals on the teacher, give the best a short fine-tuning, take the winner of that."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -78,7 +79,7 @@ def find_plan(
             return champion.plan, champion.student, [], record
 
     try_plan, slim = _trial_functions(start, task, splits)
-    store = TrialStore(workspace)
+    store = TrialStore(workspace / _of_these(start, teacher, splits.selection))
     with cpu_threads(threads_for(dense.macs * short_recipe.batch_size)):
         trials = search(
             profile,
@@ -103,6 +104,12 @@ def find_plan(
     metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
     return winner.plan, slim(winner.plan), choice.trials, record
+
+
+def _of_these(start: StoredNetwork, teacher: StoredNetwork, selection: Split) -> str:
+    """Name of the folder of what was tried: a training made again has other weights, and other scores."""
+    parts = (start.digest(), teacher.digest(), selection.digest)
+    return f"trials-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}"
 
 
 def _tuned(champion: Champion, tune: Callable[[StoredNetwork, str], float]) -> tuple[float | None, tuple[str, ...]]:
