@@ -29,7 +29,7 @@ from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import laid_on, weight_of
-from pocketpipe.errors import Mistakes
+from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import check_export, export_onnx
 from pocketpipe.exporting.packing import pack, unpack
@@ -185,7 +185,10 @@ def test_methods_compose(name: str, order: str, tmp_path: Path) -> None:
         assert zeros
         assert mask_zeros(made) == zeros
     check_export(onnx, made, task.preprocessing(data.inputs[:16]))
-    if any(step.brings_integers for step in pinned.steps):
+    if any(step.brings_integers for step in pinned.steps) and name == "vit_torch" and "channels" not in order:
+        with pytest.raises(UserError, match="Transpose, behind 'norm1'"):
+            lower(onnx)  # torch's own attention, not thinned: what is inside is not rounded
+    elif any(step.brings_integers for step in pinned.steps):
         graph = lower(onnx)
         integers = graph.quantized(data.inputs[:4])
         (run,) = natively([graph], tmp_path)
