@@ -43,8 +43,7 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
         )  # fmt: skip
         lowering.add(operator, target.tensor(shape, low, high))
         if flat:
-            lowering.images.add(name)
-            lowering.ended(Reshape(f"{label(node)}/row", (lowering.turn(name),), target.name, (channels, rows[0])))
+            back_to_row(lowering, node, name, target.name)
 
     stored = (channels, rows[0]) if flat else shape
     lowering.known[node.output[0]] = Sum(stored, finish, label(node), image=not flat)
@@ -63,6 +62,13 @@ def row(lowering: Lowering, node: NodeProto) -> str:
     made = replace(lowering.tensors[tensor], shape=(channels, 1, width))
     lowering.add(Reshape(name, (tensor,), name, made.shape), made)
     return lowering.turn(name)
+
+
+def back_to_row(lowering: Lowering, node: NodeProto, image: str, name: str) -> None:
+    """`row` undone: an image of height 1, channels last, becomes the sequence (channels, width) called `name`."""
+    _, width, channels = lowering.tensors[image].shape
+    lowering.images.add(image)
+    lowering.ended(Reshape(f"{label(node)}/row", (lowering.turn(image),), name, (channels, width)))
 
 
 @rule("Gemm", "MatMul")

@@ -18,7 +18,16 @@ import numpy as np
 from pocketpipe.integer.graph import Concatenation, Convolution, Reshape, Shape, Slice
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Real, Sum, Target
-from pocketpipe.integer.rules.products import bias_of, constant_bias, int8_of, pair, row, scale_of, weight_of
+from pocketpipe.integer.rules.products import (
+    back_to_row,
+    bias_of,
+    constant_bias,
+    int8_of,
+    pair,
+    row,
+    scale_of,
+    weight_of,
+)
 from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
@@ -101,14 +110,11 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
             lines.append(_interleaved(lowering, f"{target.name}/{r}", parts, wide, 1))
         whole = _interleaved(lowering, f"{target.name}/rows", lines, (wide[0] * rows.stride, *wide[1:]), 0)
         ranges = *((each.cut, each.cut + each.made, 1) for each in (rows, columns)), (0, channels, 1)
-        nothing_cut = lowering.tensors[whole].shape == shape
-        cut = (
-            Reshape(label(node), (whole,), ended, shape) if nothing_cut else Slice(label(node), (whole,), ended, ranges)
-        )
+        name, nothing_goes = label(node), lowering.tensors[whole].shape == shape
+        cut = Reshape(name, (whole,), ended, shape) if nothing_goes else Slice(name, (whole,), ended, ranges)
         lowering.add(cut, target.tensor(shape, low, high))
         if flat:
-            lowering.images.add(ended)
-            lowering.ended(Reshape(f"{label(node)}/row", (lowering.turn(ended),), target.name, (channels, made[1])))
+            back_to_row(lowering, node, ended, target.name)
 
     result = (channels, made[1]) if flat else shape
     lowering.known[node.output[0]] = Sum(result, finish, label(node), image=not flat)
