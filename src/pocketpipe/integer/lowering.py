@@ -8,8 +8,8 @@ become tables.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
@@ -59,7 +59,7 @@ def lower(onnx_file: bytes) -> IntegerGraph:
     if len(entries) != 1 or len(ends) != 1:
         raise UserError(f"the ONNX file has {len(entries)} inputs and {len(ends)} outputs; one of each has integers")
     _refuse_open_shape(next(value for value in model.graph.input if value.name == entries[0]))
-    lowering = Lowering(_shapes(model), constants, entries[0], _cuts(model), opset=_opset(model))
+    lowering = Lowering(_shapes(model), constants, entries[0], _cuts(model), _readers(model), opset=_opset(model))
     for node in model.graph.node:
         lowering.lower(node)
     return lowering.graph(ends[0])
@@ -81,6 +81,8 @@ class Lowering:
     input_name: str = ""
     cuts: Mapping[str, NodeProto] = field(default_factory=dict)
     """For outputs of QuantizeLinear the Clip that alone reads them, in integers."""
+    readers: Mapping[str, Sequence[NodeProto]] = field(default_factory=dict)
+    """The nodes that read a value. None of the network's output: who reads that is not known."""
     tensors: dict[str, IntegerTensor] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
     quantized: dict[str, str | np.ndarray] = field(default_factory=dict)
@@ -380,6 +382,17 @@ def _constants(model: ModelProto) -> dict[str, Known]:
             elif kind in CONSTANTS:
                 found[node.output[0]] = np.array(value, CONSTANTS[kind])
     return {name: Constant(values) for name, values in found.items()}
+
+
+def _readers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """The nodes that read each value but the network's output."""
+    found = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            found[name].append(node)
+    for value in model.graph.output:
+        found.pop(value.name, None)
+    return dict(found)
 
 
 def _cuts(model: ModelProto) -> dict[str, NodeProto]:

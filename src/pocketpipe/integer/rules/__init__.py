@@ -7,6 +7,7 @@ from pocketpipe.integer.rules import (  # noqa: F401  they register
     grid,
     moving,
     normalizing,
+    padding,
     pooling,
     products,
     upsampling,

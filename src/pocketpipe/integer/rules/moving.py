@@ -1,4 +1,4 @@
-"""What only moves numbers: reshapes, slices, pads, concatenations."""
+"""What only moves numbers: reshapes, slices, concatenations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pocketpipe.integer.fixed_point import on_grid
-from pocketpipe.integer.graph import Concatenation, IntegerTensor, Pad, Reshape, Shape, Slice
+from pocketpipe.integer.graph import Concatenation, Pad, Reshape, Shape, Slice
 from pocketpipe.integer.lowering import Lowering, label, last
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
@@ -93,29 +92,6 @@ def transpose(lowering: Lowering, node: NodeProto) -> None:
         stored = (2, 0, 1) if image else tuple(range(len(new)))
         lowering.transposed(label(node), tensor, name, tuple(stored[axis] for axis in new))
     lowering.known[name] = Real(name)
-
-
-@rule("Pad")
-def pad(lowering: Lowering, node: NodeProto) -> None:
-    """With a constant that is on the grid."""
-    tensor = lowering.stored(node)
-    amounts, value, axes = lowering.constant(node, 1), lowering.constant(node, 2), lowering.constant(node, 3)
-    if attributes(node).get("mode", b"constant") != b"constant" or amounts is None or axes is not None:
-        raise lowering.refusal(node, "only constant pads, given for all axes (not reflected or repeated ones)")
-    x = lowering.tensors[tensor]
-    real = 0.0 if value is None else float(value.values.item())
-    integer = int(on_grid(real, x.scale, x.zero_point, -128, 127))
-    before, after = np.split(amounts.values.astype(int), 2)
-    if before[0] or after[0] or min(*before, *after) < 0:
-        raise lowering.refusal(node, "pads the batch axis, or cuts")
-    pairs = tuple((int(b), int(a)) for b, a in zip(before[1:], after[1:], strict=True))
-    shape = lowering.shapes[node.output[0]]
-    if tensor in lowering.images:
-        pairs, shape = last(pairs), last(shape)
-    lowering.moved(Pad(label(node), (tensor,), node.output[0], pairs, integer), shape)
-    made = lowering.tensors[node.output[0]]
-    low, high = min(made.low, integer), max(made.high, integer)
-    lowering.tensors[node.output[0]] = IntegerTensor(made.shape, made.scale, made.zero_point, low, high)
 
 
 @rule("Slice", "Gather")
@@ -206,19 +182,24 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
         shape, axis = last(shape), (3, 1, 2)[axis % rank - 1]
 
     def finish(target: Target, low: int, high: int) -> None:
-        parts = []
-        for position, tensor in enumerate(tensors):
-            x = lowering.tensors[tensor]
-            if (x.scale, x.zero_point) == (target.scale, target.zero_point) and low <= x.low and x.high <= high:
-                parts.append(tensor)
-                continue
-            part = Target(f"{target.name}/{position}", target.scale, target.zero_point, low, high)
-            lowering.add(*lowering.rescaled(node, f"{label(node)}/{position}", tensor, part))
-            parts.append(part.name)
+        grid = replace(target, low=low, high=high)
+        parts = [on_the_grid_of(lowering, node, str(i), tensor, grid) for i, tensor in enumerate(tensors)]
         operator = Concatenation(label(node), tuple(parts), target.name, axis % rank)
         lowering.add(operator, target.tensor(shape, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
+
+
+def on_the_grid_of(lowering: Lowering, node: NodeProto, part: str, tensor: str, target: Target) -> str:
+    """The tensor on the grid and within the range of `target`; `part`: what it is called, if it is another one."""
+    x = lowering.tensors[tensor]
+    if (x.scale, x.zero_point) == (target.scale, target.zero_point) and target.low <= x.low and x.high <= target.high:
+        return tensor
+    made = replace(target, name=f"{target.name}/{part}")
+    lowering.add(*lowering.rescaled(node, f"{label(node)}/{part}", tensor, made))
+    if tensor in lowering.images:
+        lowering.images.add(made.name)
+    return made.name
 
 
 def _beside_constants(lowering: Lowering, node: NodeProto, axis: int) -> Sum:
