@@ -37,6 +37,12 @@ WAYS_OUT = {
 }
 """What to do instead, by operator."""
 
+LAST = (
+    "QuantizeLinear is missing (pocketpipe: `output: quantized`; Brevitas: `output_quant`; "
+    "TensorRT Model Optimizer: `output_quantizer`)"
+)
+"""What tools call the quantization of a result, which some leave out by default."""
+
 CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 """Attributes of Constant nodes, beside whole tensors."""
 
@@ -58,8 +64,10 @@ def lower(onnx_file: bytes) -> IntegerGraph:
     ends = [value.name for value in model.graph.output]
     if len(entries) != 1 or len(ends) != 1:
         raise UserError(f"the ONNX file has {len(entries)} inputs and {len(ends)} outputs; one of each has integers")
-    _refuse_open_shape(next(value for value in model.graph.input if value.name == entries[0]))
-    lowering = Lowering(_shapes(model), constants, entries[0], _cuts(model), _readers(model), opset=_opset(model))
+    entry = next(value for value in model.graph.input if value.name == entries[0])
+    _refuse_open_shape(entry)
+    lowering = Lowering(_shapes(model), constants, entry.name, _type(entry), _cuts(model), _readers(model),
+                        opset=_opset(model))  # fmt: skip
     for node in model.graph.node:
         lowering.lower(node)
     return lowering.graph(ends[0])
@@ -79,6 +87,8 @@ class Lowering:
     shapes: Mapping[str, Shape]
     known: dict[str, Known]
     input_name: str = ""
+    input_type: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+    """In the file: integers where the first thing done to it is DequantizeLinear."""
     cuts: Mapping[str, NodeProto] = field(default_factory=dict)
     """For outputs of QuantizeLinear the Clip that alone reads them, in integers."""
     readers: Mapping[str, Sequence[NodeProto]] = field(default_factory=dict)
@@ -124,7 +134,7 @@ class Lowering:
         elif isinstance(value, Real) and not value.functions:
             tensor = value.tensor
         else:
-            raise UserError("the network's output is not quantized; quantize it (output: quantized), then lower")
+            raise UserError(f"the network's output is not quantized: behind what makes {end!r}, its last layer, {LAST}")
         used = {self.entry, *(operator.output for operator in self.operators)}
         end = self.turn(tensor) if tensor in self.images else tensor
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in {*used, end}}
@@ -355,6 +365,13 @@ def _refuse_open_shape(value: ValueInfoProto) -> None:
     if any(length.dim_value < 1 for length in lengths[1:]):
         shape = ", ".join(length.dim_param or str(length.dim_value or "?") for length in lengths)
         raise UserError(f"input {value.name!r} has the shape ({shape}); export the network with a fixed shape")
+
+
+def _type(value: ValueInfoProto) -> np.dtype:
+    """NumPy's, of the numbers of a tensor."""
+    from onnx import helper
+
+    return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
 def _opset(model: ModelProto) -> int:

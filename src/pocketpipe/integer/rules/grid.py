@@ -22,6 +22,8 @@ TYPES = {0: np.uint8, 2: np.uint8, 3: np.int8}
 OFFSETS = {"int8": 0, "uint8": 128, "int4": 0, "uint4": 8}
 """What is taken off the file's integers so that they are signed."""
 
+PER_TENSOR = "activations must be quantized per tensor, by a constant scale"
+
 
 @rule("Constant")
 def constant(lowering: Lowering, node: NodeProto) -> None:
@@ -39,7 +41,7 @@ def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
         return
     scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
     if scale is None or scale.values.size != 1:
-        raise lowering.refusal(node, "activations must be quantized per tensor, by a constant scale")
+        raise lowering.refusal(node, PER_TENSOR)
     zero = zero_point.values if zero_point is not None else np.zeros((), _type_said(lowering, node))
     offset, low, high = _int8_grid(lowering, node, zero)
     lowering.offsets[node.output[0]] = offset
@@ -47,7 +49,7 @@ def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
     grid = (float(scale.values.item()), int(zero.item()) - offset)
     source = node.input[0]
     if source == lowering.input_name or source in lowering.clipped or source in lowering.moved_input:
-        _quantize_input(lowering, node, *grid, low, high)
+        lowering.quantized[node.output[0]] = _enter(lowering, node, node.output[0], *grid, low, high)
         return
     value = lowering.known.get(source)
     if not isinstance(value, Real | Sum):
@@ -93,9 +95,12 @@ def _along(lowering: Lowering, node: NodeProto, values: np.ndarray, axes: int) -
     return values.reshape(shape)
 
 
-def _quantize_input(lowering: Lowering, node: NodeProto, scale: float, zero_point: int, low: int, high: int) -> None:
-    """The input, maybe cut to a range or moved before: the grid is the entry's, and what moved it moves integers."""
-    source, name = node.input[0], node.output[0]
+def _enter(lowering: Lowering, node: NodeProto, name: str, scale: float, zero_point: int, low: int, high: int) -> str:
+    """The integers that the node reads or makes of the network's input, maybe cut to a range or moved before.
+
+    The grid is the entry's, and what moved the input moves integers. `name`: what the entry is called.
+    """
+    source = node.input[0]
     if source in lowering.clipped:
         bounds = np.array(lowering.clipped[source]) / scale + zero_point
         low, high = (int(bound) for bound in np.clip(bounds.round(), low, high))
@@ -104,9 +109,19 @@ def _quantize_input(lowering: Lowering, node: NodeProto, scale: float, zero_poin
         raise lowering.refusal(node, "the network's input is quantized before, to another grid; give it one")
     if not lowering.entry:
         lowering.tensors[name], lowering.entry = made, name
-    lowering.quantized[name] = lowering.entry
-    if source in lowering.moved_input:
-        lowering.quantized[name] = _moved(lowering, lowering.moved_input[source])
+    return _moved(lowering, lowering.moved_input[source]) if source in lowering.moved_input else lowering.entry
+
+
+def _enter_as_integers(lowering: Lowering, node: NodeProto) -> str:
+    """The network's input, which is of integers already, on the grid that the node reads it on."""
+    scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
+    if scale is None or scale.values.size != 1:
+        raise lowering.refusal(node, PER_TENSOR)
+    zero = np.zeros((), lowering.input_type) if zero_point is None else zero_point.values
+    if zero.dtype != lowering.input_type:
+        raise lowering.refusal(node, f"the network's input is {lowering.input_type.name}, and {zero.dtype.name} here")
+    offset, low, high = _int8_grid(lowering, node, zero)
+    return _enter(lowering, node, lowering.input_name, float(scale.values.item()), int(zero.item()) - offset, low, high)
 
 
 def _moved(lowering: Lowering, nodes: tuple[NodeProto, ...]) -> str:
@@ -145,6 +160,9 @@ def dequantize_linear(lowering: Lowering, node: NodeProto) -> None:
         _refuse_another_grid(lowering, node)
         lowering.known[node.output[0]] = Real(str(lowering.quantized[source]))
         return
+    if source == lowering.input_name or source in lowering.moved_input:
+        lowering.known[node.output[0]] = Real(_enter_as_integers(lowering, node))
+        return
     stored, scale, zero_point = (lowering.constant(node, position) for position in range(3))
     if stored is None or scale is None:
         raise lowering.refusal(node, f"its input {source!r} is neither quantized here nor a constant")
@@ -169,7 +187,7 @@ def _refuse_another_grid(lowering: Lowering, node: NodeProto) -> None:
     scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
     tensor = lowering.tensors[str(lowering.quantized[node.input[0]])]
     if scale is None or scale.values.size != 1:
-        raise lowering.refusal(node, "activations must be quantized per tensor, by a constant scale")
+        raise lowering.refusal(node, PER_TENSOR)
     zero = 0 if zero_point is None else int(zero_point.values.item())
     if (float(scale.values.item()), zero - lowering.offsets[node.input[0]]) != (tensor.scale, tensor.zero_point):
         raise lowering.refusal(node, "its scale and zero point are not those of the QuantizeLinear before it")
