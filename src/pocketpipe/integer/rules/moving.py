@@ -14,6 +14,7 @@ from pocketpipe.integer.graph import Concatenation, Pad, Reshape, Shape, Slice
 from pocketpipe.integer.lowering import Lowering, label, last
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
+from pocketpipe.integer.rules.constants import move_constant
 from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ Range = tuple[int, int, int]
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(lowering: Lowering, node: NodeProto) -> None:
     """The same numbers in another shape. A sum that waits is finished first, at its own shape."""
+    if move_constant(lowering, node):
+        return
     shape = lowering.shapes[node.output[0]]
     value = lowering.known.get(node.input[0])
     if isinstance(value, Sum):
@@ -71,16 +74,10 @@ def identity(lowering: Lowering, node: NodeProto) -> None:
 
 @rule("Transpose")
 def transpose(lowering: Lowering, node: NodeProto) -> None:
-    """The batch must stay first. Of a constant it is done at once."""
-    order = attributes(node).get("perm")
-    constant = lowering.constant(node, 0)
-    if constant is not None:
-        turned = None if constant.quantized is None else constant.quantized.transpose(order)
-        places = list(order) if order is not None else list(range(constant.values.ndim))[::-1]
-        lowering.known[node.output[0]] = Constant(
-            constant.values.transpose(order), turned, constant.scale, places.index(constant.axis)
-        )
+    """The batch must stay first."""
+    if move_constant(lowering, node):
         return
+    order = attributes(node).get("perm")
     if order is None or order[0] != 0:
         raise lowering.refusal(node, "moves the batch axis")
     tensor, name = lowering.stored(node), node.output[0]
@@ -97,12 +94,16 @@ def transpose(lowering: Lowering, node: NodeProto) -> None:
 @rule("Slice", "Gather")
 def slice_(lowering: Lowering, node: NodeProto) -> None:
     """Constant ranges; Gather with one index is a slice of length one whose axis goes."""
+    if move_constant(lowering, node):
+        return
     _cut(lowering, node, node.output[0], lambda shape: _ranges(lowering, node, shape))
 
 
 @rule("Split")
 def split(lowering: Lowering, node: NodeProto) -> None:
     """A slice for each part."""
+    if move_constant(lowering, node):
+        return
     rank = len(lowering.shapes[node.input[0]]) + 1
     axis = attributes(node).get("axis", 0) % rank
     start = 0
@@ -229,10 +230,10 @@ def _beside_constants(lowering: Lowering, node: NodeProto, axis: int) -> Sum:
 @rule("Expand")
 def expand(lowering: Lowering, node: NodeProto) -> None:
     """Of a constant, or to the shape that there is; sums and elementwise products repeat what they read."""
-    constant, shape = lowering.constant(node, 0), lowering.shapes[node.output[0]]
-    if constant is not None:
-        lowering.known[node.output[0]] = Constant(np.broadcast_to(constant.values, (1, *shape)))
-    elif lowering.shapes[node.input[0]] == shape:
+    if move_constant(lowering, node):
+        return
+    shape = lowering.shapes[node.output[0]]
+    if lowering.shapes[node.input[0]] == shape:
         lowering.known[node.output[0]] = lowering.known[node.input[0]]
     else:
         raise lowering.refusal(node, "repeats a tensor; let the sum or elementwise product behind it do so")

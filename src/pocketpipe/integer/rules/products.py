@@ -77,6 +77,9 @@ def linear(lowering: Lowering, node: NodeProto) -> None:
     given = attributes(node)
     if any(given.get(name, default) != default for name, default in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))):
         raise lowering.refusal(node, "only alpha = beta = 1 and transA = 0")
+    if lowering.constant(node, 0) is not None:
+        _constant_on_the_left(lowering, node)
+        return
     if lowering.constant(node, 1) is None:
         _product_of_tensors(lowering, node)
         return
@@ -112,6 +115,29 @@ def constant_bias(lowering: Lowering, node: NodeProto) -> Constant | None:
     if bias is None and len(node.input) > 2 and node.input[2]:
         raise lowering.refusal(node, "what it adds must be a constant; add another tensor behind it")
     return bias
+
+
+def _constant_on_the_left(lowering: Lowering, node: NodeProto) -> None:
+    """`W @ x` is what the layer `W` makes along the last axis of x with its last two axes exchanged, exchanged back."""
+    tensor, weight = lowering.plain(node, 1), weight_of(lowering, node, 0, 0)
+    matrix, shape, before = int8_of(lowering, node, weight), lowering.shapes[node.output[0]], lowering.tensors[tensor]
+    if node.op_type != "MatMul" or matrix.ndim != 2 or len(before.shape) < 2:
+        raise lowering.refusal(node, "on its left its constant must be a matrix, with a tensor of rows and columns")
+    axes = len(before.shape)
+    order = (*range(axes - 2), axes - 1, axes - 2)
+    turned = f"{node.output[0]}/turned"
+    lowering.transposed(turned, tensor, turned, order)
+
+    def finish(target: Target, low: int, high: int) -> None:
+        product = f"{target.name}/turned"
+        operator = Linear(
+            label(node), (turned,), product, matrix, bias_of(lowering, node, matrix, weight, None, before),
+            lowering.factor(node, target, before.scale, scale_of(weight), limits=(low, high)),
+        )  # fmt: skip
+        lowering.add(operator, target.tensor((*shape[:-2], shape[-1], shape[-2]), low, high))
+        lowering.transposed(f"{label(node)}/back", product, target.name, order)
+
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
 
 
 def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:

@@ -1,0 +1,163 @@
+"""Constants that are moved before a layer reads them, as other exporters write weights: against ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from integer import qdq
+from integer.qdq import File
+from integer.test_lowering import agrees, some
+from pocketpipe.errors import UserError
+from pocketpipe.integer.graph import Convolution, Linear
+from pocketpipe.integer.lowering import lower
+
+RANDOM = np.random.default_rng(0)
+
+
+def _integers(*shape: int) -> np.ndarray:
+    return RANDOM.integers(-127, 128, shape)
+
+
+def _scales(count: int) -> np.ndarray:
+    return np.linspace(0.005, 0.015, count)
+
+
+def test_a_depthwise_weight_as_tf2onnx_writes_it() -> None:
+    """(1, height, width, channels) with scales along the channels: transposed, then reshaped."""
+    file = File((6, 5, 4))
+    stored = file.weight(_integers(1, 3, 3, 6), _scales(6), axis=3)
+    turned = file.node("Transpose", stored, perm=[3, 0, 1, 2])
+    weight = file.node("Reshape", turned, file.constant(np.array([6, 1, 3, -1])))
+    y = file.node("Conv", file.on_grid("input", 0.0211, 5), weight, group=6)
+    agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, 6, 5, 4))
+
+
+def _split_channels(file: File) -> str:
+    """Two outputs for each channel: its scale is that of both."""
+    stored = file.weight(_integers(3, 18), _scales(3), axis=0)
+    return file.node("Reshape", stored, file.constant(np.array([6, 1, 3, 3])))
+
+
+def _squeezed(file: File) -> str:
+    stored = file.node("Unsqueeze", file.weight(_integers(6, 9), _scales(6)), file.constant(np.array([0, 2, 4])))
+    squeezed = file.node("Squeeze", stored, file.constant(np.array([0])))
+    return file.node("Reshape", squeezed, file.constant(np.array([0, 0, 3, 3])))
+
+
+def _cut(file: File) -> str:
+    stored = file.weight(_integers(9, 1, 5, 3), _scales(9))
+    some_of_them = (file.constant(np.array(values)) for values in ([1, 3], [-2, 5], [0, 2], [1, 1]))
+    sliced = file.node("Slice", stored, *some_of_them)
+    rows = file.node("Gather", sliced, file.constant(np.array([1, 0])), axis=2)
+    return file.node("Gather", rows, file.constant(np.array([2, 0, 1, 1, 2, 0])), axis=0)
+
+
+def _expanded(file: File) -> str:
+    stored = file.weight(_integers(6, 1, 1, 3), _scales(6))
+    return file.node("Expand", stored, file.constant(np.array([6, 1, 3, 3])))
+
+
+def _one_of_several(file: File) -> str:
+    """All of one channel's scale."""
+    stored = file.weight(_integers(4, 6, 1, 3, 3), _scales(4))
+    return file.node("Gather", stored, file.constant(np.array(2)), axis=0)
+
+
+def _per_tensor(file: File) -> str:
+    stored = file.node("Flatten", file.weight(_integers(3, 3, 6), _scales(1)), axis=2)
+    return file.node("Reshape", stored, file.constant(np.array([6, 1, 3, 3])))
+
+
+@pytest.mark.parametrize("make", [_split_channels, _squeezed, _cut, _expanded, _one_of_several, _per_tensor])
+def test_a_weight_that_is_moved(make: Callable[[File], str]) -> None:
+    file = File((6, 5, 4))
+    y = file.node("Conv", file.on_grid("input", 0.0211, 5), make(file), group=6)
+    agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, 6, 5, 4))
+
+
+def test_axes_of_older_opsets_are_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qdq, "OPSET", 11)
+    file = File((6, 5, 4))
+    stored = file.constant(_integers(6, 3, 3).astype(np.int8))
+    scale, zero = file.constant(np.float32(0.0103)), file.constant(np.int8(0))
+    weight = file.node("Unsqueeze", file.node("DequantizeLinear", stored, scale, zero), axes=[1, 4])
+    y = file.node("Conv", file.on_grid("input", 0.0211, 5), file.node("Squeeze", weight, axes=[4]), group=6)
+    agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, 6, 5, 4))
+
+
+def test_a_weight_that_is_split() -> None:
+    file = File((6, 5, 4))
+    x = file.on_grid("input", 0.0211, 5)
+    stored = file.weight(_integers(12, 1, 3, 3), _scales(12))
+    sizes = file.constant(np.array([6, 6]))
+    file.node("Split", stored, sizes)
+    file.nodes[-1].output.append("other")
+    one, other = (file.node("Conv", x, weight, group=6) for weight in (file.nodes[-1].output[0], "other"))
+    total = file.node("Add", file.on_grid(one, 0.0507), file.on_grid(other, 0.0607))
+    agrees(file.bytes(file.on_grid(total, 0.0907)), some(1, 6, 5, 4), share=0.01)
+
+
+def test_scales_that_lie_along_no_axis_any_more_are_refused() -> None:
+    file = File((6, 5, 4))
+    stored = file.weight(_integers(3, 6, 1, 3), _scales(3))
+    weight = file.node("Reshape", stored, file.constant(np.array([2, 3, 3, 3])))
+    y = file.node("Conv", file.on_grid("input", 0.0211, 5), weight, group=2)
+    with pytest.raises(UserError, match=r"node 'n\d+' \(Reshape\): what it makes has its scales along no one axis"):
+        lower(file.bytes(file.on_grid(y, 0.0507)))
+
+
+def test_numbers_that_are_looked_up_are_refused() -> None:
+    file = File((6,))
+    table = file.weight(_integers(9, 6), _scales(1))
+    y = file.node("Gather", table, file.node("Cast", file.on_grid("input", 1.0), to=7))
+    with pytest.raises(UserError, match=r"node 'n\d+' \(Gather\): of a constant, only by constants; 'v\d+' is none"):
+        lower(file.bytes(file.on_grid(y, 0.0507)))
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+@pytest.mark.parametrize("shape", [(5, 4), (2, 5, 4), (5, 1)])
+def test_a_constant_on_the_left_of_a_product(shape: tuple[int, ...], scales: int) -> None:
+    file = File(shape)
+    matrix = file.weight(_integers(3, 5), _scales(scales))
+    y = file.node("MatMul", matrix, file.on_grid("input", 0.0211, 8))
+    y = file.on_grid(file.node("Relu", y), 0.0607, -30)
+    graph = agrees(file.bytes(y), some(6, *shape))
+    assert sum(isinstance(operator, Linear) for operator in graph.operators) == 1
+
+
+def _in_float(file: File) -> str:
+    return file.node("MatMul", file.constant(np.ones((3, 5), np.float32)), file.on_grid("input", 0.0211, 8))
+
+
+def _along_the_inputs(file: File) -> str:
+    return file.node("MatMul", file.weight(_integers(3, 5), _scales(5), axis=1), file.on_grid("input", 0.0211, 8))
+
+
+def _several_matrices(file: File) -> str:
+    return file.node("MatMul", file.weight(_integers(2, 3, 5), _scales(1)), file.on_grid("input", 0.0211, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_in_float, r"\(MatMul\): its weight 'c1' is not quantized"),
+        (_along_the_inputs, r"\(MatMul\): its weight has scales along axis 1, not along its outputs"),
+        (_several_matrices, r"\(MatMul\): on its left its constant must be a matrix"),
+    ],
+)
+def test_a_constant_on_the_left_that_is_no_layer_is_refused(make: Callable[[File], str], reason: str) -> None:
+    file = File((5, 4))
+    with pytest.raises(UserError, match=reason):
+        lower(file.bytes(file.on_grid(make(file), 0.05)))
+
+
+def test_a_bias_that_is_moved() -> None:
+    file = File((6, 5, 4))
+    bias = file.node("Reshape", file.constant(np.float32(RANDOM.normal(size=(3, 2)))), file.constant(np.array([-1])))
+    weight = file.weight(_integers(6, 1, 3, 3), _scales(6))
+    y = file.node("Conv", file.on_grid("input", 0.0211, 5), weight, bias, group=6)
+    graph = agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, 6, 5, 4))
+    assert any(isinstance(operator, Convolution) for operator in graph.operators)
