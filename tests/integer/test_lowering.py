@@ -358,7 +358,8 @@ def _adds_an_activation(file: File) -> str:
 
 
 def _pads_by_itself(file: File) -> str:
-    return file.node("MaxPool", file.on_grid("input", 0.05), kernel_shape=[3, 3], auto_pad="SAME_UPPER")
+    kernel = file.weight(np.ones((2, 4, 3, 3)), np.full(4, 0.1), axis=1)
+    return file.node("ConvTranspose", file.on_grid("input", 0.05), kernel, auto_pad="SAME_UPPER")
 
 
 def _is_clipped_by_what_it_makes(file: File) -> str:
@@ -457,7 +458,7 @@ def _multiplies_far_above_the_grid(file: File) -> str:
     [
         (_folds_into_the_batch, r"\(Reshape\): moves an axis into the batch or out of it"),
         (_adds_an_activation, r"\(Gemm\): what it adds must be a constant"),
-        (_pads_by_itself, r"\(MaxPool\): only explicit pads"),
+        (_pads_by_itself, r"\(ConvTranspose\): only one and two dimensions with explicit pads"),
         (_is_clipped_by_what_it_makes, r"\(Clip\): its bounds must be constants"),
         (_is_read_on_another_grid, r"\(DequantizeLinear\): its scale and zero point are not those"),
         (_cuts_integers_that_others_read, r"\(Clip\): cuts integers that others read"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pocketpipe.integer.graph import MaxPool, Reshape, Shape, SumPool
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Real, Sum, Target
+from pocketpipe.integer.rules.reaching import reach
 from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ class Windows:
 @rule("AveragePool", "GlobalAveragePool", "ReduceMean")
 def average(lowering: Lowering, node: NodeProto) -> None:
     """A sum over windows; their size is divided by in the multiplier."""
-    if any(attributes(node).get("pads", [])) and not attributes(node).get("count_include_pad", 0):
-        raise lowering.refusal(node, "windows of several sizes (pads that are not counted)")
     tensor, windows = _windows(lowering, node)
+    _refuse_several_sizes(lowering, node, windows)
     shape, image = _stored_result(lowering, node, tensor, windows)
 
     def finish(target: Target, low: int, high: int) -> None:
@@ -54,6 +54,15 @@ def average(lowering: Lowering, node: NodeProto) -> None:
             lowering.ended(Reshape(f"{label(node)}/shape", (name,), target.name, shape))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
+
+
+def _refuse_several_sizes(lowering: Lowering, node: NodeProto, windows: Windows) -> None:
+    """One multiplier divides by the size of all windows: none may have pads that are not counted."""
+    given = attributes(node)
+    by_ceil = given.get("ceil_mode", 0) and sum(windows.pads) > sum(given.get("pads", []))
+    if by_ceil or (any(windows.pads) and not given.get("count_include_pad", 0)):
+        hint = "count them (`count_include_pad=True`, no `ceil_mode`), or choose windows that fit"
+        raise lowering.refusal(node, f"windows of several sizes (pads that are not counted); {hint}")
 
 
 @rule("MaxPool", "GlobalMaxPool", "ReduceMax")
@@ -75,17 +84,16 @@ def largest(lowering: Lowering, node: NodeProto) -> None:
 def _windows(lowering: Lowering, node: NodeProto) -> tuple[str, Windows]:
     """(the integer tensor that is read, as it is stored; the windows)."""
     given = attributes(node)
-    if given.get("ceil_mode", 0) or any(d != 1 for d in given.get("dilations", [])):
-        raise lowering.refusal(node, "windows with ceil_mode or dilations")
-    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise lowering.refusal(node, "only explicit pads")
+    if any(d != 1 for d in given.get("dilations", [])):
+        raise lowering.refusal(node, "windows with dilations")
     if node.op_type in ("AveragePool", "MaxPool"):
         if len(given["kernel_shape"]) == 1:
             return _of_sequence(lowering, node)
         tensor = lowering.image(node)
         (height, width), (down, right) = given["kernel_shape"], given.get("strides", [1, 1])
-        top, left, bottom, behind = given.get("pads", [0, 0, 0, 0])
         box = lowering.tensors[tensor].shape
+        made = lowering.shapes[node.output[0]][1:]
+        (top, left), (bottom, behind) = reach(lowering, node, box[:2], made, (height, width), (down, right))
         return tensor, Windows(box, (height, width), (down, right), (top, left, bottom, behind))
     rank = len(lowering.tensors[lowering.stored(node)].shape) + 1
     axes = list(range(2, rank))
@@ -110,8 +118,9 @@ def _of_sequence(lowering: Lowering, node: NodeProto) -> tuple[str, Windows]:
     """One-dimensional windows: each channel is a row of the image."""
     given, tensor = attributes(node), lowering.plain(node)
     (length,), (stride,) = given["kernel_shape"], given.get("strides", [1])
-    before, after = given.get("pads", [0, 0])
     box = (*lowering.tensors[tensor].shape, 1)
+    made = lowering.shapes[node.output[0]][1:]
+    (before,), (after,) = reach(lowering, node, box[1:2], made, (length,), (stride,))
     return tensor, Windows(box, (1, length), (1, stride), (0, before, 0, after))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pocketpipe.integer.graph import Convolution, IntegerTensor, Linear, MatMul, Reshape
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Constant, Sum, Target
+from pocketpipe.integer.rules.reaching import reach
 from pocketpipe.integer.rules.registry import attributes, rule
 
 if TYPE_CHECKING:
@@ -21,17 +22,19 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
     """One- or two-dimensional; one-dimensional as of height 1."""
     weight, bias = weight_of(lowering, node, 1, 0), constant_bias(lowering, node)
     given = attributes(node)
-    if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or weight.values.ndim not in (3, 4):
-        raise lowering.refusal(node, "only one and two dimensions with explicit pads")
+    if weight.values.ndim not in (3, 4):
+        raise lowering.refusal(node, "only one and two dimensions")
     flat = weight.values.ndim == 3
     source = row(lowering, node) if flat else lowering.image(node)
     quantized = int8_of(lowering, node, weight)
     kernel = np.ascontiguousarray(np.moveaxis(quantized[:, :, None] if flat else quantized, 1, -1))
     strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
-    pads = tuple(given.get("pads", [0] * 2 * (1 if flat else 2)))
-    padding = (0, pads[0], 0, pads[1]) if flat else pads
     channels, *rows = lowering.shapes[node.output[0]]
     shape = (1, rows[0], channels) if flat else (rows[0], rows[1], channels)
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel.shape[1:3], dilations, strict=True)]
+    along = (lowering.tensors[source].shape[:2], shape[:2], spans, strides)
+    before, after = reach(lowering, node, *(each[1:] if flat else each for each in along))
+    padding = (0, before[0], 0, after[0]) if flat else (before[0], before[1], after[0], after[1])
 
     def finish(target: Target, low: int, high: int) -> None:
         x = lowering.tensors[source]
