@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from pocketpipe.errors import UserError
+from pocketpipe.integer.advice import LAST, OWN_DOMAINS, WAYS_OUT, way_back
 from pocketpipe.integer.fixed_point import Requantization, on_grid, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
 from pocketpipe.integer.real import Constant, Real, Sum, Target
+from pocketpipe.integer.shapes import Shapes, inferred, refuse_open_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -29,19 +31,6 @@ ADD_BITS = 21
 
 MOST_AXES = 3
 """That a transposition leaves as they are."""
-
-WAYS_OUT = {
-    "InstanceNormalization": "; use BatchNorm, or LayerNorm over the last axis, in place of GroupNorm and InstanceNorm",
-    "GroupNormalization": "; use BatchNorm, or LayerNorm over the last axis, in its place",
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), "; `unrolled` gives the network one (docs/your-own.md)"),
-}
-"""What to do instead, by operator."""
-
-LAST = (
-    "QuantizeLinear is missing (pocketpipe: `output: quantized`; Brevitas: `output_quant`; "
-    "TensorRT Model Optimizer: `output_quantizer`)"
-)
-"""What tools call the quantization of a result, which some leave out by default."""
 
 CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 """Attributes of Constant nodes, beside whole tensors."""
@@ -54,19 +43,17 @@ Known = Constant | Real | Sum
 def lower(onnx_file: bytes) -> IntegerGraph:
     """The integer graph of a QDQ ONNX file with one input and one output, batch 1.
 
-    Raises UserError that names node and operator for what has no integer form, and for an input of open shape.
+    Raises UserError that names node and operator for what has no integer form, and for shapes that are not known.
     """
-    import onnx
-
-    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+    model = inferred(onnx_file)
     constants = _constants(model)
     entries = [value.name for value in model.graph.input if value.name not in constants]
     ends = [value.name for value in model.graph.output]
     if len(entries) != 1 or len(ends) != 1:
         raise UserError(f"the ONNX file has {len(entries)} inputs and {len(ends)} outputs; one of each has integers")
     entry = next(value for value in model.graph.input if value.name == entries[0])
-    _refuse_open_shape(entry)
-    lowering = Lowering(_shapes(model), constants, entry.name, _type(entry), _cuts(model), _readers(model),
+    refuse_open_shape(entry)
+    lowering = Lowering(Shapes(model), constants, entry.name, _type(entry), _cuts(model), _readers(model),
                         opset=_opset(model))  # fmt: skip
     for node in model.graph.node:
         lowering.lower(node)
@@ -117,6 +104,8 @@ class Lowering:
         """Take one node in. Raises UserError."""
         from pocketpipe.integer.rules import MOVING, RULES
 
+        if node.domain not in OWN_DOMAINS:
+            raise self.refusal(node, f"is of the domain {node.domain!r}, which has no integer form{way_back(node)}")
         source = node.input[0] if node.input else ""
         if node.op_type in MOVING and (source == self.input_name or source in self.moved_input):
             self.moved_input[node.output[0]] = (*self.moved_input.get(source, ()), node)
@@ -359,14 +348,6 @@ def _table(source: IntegerTensor, value: Real, target: Target) -> np.ndarray:
     return on_grid(real, *target.grid)
 
 
-def _refuse_open_shape(value: ValueInfoProto) -> None:
-    """Memory and loops are planned for one shape; only the batch may be open, which is 1 here."""
-    lengths = value.type.tensor_type.shape.dim
-    if any(length.dim_value < 1 for length in lengths[1:]):
-        shape = ", ".join(length.dim_param or str(length.dim_value or "?") for length in lengths)
-        raise UserError(f"input {value.name!r} has the shape ({shape}); export the network with a fixed shape")
-
-
 def _type(value: ValueInfoProto) -> np.dtype:
     """NumPy's, of the numbers of a tensor."""
     from onnx import helper
@@ -376,13 +357,7 @@ def _type(value: ValueInfoProto) -> np.dtype:
 
 def _opset(model: ModelProto) -> int:
     """The version of ONNX's own operators."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-
-
-def _shapes(model: ModelProto) -> dict[str, Shape]:
-    """Shape of every value without its batch axis."""
-    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:] for value in values}
+    return next((entry.version for entry in model.opset_import if entry.domain in OWN_DOMAINS), 1)
 
 
 def _constants(model: ModelProto) -> dict[str, Known]:

@@ -233,6 +233,8 @@ def expand(lowering: Lowering, node: NodeProto) -> None:
     if move_constant(lowering, node):
         return
     shape = lowering.shapes[node.output[0]]
+    if node.input[0] not in lowering.known:
+        raise lowering.refusal(node, f"its input {node.input[0]!r} is not quantized")
     if lowering.shapes[node.input[0]] == shape:
         lowering.known[node.output[0]] = lowering.known[node.input[0]]
     else:
