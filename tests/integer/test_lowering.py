@@ -188,16 +188,33 @@ def test_constants_that_onnx_runtime_quantized_like_activations(kind: QuantType,
     agrees(made, inputs, share=0.05)
 
 
-def test_weights_in_bytes_around_128(tmp_path: Path) -> None:
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_weights_in_bytes_around_128(symmetric: bool, tmp_path: Path) -> None:
+    """Around another number they do not fit int8: refused with the option that ONNX Runtime has for it."""
     file = File((3, 5, 5))
-    weights = np.random.default_rng(6).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    weights = np.random.default_rng(6).normal(1, 1, size=(4, 3, 3, 3)).astype(np.float32)
     inputs = some(12, 3, 5, 5)
     made = statically_quantized(
         file.bytes(file.node("Conv", "input", file.constant(weights))), inputs, tmp_path,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8, per_channel=False,
-        extra_options={"WeightSymmetric": True},
+        extra_options={"WeightSymmetric": symmetric},
     )  # fmt: skip
-    agrees(made, inputs)
+    if symmetric:
+        agrees(made, inputs)
+        return
+    least, most = _ends(made, (4, 3, 3, 3))
+    assert most - least == 255
+    with pytest.raises(UserError, match=rf"does not fit int8 \({least}..{most}\).*`WeightSymmetric`"):
+        lower(made)
+
+
+def _ends(made: bytes, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The smallest and the largest integer of the weight, less its zero point."""
+    model = onnx.load_from_string(made)
+    stored = {tensor.name: numpy_helper.to_array(tensor).astype(int) for tensor in model.graph.initializer}
+    (weight,) = (name for name, values in stored.items() if values.shape == shape)
+    zero = next(node.input[2] for node in model.graph.node if node.input[0] == weight)
+    return int((stored[weight] - stored[zero]).min()), int((stored[weight] - stored[zero]).max())
 
 
 def test_unsigned_activations_are_the_same_graph_shifted_by_128() -> None:

@@ -33,6 +33,9 @@ LAST = (
 )
 """What tools call the quantization of a result, which some leave out by default."""
 
+SYMMETRIC = "quantize weights around zero (ONNX Runtime's option `WeightSymmetric`)"
+"""Where a weight's integers, less their zero point, take nine bits."""
+
 
 def way_back(node: NodeProto) -> str:
     """How the tool that wrote an operator of its own is told to write ONNX's."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketpipe.integer.advice import SYMMETRIC
 from pocketpipe.integer.graph import Convolution, IntegerTensor, Linear, MatMul, Reshape
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.real import Constant, Sum, Target
@@ -176,8 +177,9 @@ def scale_of(weight: Constant) -> np.ndarray:
 def int8_of(lowering: Lowering, node: NodeProto, weight: Constant) -> np.ndarray:
     """The weight's integers."""
     assert weight.quantized is not None
-    if weight.quantized.min(initial=0) < -128 or weight.quantized.max(initial=0) > 127:
-        raise lowering.refusal(node, "its weight does not fit int8; quantize weights symmetrically")
+    least, most = weight.quantized.min(initial=0), weight.quantized.max(initial=0)
+    if least < -128 or most > 127:
+        raise lowering.refusal(node, f"its weight does not fit int8 ({least}..{most}); {SYMMETRIC}")
     return weight.quantized.astype(np.int8)
 
 
