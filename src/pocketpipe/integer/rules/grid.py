@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketpipe.integer.fixed_point import CALIBRATED
 from pocketpipe.integer.graph import IntegerTensor
 from pocketpipe.integer.lowering import Lowering
 from pocketpipe.integer.real import Constant, Real, Sum
@@ -22,8 +23,6 @@ TYPES = {0: np.uint8, 2: np.uint8, 3: np.int8}
 OFFSETS = {"int8": 0, "uint8": 128, "int4": 0, "uint4": 8}
 """What is taken off the file's integers so that they are signed."""
 
-PER_TENSOR = "activations must be quantized per tensor, by a constant scale"
-
 
 @rule("Constant")
 def constant(lowering: Lowering, node: NodeProto) -> None:
@@ -39,14 +38,12 @@ def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
     if lowering.constant(node, 0) is not None:
         _quantize_constant(lowering, node)
         return
-    scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
-    if scale is None or scale.values.size != 1:
-        raise lowering.refusal(node, PER_TENSOR)
+    step, zero_point = _step(lowering, node), lowering.constant(node, 2)
     zero = zero_point.values if zero_point is not None else np.zeros((), _type_said(lowering, node))
     offset, low, high = _int8_grid(lowering, node, zero)
     lowering.offsets[node.output[0]] = offset
     low, high = _cut(lowering, node, offset, low, high)
-    grid = (float(scale.values.item()), int(zero.item()) - offset)
+    grid = (step, int(zero.item()) - offset)
     source = node.input[0]
     if source == lowering.input_name or source in lowering.clipped or source in lowering.moved_input:
         lowering.quantized[node.output[0]] = _enter(lowering, node, node.output[0], *grid, low, high)
@@ -55,6 +52,17 @@ def quantize_linear(lowering: Lowering, node: NodeProto) -> None:
     if not isinstance(value, Real | Sum):
         raise lowering.refusal(node, f"nothing is known of its input {source!r}")
     lowering.quantize(node, value, *grid, (low, high))
+
+
+def _step(lowering: Lowering, node: NodeProto) -> float:
+    """The scale of a tensor's grid: one constant above 0."""
+    scale = lowering.constant(node, 1)
+    if scale is None or scale.values.size != 1:
+        raise lowering.refusal(node, "activations must be quantized per tensor, by a constant scale")
+    step = float(scale.values.item())
+    if not 0 < step < np.inf:
+        raise lowering.refusal(node, f"its scale is {step:g}; {CALIBRATED}")
+    return step
 
 
 def _type_said(lowering: Lowering, node: NodeProto) -> type:
@@ -114,14 +122,12 @@ def _enter(lowering: Lowering, node: NodeProto, name: str, scale: float, zero_po
 
 def _enter_as_integers(lowering: Lowering, node: NodeProto) -> str:
     """The network's input, which is of integers already, on the grid that the node reads it on."""
-    scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
-    if scale is None or scale.values.size != 1:
-        raise lowering.refusal(node, PER_TENSOR)
+    step, zero_point = _step(lowering, node), lowering.constant(node, 2)
     zero = np.zeros((), lowering.input_type) if zero_point is None else zero_point.values
     if zero.dtype != lowering.input_type:
         raise lowering.refusal(node, f"the network's input is {lowering.input_type.name}, and {zero.dtype.name} here")
     offset, low, high = _int8_grid(lowering, node, zero)
-    return _enter(lowering, node, lowering.input_name, float(scale.values.item()), int(zero.item()) - offset, low, high)
+    return _enter(lowering, node, lowering.input_name, step, int(zero.item()) - offset, low, high)
 
 
 def _moved(lowering: Lowering, nodes: tuple[NodeProto, ...]) -> str:
@@ -184,10 +190,8 @@ def _refuse_blocks(lowering: Lowering, node: NodeProto) -> None:
 
 def _refuse_another_grid(lowering: Lowering, node: NodeProto) -> None:
     """Integers that are read on another grid than they were written on would be other numbers."""
-    scale, zero_point = lowering.constant(node, 1), lowering.constant(node, 2)
+    step, zero_point = _step(lowering, node), lowering.constant(node, 2)
     tensor = lowering.tensors[str(lowering.quantized[node.input[0]])]
-    if scale is None or scale.values.size != 1:
-        raise lowering.refusal(node, PER_TENSOR)
     zero = 0 if zero_point is None else int(zero_point.values.item())
-    if (float(scale.values.item()), zero - lowering.offsets[node.input[0]]) != (tensor.scale, tensor.zero_point):
+    if (step, zero - lowering.offsets[node.input[0]]) != (tensor.scale, tensor.zero_point):
         raise lowering.refusal(node, "its scale and zero point are not those of the QuantizeLinear before it")

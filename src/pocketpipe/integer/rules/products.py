@@ -17,6 +17,9 @@ from pocketpipe.integer.rules.registry import attributes, rule
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+SCALE_OF_ZEROS = 2.0**-12
+"""Of weights that are all 0: a bias in units of it, times the input's scale, is far below a step of any result."""
+
 
 @rule("Conv")
 def convolution(lowering: Lowering, node: NodeProto) -> None:
@@ -165,7 +168,15 @@ def weight_of(lowering: Lowering, node: NodeProto, position: int, outputs: int) 
         raise lowering.refusal(node, f"its weight {node.input[position]!r} is not quantized")
     if weight.scale.size > 1 and weight.axis != outputs:
         raise lowering.refusal(node, f"its weight has scales along axis {weight.axis}, not along its outputs")
-    return weight
+    return weight if weight.scale.all() else _without_scales_of_zero(weight, weight.quantized, weight.scale)
+
+
+def _without_scales_of_zero(weight: Constant, integers: np.ndarray, scale: np.ndarray) -> Constant:
+    """Zeros, on a scale of their own, in the channels whose scale is 0: their bias is all that they make."""
+    spread = [1] * integers.ndim
+    spread[weight.axis] = -1
+    kept = np.where(scale.reshape(spread) == 0, 0, integers)
+    return Constant(weight.values, kept, np.where(scale == 0, SCALE_OF_ZEROS, scale), weight.axis)
 
 
 def scale_of(weight: Constant) -> np.ndarray:
@@ -192,7 +203,7 @@ def bias_of(
     real = np.broadcast_to(given, len(matrix))  # Gemm's may be (1, out) or one number
     sums = matrix.astype(np.int64).reshape(len(matrix), -1).sum(1)
     taken_out: np.ndarray = np.floor(real / unit + 0.5) - x.zero_point * sums
-    if abs(taken_out).max(initial=0) >= 2**31:
-        raise lowering.refusal(node, "its bias does not fit 32 bits; its scale is too small")
+    if not np.all(abs(taken_out) < 2**31):
+        raise lowering.refusal(node, "its bias does not fit 32 bits, or is no number; its scale may be too small")
     integers: np.ndarray = taken_out.astype(np.int32)
     return integers
