@@ -149,6 +149,38 @@ def test_a_wider_circuit_takes_fewer_cycles_and_more_multipliers() -> None:
     assert wide.examples_per_second == pytest.approx(200e6 / wide.cycles)
 
 
+def test_the_sheet_says_how_many_bits_a_sum_takes(copied: Path) -> None:
+    """Against the sums that inputs can reach on the way, the terms of one sign first."""
+    found = DeliveryMetadata.read(copied).resources
+    assert found is not None
+    bits = {layer.name: layer.bits for layer in found.layers}
+    graph = digits.graph()
+    layers = [each for each in graph.operators if isinstance(each, Convolution | Linear)]
+    for layer in layers:
+        x, weight = graph.tensors[layer.inputs[0]], layer.weight.astype(int).reshape(len(layer.weight), -1)
+        ends = weight * x.low, weight * x.high
+        largest = int((np.maximum(*ends).clip(0).sum(1) + layer.bias).max())
+        least = int((np.minimum(*ends).clip(None, 0).sum(1) + layer.bias).min())
+        reached = max(largest.bit_length(), (-least - 1).bit_length()) + 1
+        assert reached <= bits[layer.name] <= reached + 1
+        row = rf"^\| {re.escape(layer.name)} \| \w+ .*\| {bits[layer.name]} \|$"
+        assert re.search(row, (copied / "resources.md").read_text(), re.MULTILINE)
+    assert sum(each is not None for each in bits.values()) >= len(layers)
+
+
+def test_an_accumulator_that_could_overflow_is_refused(tmp_path: Path) -> None:
+    estimate = resources(digits.graph(), sources(digits.graph()), unroll=8, clock_mhz=100)
+    widest = max(layer.bits or 0 for layer in estimate.layers)
+    enough, one_less = (Fpga(accumulator_bits=bits) for bits in (widest, widest - 1))
+    enough.compile(digits.quantized_file(), digits.metadata("fpga"), tmp_path / "enough")
+    with pytest.raises(Mistakes, match=rf"a sum can reach .* takes {widest} bits; the accumulator has {widest - 1}"):
+        one_less.compile(digits.quantized_file(), digits.metadata("fpga"), tmp_path / "one_less")
+    assert not (tmp_path / "one_less").exists()
+    assert repr(enough) != repr(one_less)
+    with pytest.raises(UserError, match="accumulator_bits=33 2 to 32"):
+        Fpga(accumulator_bits=33)
+
+
 def test_the_tables_by_which_bytes_enter_take_memory() -> None:
     """256 entries of 8 bits a channel; what fits logic takes no block."""
     (enter, *_), (without, *_) = (

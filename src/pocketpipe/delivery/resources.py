@@ -13,6 +13,8 @@ class LayerResources(Value):
     dsp: int
     bram: int
     """Blocks of 18 kbit for weights, biases and factors."""
+    bits: int | None = None
+    """Of a signed accumulator that holds every sum, whatever the input; None where nothing is summed."""
 
     @property
     def macs_per_cycle(self) -> float:

@@ -12,7 +12,7 @@ from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.resources import resources, sheet
 from pocketpipe.targets.c99.sources import UNROLL, Sources
-from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
+from pocketpipe.targets.c99.target import ACCUMULATOR_BITS, C_SOURCES, Built, C99Target
 from pocketpipe.targets.toolchain import find_toolchain
 
 SHEET = "resources.md"
@@ -43,6 +43,7 @@ csynth_design
 
 class Fpga(C99Target):
     """Sources for synthesis. `unroll`: products that a circuit forms in a cycle; `clock_mhz`: for the estimate.
+    `accumulator_bits`: what every sum must be proven to fit, where the circuit is to have fewer than the sources' 32.
 
     Another size than the default is a target of one's own: `my.targets:wide` with `wide = Fpga(unroll=32)`.
     """
@@ -51,13 +52,19 @@ class Fpga(C99Target):
     library_name = "model.c"
     timed = False
 
-    def __init__(self, *, unroll: int = UNROLL, clock_mhz: float = CLOCK_MHZ) -> None:
-        if unroll < 1 or clock_mhz <= 0:
-            raise UserError(f"target fpga: unroll={unroll} must be 1 or more, clock_mhz={clock_mhz:g} above 0")
-        self.unroll, self.clock_mhz = unroll, clock_mhz
+    def __init__(
+        self, *, unroll: int = UNROLL, clock_mhz: float = CLOCK_MHZ, accumulator_bits: int = ACCUMULATOR_BITS
+    ) -> None:
+        if unroll < 1 or clock_mhz <= 0 or not 2 <= accumulator_bits <= ACCUMULATOR_BITS:
+            raise UserError(
+                f"target fpga: unroll={unroll} must be 1 or more, clock_mhz={clock_mhz:g} above 0, "
+                f"accumulator_bits={accumulator_bits} 2 to {ACCUMULATOR_BITS}"
+            )
+        self.unroll, self.clock_mhz, self.accumulator_bits = unroll, clock_mhz, accumulator_bits
 
     def __repr__(self) -> str:
-        return f"Fpga(unroll={self.unroll}, clock_mhz={self.clock_mhz:g})"
+        sizes = f"unroll={self.unroll}, clock_mhz={self.clock_mhz:g}, accumulator_bits={self.accumulator_bits}"
+        return f"Fpga({sizes})"
 
     def check(self) -> None:
         """Raise UserError if there is no C compiler to execute the sources with."""

@@ -31,6 +31,7 @@ from pocketpipe.integer.graph import (
     Softmax,
     SumPool,
 )
+from pocketpipe.integer.proof import bound
 from pocketpipe.targets.c99.sources import Sources
 
 FILL = 4
@@ -65,6 +66,7 @@ def _layers(graph: IntegerGraph, made: Sources, unroll: int) -> Iterator[LayerRe
     for operator in graph.operators:
         if not isinstance(operator, Reshape):  # nothing is done
             macs, cycles, dsp = spent(operator, graph, unroll)
+            proven = bound(operator, graph, offset=0)
             yield LayerResources(
                 name=operator.name,
                 kind=type(operator).__name__,
@@ -72,6 +74,7 @@ def _layers(graph: IntegerGraph, made: Sources, unroll: int) -> Iterator[LayerRe
                 cycles=cycles,
                 dsp=dsp,
                 bram=sum(_constants(operator, unroll, made.codebooks.get(operator.output))),
+                bits=None if proven is None else proven.bits,
             )
     yield LayerResources(name=graph.output, kind="Leave", macs=0, cycles=leaving, dsp=0, bram=0)
 
@@ -192,7 +195,7 @@ def sheet(found: Resources) -> str:
     """The estimate as a page."""
     rows = "\n".join(
         f"| {layer.name} | {layer.kind} | {layer.macs:,} | {layer.cycles:,} | {layer.macs_per_cycle:.2f} | {layer.dsp} "
-        f"| {layer.bram} |"
+        f"| {layer.bram} | {'' if layer.bits is None else layer.bits} |"
         for layer in found.layers
     )
     return f"""# What it takes on an FPGA
@@ -210,8 +213,8 @@ after the other, each on a circuit of its own.
 | BRAM, blocks of 18 kbit | {found.bram} |
 | of which working memory | {found.buffer_bram} |
 
-| operator | kind | MACs | cycles | MACs a cycle | DSP | BRAM |
-|---|---|---|---|---|---|---|
+| operator | kind | MACs | cycles | MACs a cycle | DSP | BRAM | bits |
+|---|---|---|---|---|---|---|---|
 {rows}
 
 - Cycles: a loop over the n products of a sum takes ceil(n / {found.unroll}) + {FILL}; one such loop for each output and
@@ -221,4 +224,6 @@ after the other, each on a circuit of its own.
 - BRAM: weights (or their indices, where they share few values) and working memory in {found.unroll} banks, words of 8
   bits, tables of shared values as many times; biases and factors in words of 32.
   Arrays (or banks) of {LARGEST_IN_LOGIC:,} bits and less are logic.
+- Bits: a signed accumulator of so many holds every sum, whatever the input; proven from weights and ranges. The sources
+  say `int32_t`.
 """

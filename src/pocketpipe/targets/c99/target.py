@@ -28,6 +28,8 @@ from pocketpipe.targets.c99.sources import HEADER, UNROLL, Sources, check, sourc
 from pocketpipe.targets.entering import byte_tables
 
 TESTBENCH = "testbench.c"
+ACCUMULATOR_BITS = 32
+"""Of the sums in the sources."""
 C_SOURCES = ("model.h", "model.c", "kernels.h", "weights.h")
 
 
@@ -52,6 +54,8 @@ class C99Target(Target):
     integer_only = True
     unroll: int = UNROLL
     """Products that a circuit made of the sources forms in a cycle."""
+    accumulator_bits: int = ACCUMULATOR_BITS
+    """That every sum must be proven to fit."""
 
     @abstractmethod
     def build(self, graph: IntegerGraph, made: Sources, delivery: Path) -> Built:
@@ -93,7 +97,7 @@ class C99Target(Target):
     ) -> None:
         if metadata.threads > 1:
             raise UserError(f"target {self.name} runs on one thread, not on {metadata.threads}")
-        prove(graph)
+        prove(graph, self.accumulator_bits, offset=0)
         entry, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
         metadata.check_input((1, *entry.shape))
         integers = Integers(input=None if metadata.input_dtype == BYTES else entry, output=leaving)
