@@ -51,10 +51,7 @@ def taylor(
         activations = [(layer, product) for (layer, _), product in zip(read, products, strict=False)]
         weights = dict(zip(parameters, products[len(read) :], strict=True))
         for name, found in reading.items():
-            changes = _of_activations(copied, found, activations)
-            # Where the first axis is not the examples (steps come first, windows), it is the change by the batch.
-            whole = changes if len(changes) == len(batch) else changes.sum(0, keepdim=True)
-            scores[name] += whole.square().sum(0).cpu()
+            scores[name] += _of_activations(copied, found, activations, len(batch)).square().sum(0).cpu()
         for name, members_of in weighing.items():
             scores[name] += _of_weights(members_of, weights).square().cpu()
     return scores
@@ -113,8 +110,14 @@ def _read(network: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str,
             handle.remove()
 
 
-def _of_activations(network: nn.Module, found: Sequence[Reader], products: Sequence[tuple[str, Tensor]]) -> Tensor:
-    """(examples, channels): the change by each example if a channel is not read any more."""
+def _of_activations(
+    network: nn.Module, found: Sequence[Reader], products: Sequence[tuple[str, Tensor]], examples: int
+) -> Tensor:
+    """(examples, channels): the change by each example if a channel is not read any more.
+
+    (1, channels), by the batch, where the first axis of something that is read is not the examples (steps come first,
+    windows).
+    """
     parts = []
     for reader in found:
         module = reading_module(network, reader.layer)
@@ -122,6 +125,8 @@ def _of_activations(network: nn.Module, found: Sequence[Reader], products: Seque
             if layer == reader.layer and module is not None:
                 summed = channels_last(module, product).double().flatten(1, -2).sum(1)
                 parts.append(summed[:, reader.indices.to(summed.device)].sum(2))
+    if any(len(part) != examples for part in parts):
+        parts = [part.sum(0, keepdim=True) for part in parts]
     return torch.stack(parts).sum(0)
 
 
