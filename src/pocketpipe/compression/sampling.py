@@ -41,9 +41,15 @@ def training_views(task: Task, data: Split | None, device: torch.device, *, want
     return training_view(task, first.inputs, first.targets, torch.Generator().manual_seed(VIEW_SEED)).to(device)
 
 
-def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
+def some_of(data: Split | None, wanted_by: str) -> Split:
+    """The split. Raises UserError if there is none, or nothing in it."""
     if data is None or not len(data):
         raise UserError(f"{wanted_by} needs calibration examples, and there are none; give a split that has some")
+    return data
+
+
+def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
+    data = some_of(data, wanted_by)
     limit = examples_at_once(task.input_shape, fewest=FEWEST, most=EXAMPLES)
     return Split(data.name, data.inputs[:limit], data.targets[:limit])
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pocketpipe.compression.members import Member, Reader, members, readers, reading_module
+from pocketpipe.compression.members import Member, Reader, members, readers, reading_layers, reading_module
 from pocketpipe.compression.modules import input_of
 from pocketpipe.compression.sampling import channels_last
 from pocketpipe.compression.tracing import TracedGroup
@@ -40,7 +40,8 @@ def taylor(
     parameters = {member.name: copied.get_parameter(member.name) for found in weighing.values() for member in found}
     scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
     for batch, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
-        with _read(copied, layers) as read:
+        # cuDNN's recurrent modules have no gradient in eval mode.
+        with torch.backends.cudnn.flags(enabled=False), _read(copied, layers) as read:
             loss = task.loss(copied(batch).contiguous(), wanted, smoothing=SMOOTHING) * len(batch)
         sources = [*(tensor for _, tensor in read), *parameters.values()]
         gradients = torch.autograd.grad(loss, sources, allow_unused=True)
@@ -80,10 +81,11 @@ def _that_run(network: nn.Module, example: Tensor) -> set[str]:
     return ran
 
 
-def _read_by_layers(network: nn.Module, group: TracedGroup, ran: Collection[str]) -> bool:
+def _read_by_layers(network: nn.Module, group: TracedGroup, ran: Set[str]) -> bool:
     """Whether all that reads the group is a convolution or linear layer that is called, and there is one."""
-    found = [reader for reader in readers(network, group) if reader.layer in ran]
-    return len(found) > 0 and len(found) == sum(member.role == "reads" for member in members(network, group))
+    reading = [member for member in members(network, group) if member.role == "reads"]
+    called = [member.dim == 1 and not ran.isdisjoint(reading_layers(network, member.name)) for member in reading]
+    return len(called) > 0 and all(called)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.grids import layers_with_grids
 from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert
 from pocketpipe.compression.quantization.symbolic import lost_in_training
+from pocketpipe.compression.sampling import some_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
@@ -211,7 +212,7 @@ class QuantizationStep(Step):
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Set all steps from the weights and the first `examples` of `data`, then carry out the options."""
         at_once = examples_at_once(task.input_shape, fewest=1, most=BATCH)
-        batches = list(prepared_batches(task, data, at_once, limit=self.examples))
+        batches = list(prepared_batches(task, some_of(data, "quantization"), at_once, limit=self.examples))
         reference = self._folded(before, task)
         if self.equalization == "cross_layer":
             equalize(reference, task.input_shape)

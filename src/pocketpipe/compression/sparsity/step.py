@@ -224,7 +224,12 @@ class SparsityStep(Step):
         return (*(self._to_the_power(portion / count) for portion in range(1, count)), self)
 
     def by_layers(self, profile: NetworkProfile, every: int) -> tuple[Step, ...]:
-        """A step for each `every` layers. Raises UserError if the weights are still to decide: pin it first."""
+        """A step for each `every` layers; a gradual schedule goes at once, it has the whole training.
+
+        Raises UserError if the weights are still to decide: pin it first.
+        """
+        if self.schedule == "gradual":
+            return (self,)
         if self.densities is None and self.protocol in BY_WEIGHTS:
             raise UserError(f"sparsity: protocol {self.protocol} must be pinned before it can go layer by layer")
         shapes = maskable(profile)

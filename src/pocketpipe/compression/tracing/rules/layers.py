@@ -61,7 +61,7 @@ def _with_computed_weight(walk: Walk, node: fx.Node, weight: fx.Node) -> Any:
 
 
 def _beside_channels(shape: tuple[int, ...], dim: int) -> int:
-    """Positions along all axes but `dim`: in front of it lie frames or windows, where code folds them into the batch."""
+    """Positions along all axes but `dim`; in front of it lie frames or windows that code folds into the batch."""
     return prod(shape[:dim]) * prod(shape[dim + 1 :])
 
 
