@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from pocketpipe.integer.graph import (
 from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.integers import elementwise
-from pocketpipe.targets.lowering.integers.elementwise import Box
 from pocketpipe.targets.lowering.integers.geometry import (
     SumOfProducts,
     addition_parameters,
@@ -43,6 +42,7 @@ from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, aligned
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.schedule import Schedule
+from pocketpipe.targets.moving import moves
 from pocketpipe.targets.sharing import Shared, Statement, call
 
 
@@ -168,39 +168,20 @@ class _Building:
         yield self.call(made_from, lambda: elementwise.max_pool(operator, shape, made), *self.ends(operator))
 
     @moved.register
-    def _(self, operator: Concatenation) -> Iterator[KernelCall]:
-        steps_, place = self.strides(operator.output), 0
-        for name in operator.inputs:
-            shape = self.graph.tensors[name].shape
-            yield self.move(Box(shape, self.strides(name), steps_), Place(name, 0), Place(operator.output, place))
-            place += shape[operator.axis - 1] * steps_[operator.axis - 1]
+    def _(self, operator: Concatenation | Slice | Transpose) -> Iterator[KernelCall]:
+        yield from self.boxes(operator)
 
     @moved.register
     def _(self, operator: Pad) -> Iterator[KernelCall]:
-        (x,), out = operator.inputs, operator.output
-        count, steps_ = self.graph.tensors[out].elements, self.strides(out)
+        out, count = operator.output, self.graph.tensors[operator.output].elements
         yield self.call(("fill", operator.value, count), lambda: elementwise.fill(operator.value, count), Place(out, 0))
-        start = sum(before * step for (before, _), step in zip(operator.amounts, steps_, strict=True))
-        box = Box(self.graph.tensors[x].shape, self.strides(x), steps_)
-        yield self.move(box, Place(x, 0), Place(out, start))
+        yield from self.boxes(operator)
 
-    @moved.register
-    def _(self, operator: Slice) -> Iterator[KernelCall]:
-        (x,), out = operator.inputs, operator.output
-        steps_ = self.strides(x)
-        start = sum(first * step for (first, _, _), step in zip(operator.ranges, steps_, strict=True))
-        strided = tuple(step * stride for step, (_, _, stride) in zip(steps_, operator.ranges, strict=True))
-        yield self.move(Box(self.graph.tensors[out].shape, strided, self.strides(out)), Place(x, start), Place(out, 0))
-
-    @moved.register
-    def _(self, operator: Transpose) -> Iterator[KernelCall]:
-        (x,), out = operator.inputs, operator.output
-        strides = self.strides(x)
-        ordered = tuple(strides[axis - 1] for axis in operator.order[1:])
-        yield self.move(Box(self.graph.tensors[out].shape, ordered, self.strides(out)), Place(x, 0), Place(out, 0))
-
-    def move(self, box: Box, source: Place, sink: Place) -> KernelCall:
-        return self.call(box, lambda: elementwise.move(box), source, sink)
+    def boxes(self, operator: Operator) -> Iterator[KernelCall]:
+        """What the operator moves, box by box."""
+        for move in moves(operator, self.graph):
+            source, sink = Place(move.source, move.start), Place(operator.output, move.sink_start)
+            yield self.call(move.box, partial(elementwise.move, move.box), source, sink)
 
     def call(self, made_from: Any, make: Any, *arguments: Place) -> KernelCall:
         if made_from not in self.kernels:
@@ -222,11 +203,6 @@ class _Building:
 
     def shapes(self, operator: Operator) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return self.graph.tensors[operator.inputs[0]].shape, self.graph.tensors[operator.output].shape
-
-    def strides(self, tensor: str) -> tuple[int, ...]:
-        """Elements from one index to the next along each axis."""
-        shape = self.graph.tensors[tensor].shape
-        return tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
 
     def finish(self, object_file: Path) -> IntegerProgram:
         kernels = {self.names[made_from]: kernel for made_from, kernel in self.kernels.items()}
