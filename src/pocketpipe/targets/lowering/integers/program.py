@@ -9,8 +9,6 @@ from functools import partial, singledispatchmethod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import (
     Add,
@@ -34,11 +32,11 @@ from pocketpipe.targets.lowering.integers.geometry import (
     addition_parameters,
     geometry,
 )
-from pocketpipe.targets.lowering.integers.kernel import made
+from pocketpipe.targets.lowering.integers.kernel import kernel_of
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
 from pocketpipe.targets.lowering.integers.sections import packed_weights, parameters, sections
 from pocketpipe.targets.lowering.integers.steps import Step, left_to_plain_c, steps
-from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, aligned, plan
+from pocketpipe.targets.lowering.memory import Blob, Interval, Lifetimes, Use, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.schedule import Schedule
@@ -113,8 +111,7 @@ class _Building:
     kernels: dict[Any, Kernel] = field(default_factory=dict)
     """By what they were made from, so that layers of equal shape share one."""
     names: dict[Any, str] = field(default_factory=dict)
-    weights: bytearray = field(default_factory=bytearray)
-    known: dict[bytes, Place] = field(default_factory=dict)
+    weights: Blob = field(default_factory=Blob)
     steps: list[tuple[Step, list[KernelCall]]] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
@@ -137,10 +134,11 @@ class _Building:
         assert isinstance(operator, Convolution | Linear)  # only these have such a shape
         added = () if step.addition is None else addition_parameters(step.addition, step.own)
         cut = sections(shape, unit)
-        constants = (packed_weights(cut, operator.weight), parameters(cut, operator, added))
+        packed = (packed_weights(cut, operator.weight), parameters(cut, operator, added))
+        constants = [Place(None, self.weights.place(values)) for values in packed]
         x, *other = (Place(name, 0) for name in step.inputs)
-        return self.call((shape,), lambda: made(shape, unit, self.threads, self.chosen.get(shape)), x,
-                         *map(self.constant, constants), *other, Place(step.output, 0))  # fmt: skip
+        return self.call((shape,), lambda: kernel_of(shape, unit, self.threads, self.chosen.get(shape)), x,
+                         *constants, *other, Place(step.output, 0))  # fmt: skip
 
     @singledispatchmethod
     def moved(self, operator: Operator) -> Iterator[KernelCall]:
@@ -190,14 +188,6 @@ class _Building:
             self.names[made_from] = f"pocketpipe_kernel{len(self.names)}"
         return KernelCall(self.names[made_from], arguments)
 
-    def constant(self, values: np.ndarray) -> Place:
-        """Where an array lies among the weights; equal arrays lie there once."""
-        data = np.ascontiguousarray(values).tobytes()
-        if data not in self.known:
-            self.known[data] = Place(None, len(self.weights))
-            self.weights += data.ljust(aligned(len(data)), b"\0")
-        return self.known[data]
-
     def ends(self, operator: Operator) -> list[Place]:
         return [Place(name, 0) for name in (*operator.inputs, operator.output)]
 
@@ -227,7 +217,7 @@ class _Building:
         return IntegerProgram(
             calls=tuple(Shared(text, parts[i]) if i in parts else text for i, text in enumerate(plain.calls)),
             kernels=taken,
-            weights=bytes(self.weights) + bytes(OVERHANG),
+            weights=bytes(self.weights.content) + bytes(OVERHANG),
             plain=plain,
             arena=arena + OVERHANG,
             input=offsets[self.graph.input],
