@@ -19,6 +19,7 @@ import numpy as np
 from pocketpipe.errors import UserError
 from pocketpipe.integer.fixed_point import Requantization, on_grid, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
+from pocketpipe.integer.onnx_file import only_ends, shapes_of
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 
 if TYPE_CHECKING:
@@ -53,16 +54,13 @@ def lower(onnx_file: bytes) -> IntegerGraph:
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
-    constants = _constants(model)
-    entries = [value.name for value in model.graph.input if value.name not in constants]
-    ends = [value.name for value in model.graph.output]
-    if len(entries) != 1 or len(ends) != 1:
-        raise UserError(f"the ONNX file has {len(entries)} inputs and {len(ends)} outputs; one of each has integers")
-    _refuse_open_shape(next(value for value in model.graph.input if value.name == entries[0]))
-    lowering = Lowering(_shapes(model), constants, entries[0], _cuts(model), opset=_opset(model))
+    entry, end = only_ends(model, "has integers")
+    _refuse_open_shape(entry)
+    without_batch = {name: shape[1:] for name, shape in shapes_of(model).items()}
+    lowering = Lowering(without_batch, _constants(model), entry.name, _cuts(model), opset=_opset(model))
     for node in model.graph.node:
         lowering.lower(node)
-    return lowering.graph(ends[0])
+    return lowering.graph(end.name)
 
 
 def is_quantized(onnx_file: bytes) -> bool:
@@ -358,12 +356,6 @@ def _refuse_open_shape(value: ValueInfoProto) -> None:
 def _opset(model: ModelProto) -> int:
     """The version of ONNX's own operators."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-
-
-def _shapes(model: ModelProto) -> dict[str, Shape]:
-    """Shape of every value without its batch axis."""
-    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:] for value in values}
 
 
 def _constants(model: ModelProto) -> dict[str, Known]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Constant, Function, Real, Sum
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -13,9 +13,10 @@ import numpy as np
 from pocketpipe.integer.fixed_point import on_grid
 from pocketpipe.integer.graph import Concatenation, IntegerTensor, Pad, Reshape, Shape, Slice
 from pocketpipe.integer.lowering import Lowering, label, last
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
