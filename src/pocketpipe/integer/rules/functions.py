@@ -125,8 +125,8 @@ def power(lowering: Lowering, node: NodeProto) -> None:
     _then(lowering, node, lambda x: x**number)
 
 
-def _then(lowering: Lowering, node: NodeProto, function: Function, position: int = 0) -> None:
-    value = lowering.known.get(node.input[position])
+def _then(lowering: Lowering, node: NodeProto, function: Function) -> None:
+    value = lowering.known.get(node.input[0])
     if not isinstance(value, Real):
-        raise lowering.refusal(node, f"its input {node.input[position]!r} is not quantized")
+        raise lowering.refusal(node, f"its input {node.input[0]!r} is not quantized")
     lowering.known[node.output[0]] = value.then(function)
