@@ -9,6 +9,7 @@ import numpy as np
 from pocketpipe.delivery.folder import RUNNER_SOURCE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
 from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.profile import STACK_BYTES
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
 from pocketpipe.targets.c99.golden import one_example
@@ -44,7 +45,8 @@ class Armv7(C99Target):
         toolchain = find_toolchain("arm")
         with built_apart(delivery, RUNNER, (*C_SOURCES, RUNNER_SOURCE)) as build:
             toolchain.link_program((RUNNER_SOURCE, MODEL), RUNNER, build, toolchain.for_cpu(CPU))
-        flash, ram = flash_and_ram(delivery / RUNNER)
+        flash, static = flash_and_ram(delivery / RUNNER)
+        ram = static + STACK_BYTES
         library = (delivery / RUNNER).stat().st_size
         return Built(
             cpu=f"armv7 {CPU}",
@@ -53,7 +55,7 @@ class Armv7(C99Target):
                 f"program (`{RUNNER}`)": library,
                 "of which code and constants": flash,
                 "of which weights and tables": made.constants,
-                "static memory, working memory included": ram,
+                "static memory, working memory and stack included": ram,
                 "of which working memory": made.arena,
             },
             usage=f"""## On the board

@@ -26,6 +26,10 @@ class Expected:
     leaving: np.ndarray
     """int8 (N, *shape of the output)."""
 
+    def whole(self, examples: int) -> bool:
+        """Whether it saw all examples of a split of so many."""
+        return len(self.leaving) == examples
+
     @property
     def outputs(self) -> np.ndarray:
         """The real numbers that they stand for: what every target gives."""
@@ -66,5 +70,8 @@ def _where(expected: Expected, target: Target, examples: np.ndarray) -> str:
     except NotMeasured as reason:
         return str(reason)
     if difference is None:
-        return "every operator is right by itself: preprocessing, or the way into the network or out of it, is not"
+        return (
+            "every operator is right by itself, on one thread and by the schedules of rule: what is not is "
+            "preprocessing, the way into the network or out of it, threads, or schedules that were measured"
+        )
     return difference.model_copy(update={"example": int(examples[difference.example])}).message
