@@ -93,38 +93,26 @@ def input_rows(module: ReadingModule, inputs: Tensor, positions: Tensor) -> Tens
 
     Columns are ordered as in `weight.flatten(1)`, so that `rows @ weight.flatten(1).T + bias` is `output_rows`.
     """
+    examples = torch.arange(len(positions), device=inputs.device)[:, None]
+    return patches(module, inputs, examples, positions).flatten(0, 1).flatten(1)
+
+
+def patches(module: ReadingModule, inputs: Tensor, examples: Tensor, positions: Tensor) -> Tensor:
+    """(..., groups, inputs of a group): what a layer, which may be grouped, reads of `examples` for its outputs at
+    `positions`. Both are indices and broadcast to (...); inputs are ordered as in `weight.flatten(1)`.
+    """
     if isinstance(module, nn.Linear):
-        return output_rows(module, inputs, positions)
+        return channels_last(module, inputs).flatten(1, -2)[examples, positions].unsqueeze(-2)
     padding: list[int] = module._reversed_padding_repeated_twice  # what torch itself pads by, "same" included
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = functional.pad(inputs, padding, mode=mode)
-    lengths = padded.shape[2:]
-    spatial = zip(lengths, module.kernel_size, module.dilation, module.stride, strict=True)
-    outputs = [(length - dilation * (kernel - 1) - 1) // stride + 1 for length, kernel, dilation, stride in spatial]
-    corners = _corners(module, outputs, lengths).to(inputs.device)[positions]
-    taps = _taps(module, lengths).to(inputs.device)
-    pixels = padded.movedim(1, -1).flatten(1, -2)
-    examples = torch.arange(len(pixels), device=inputs.device)[:, None, None]
-    windows = pixels[examples, corners[..., None] + taps]  # (examples, each, taps, channels)
-    return windows.transpose(2, 3).flatten(2).flatten(0, 1)
-
-
-def _corners(module: _ConvNd, outputs: list[int], lengths: tuple[int, ...]) -> Tensor:
-    """For each output position the flat index of its window's first pixel in the padded input."""
-    return _flat_indices([torch.arange(n) * s for n, s in zip(outputs, module.stride, strict=True)], lengths)
-
-
-def _taps(module: _ConvNd, lengths: tuple[int, ...]) -> Tensor:
-    """For each element of the kernel its flat distance from the window's first pixel."""
-    return _flat_indices(
-        [torch.arange(k) * d for k, d in zip(module.kernel_size, module.dilation, strict=True)], lengths
-    )
-
-
-def _flat_indices(along: list[Tensor], lengths: tuple[int, ...]) -> Tensor:
-    steps = [prod(lengths[dim + 1 :]) for dim in range(len(lengths))]
-    grids = torch.meshgrid(*(index * step for index, step in zip(along, steps, strict=True)), indexing="ij")
-    return torch.stack(grids).sum(0).flatten()
+    windows = functional.pad(inputs, padding, mode=mode)
+    spatial = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (size, stride, dilation) in enumerate(spatial, start=2):
+        windows = windows.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
+    dims = len(module.kernel_size)
+    place = torch.unravel_index(positions, windows.shape[2 : 2 + dims])
+    read = windows.movedim(1, 1 + dims)[(examples, *place)]  # (..., channels, *kernel)
+    return read.flatten(-1 - dims).view(*read.shape[: -1 - dims], module.groups, -1)
 
 
 def channels_last(module: ReadingModule, tensor: Tensor) -> Tensor:

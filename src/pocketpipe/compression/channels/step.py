@@ -231,8 +231,7 @@ class ChannelsStep(Step):
 
     def _idle_patterns(self, profile: NetworkProfile) -> list[str]:
         """A line for each pattern that matches no layer."""
-        layers = [layer.name for layer in profile.layers]
-        idle = [pattern for pattern in self.pinned if not any(fnmatchcase(layer, pattern) for layer in layers)]
+        layers, idle = [layer.name for layer in profile.layers], profile.idle(self.pinned)
         return [f"channels.pinned: {pattern!r} matches no layer; {_close(pattern, layers)}" for pattern in idle]
 
 

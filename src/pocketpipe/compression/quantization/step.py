@@ -24,6 +24,7 @@ from pocketpipe.compression.quantization.equalization import equalize
 from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.grids import layers_with_grids
 from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert
+from pocketpipe.compression.quantization.reading import LAYERS
 from pocketpipe.compression.quantization.symbolic import lost_in_training
 from pocketpipe.compression.sampling import some_of
 from pocketpipe.errors import Mistakes, UserError
@@ -42,7 +43,7 @@ MOST_CHOICES = 24
 """A network with more layers gets the same bits for several in a row: tuners lose their way in larger spaces."""
 BATCH = 64
 
-QUANTIZABLE = frozenset(["linear", *(f"conv{transposed}{d}d" for transposed in ("", "_transpose") for d in (1, 2, 3))])
+QUANTIZABLE = frozenset(name.removeprefix("aten.") for name in LAYERS)
 """Operators of a profile whose weights are quantized."""
 STEP_BYTES = 8
 """Of a channel: a step for its weights and one for its bias."""
