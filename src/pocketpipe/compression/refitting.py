@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import ReadingModule
-from pocketpipe.compression.modules import input_of
+from pocketpipe.compression.modules import hooked, input_of
 from pocketpipe.compression.sampling import input_rows, output_rows, sampled, watched
 
 ROWS = 8192
@@ -64,11 +64,8 @@ def refitting(network: nn.Module, wanted: Mapping[str, Target], refit: Refit) ->
     handles = [
         network.get_submodule(layer).register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in wanted
     ]
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def fitted(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from pocketpipe.compression.members import Reader, ReadingModule
-from pocketpipe.compression.modules import evaluating, input_of
+from pocketpipe.compression.modules import evaluating, hooked, input_of
 from pocketpipe.errors import UserError
 from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor, training_view
 from pocketpipe.task import Split, Task
@@ -62,12 +62,8 @@ def watched(network: nn.Module, layers: Iterable[str], look: Look) -> Iterator[N
         return lambda module, inputs, named, output: look(layer, module, input_of(inputs, named), output)  # type: ignore[arg-type]
 
     handles = [network.get_submodule(layer).register_forward_hook(hook(layer), with_kwargs=True) for layer in layers]
-    try:
-        with evaluating(network):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(network):
+        yield
 
 
 def sampled(module: ReadingModule, output: Tensor, rows: int, generator: torch.Generator) -> Tensor:

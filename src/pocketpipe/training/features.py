@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.distillation import attention_loss, channels_last, hint_loss
-from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.modules import evaluating, hooked
 from pocketpipe.errors import UserError
 from pocketpipe.training.distilling import Attention, Hints
 
@@ -81,12 +81,8 @@ def shapes_made(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, t
         return keep
 
     hooks = [module.register_forward_hook(keeper(path)) for path, module in network.named_modules() if path]
-    try:
-        with evaluating(network), torch.no_grad():
-            network(torch.zeros(1, *input_shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), evaluating(network), torch.no_grad():
+        network(torch.zeros(1, *input_shape))
     return shapes
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import Member, Reader, members, readers, reading_layers, reading_module
-from pocketpipe.compression.modules import input_of
+from pocketpipe.compression.modules import hooked, input_of
 from pocketpipe.compression.sampling import channels_last
 from pocketpipe.compression.tracing import TracedGroup
 from pocketpipe.task import Task
@@ -73,11 +73,8 @@ def _that_run(network: nn.Module, example: Tensor) -> set[str]:
         module.register_forward_pre_hook(lambda module, inputs, path=path: ran.add(path))
         for path, module in paths.items()
     ]
-    try:
+    with hooked(handles):
         network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
     return ran
 
 
@@ -105,11 +102,8 @@ def _read(network: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str,
     handles = [
         network.get_submodule(layer).register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in layers
     ]
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _of_activations(
