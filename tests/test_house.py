@@ -51,6 +51,14 @@ def fences_out(text: str) -> str:
     return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_code_in_the_docs_imports_is_there(page: Path) -> None:
+    code = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    imports = [line for block in code for line in re.findall(r"^(?:from|import) [^(\n]*$", block, re.MULTILINE)]
+    ours = [line for line in imports if line.split()[1].split(".")[0] == "pocketpipe"]
+    exec("\n".join(ours), {})
+
+
 def anchors(page: Path) -> set[str]:
     """As GitHub names headings: lower case, no punctuation, hyphens for spaces."""
     headings = re.findall(r"^#+ (.+)$", fences_out(page.read_text()), re.MULTILINE)

@@ -94,6 +94,14 @@ def test_values_without_weights_on_masks_that_close_are_refused_before_any_train
     checked_config(parameters() | {"methods": ["sparsity", "codebook"]})
 
 
+def test_channels_after_groups_of_neighbours_that_are_final_are_refused() -> None:
+    final = {"sparsity": {"pattern": "2:4", "schedule": "one_shot"}}
+    with pytest.raises(Mistakes, match=r"methods: channels after sparsity 2:4: .*put channels first"):
+        checked_config(parameters() | {"methods": [final, "channels"]})
+    checked_config(parameters() | {"methods": [{"sparsity": {"pattern": "2:4"}}, "channels"]})
+    checked_config(parameters() | {"methods": ["channels", final]})
+
+
 def test_a_teacher_that_has_nobody_to_learn_from_is_told() -> None:
     asked = parameters()
     asked["teacher"]["distillation"] = {"weight": 0.9}

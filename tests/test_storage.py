@@ -22,6 +22,7 @@ from pocketpipe.storage import (
     replacing,
     save_network,
     save_split,
+    write_json,
 )
 from pocketpipe.task import Split
 
@@ -112,6 +113,12 @@ def test_broken_splits_are_named_and_objects_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="allow_pickle"):
         save_split(Split("s", np.array([object()]), np.zeros(1)), tmp_path / "b.npz")
     assert not (tmp_path / "b.npz").exists()
+
+
+def test_json_of_equal_content_is_equal_to_the_byte(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1, 2.5], "a": None})
+    write_json(tmp_path / "b.json", {"a": None, "b": [1, 2.5]})
+    assert set(contents(tmp_path).values()) == {b'{\n  "a": null,\n  "b": [\n    1,\n    2.5\n  ]\n}\n'}
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Budget: what the user asked for. Nothing else decides success."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -150,3 +150,21 @@ def _tightest(absolute: int | None, dense: int, ratio: float | None) -> int | No
     relative = None if ratio is None else int(dense / ratio)
     bounds = [bound for bound in (absolute, relative) if bound is not None]
     return min(bounds) if bounds else None
+
+
+BISECTIONS = 40
+"""Halvings of an interval: 40 leave 1e-12 of it."""
+
+
+def farthest(keeps: Callable[[float], bool], start: float, end: float) -> float:
+    """The point nearest to `end` that `keeps`, on the way there from `start`, which is taken to; by bisection.
+
+    >>> farthest(lambda share: share * share <= 0.25, 0.0, 1.0)
+    0.5
+    """
+    if keeps(end):
+        return end
+    for _ in range(BISECTIONS):
+        middle = (start + end) / 2
+        start, end = (middle, end) if keeps(middle) else (start, middle)
+    return start

@@ -105,6 +105,10 @@ class Step(Value):
         same = (getattr(other, name) == getattr(self, name) for name in said)
         return other.kind == self.kind and all(same)
 
+    def reopened(self, profile: NetworkProfile) -> Step:
+        """What its parts lead to: this step, with those of its choices open that they make anew. Default: none."""
+        return self
+
     def in_portions(self, profile: NetworkProfile, count: int) -> tuple[Step, ...]:
         """Steps that lead to this one in `count` portions, to be trained in between. Default: all at once."""
         return (self,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +49,13 @@ def training_view(task: Task, inputs: np.ndarray, targets: np.ndarray, generator
     """An augmented view of stored inputs, prepared, on CPU; what is stored stays as it is."""
     view, _ = task.augment_both(to_tensor(inputs).clone(), targets_tensor(targets).clone(), generator)
     return prepared(task.preprocessing, view)
+
+
+def even_parts(split: Split, limit: int, at_once: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(inputs, targets) of the first `limit` examples, in parts of `at_once` at most that are alike in size: where
+    BatchNorm goes by each part's statistics, or each counts the same."""
+    count = ceil(min(limit, len(split)) / at_once)
+    yield from zip(*(np.array_split(each[:limit], count) for each in (split.inputs, split.targets)), strict=True)
 
 
 def prepared_batches(task: Task, split: Split, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:

@@ -110,6 +110,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def write_json(file: Path, content: object) -> None:
+    """Write a file of JSON; equal contents give equal bytes."""
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
 def save_network(network: StoredNetwork, folder: Path) -> None:
     """Write `network.json` and `weights.safetensors`; the JSON, written last, holds the digest of the weights."""
     from safetensors.torch import save
@@ -123,8 +129,7 @@ def save_network(network: StoredNetwork, folder: Path) -> None:
         "plan": json.loads(network.plan.to_json()),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    with replacing(folder / NETWORK_FILE) as partial:
-        partial.write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+    write_json(folder / NETWORK_FILE, description)
 
 
 def load_network(folder: Path) -> StoredNetwork:

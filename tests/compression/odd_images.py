@@ -127,6 +127,24 @@ class ShuffleNetV2(nn.Module):
         return self.head(self.last(x).mean((2, 3)))
 
 
+class Frames(nn.Module):
+    """A film of two frames: each is an image of the batch to the convolutions; a part of it runs under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inside = _conv(3, 6, 3), _conv(6, 7, 3)
+        self.standardized = nn.Conv2d(7, 4, 1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.stem(x.unflatten(2, (2, -1)).movedim(2, 1).flatten(0, 1))
+        with torch.autocast("cpu", enabled=False):
+            pooled = functional.max_pool2d(self.inside(frames.float()), 2)
+        weight = self.standardized.weight - self.standardized.weight.mean((1, 2, 3), keepdim=True)
+        seen = functional.conv2d(pooled, weight, self.standardized.bias).mean((2, 3))
+        return self.head(seen.unflatten(0, (-1, 2)).mean(1))
+
+
 class ResNeXt(nn.Module):
     """Xie et al. 2017, in many groups of few channels, with GroupNorm (Wu and He 2018) on the shortcut's side."""
 
@@ -187,6 +205,7 @@ IMAGE = (3, 8, 8)
 IMAGES: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "convnext": (ConvNeXt, IMAGE),
     "densenet": (DenseNet, IMAGE),
+    "frames": (Frames, (3, 16, 8)),
     "inception": (Inception, IMAGE),
     "resnext": (ResNeXt, IMAGE),
     "shufflenet_v1": (ShuffleNetV1, IMAGE),

@@ -204,11 +204,35 @@ class Swin(nn.Module):
         windows = (n, height // size, size, width // size, size, channels)
         y = torch.roll(self.norm(x), (-2, -2), (1, 2)).view(windows).transpose(2, 3).reshape(-1, area, channels)
         q, k, v = self.qkv(y).view(y.shape[0], area, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.table[self.places].view(area, area, -1).permute(2, 0, 1)
-        y = ((q @ k.transpose(-2, -1) / 2 + bias).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        bias = self.of_positions()[self.places].view(area, area, -1).permute(2, 0, 1)
+        y = ((self.alike(q, k) + bias).softmax(-1) @ v).transpose(1, 2).flatten(2)
         tiles = (n, height // size, width // size, size, size, channels)
         y = self.out(y).view(tiles).transpose(2, 3).reshape(n, height, width, channels)
         return self.head((x + torch.roll(y, (2, 2), (1, 2))).mean((1, 2)))
+
+    def of_positions(self) -> Tensor:
+        return self.table
+
+    def alike(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.transpose(-2, -1) / 2
+
+
+class SwinV2(Swin):
+    """Liu et al. 2022: similarity by cosine, and a bias that layers compute from the coordinates."""
+
+    def __init__(self, width: int = 12, heads: int = 3, window: int = 4) -> None:
+        super().__init__(width, heads, window)
+        self.register_buffer("coordinates", torch.randn((2 * window - 1) ** 2, 2))
+        self.enter, self.leave = nn.Linear(2, 8), nn.Linear(8, heads, bias=False)
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        del self.table
+
+    def of_positions(self) -> Tensor:
+        return self.leave(self.enter(self.coordinates).relu())
+
+    def alike(self, q: Tensor, k: Tensor) -> Tensor:
+        q, k = functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)
+        return q @ k.transpose(-2, -1) * self.temperature
 
 
 class Recurrent(nn.Module):
@@ -226,6 +250,18 @@ class Recurrent(nn.Module):
         if self.steps_first:
             return self.head(self.inside(x.transpose(0, 1))[0][-1])
         return self.head(self.inside(x)[0][:, -1])
+
+
+class BothWays(nn.Module):
+    """One layer reads the mean over steps, the other all of them with the steps first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.pooled, self.each = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        return self.pooled(x.mean(1)) + self.each(x.transpose(0, 1)).tanh().mean(0)
 
 
 class Cells(nn.Module):
@@ -265,6 +301,7 @@ class Speech(nn.Module):
 
 IMAGE, STEPS = (3, 8, 8), (6, 4)
 SEQUENCES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "both_ways": (BothWays, STEPS),
     "cells": (Cells, STEPS),
     "encoder": (Encoder, STEPS),
     "gated": (Gated, STEPS),
@@ -273,6 +310,7 @@ SEQUENCES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lstm_projected": (partial(Recurrent, partial(nn.LSTM, num_layers=2, proj_size=4), 4), STEPS),
     "rnn": (partial(Recurrent, partial(nn.RNN, num_layers=2, bias=False), 6), STEPS),
     "swin": (Swin, IMAGE),
+    "swin_v2": (SwinV2, IMAGE),
     "torch_gru": (partial(Recurrent, nn.GRU, 6, steps_first=True), STEPS),
     "vit_chunked": (partial(ViT, ChunkedAttention), IMAGE),
     "vit_explicit": (partial(ViT, ExplicitAttention), IMAGE),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compression.counting import counted_macs
-from compression.odd_networks import ODD
+from compression.odd_networks import ODD, UNCOUNTED
 from compression.zoo import ALL, DIGIT, EACH, ROWS, SMALL, odd, zoo
 from pocketpipe.compression.slimming import Kept, masked, slim
 from pocketpipe.compression.sparsity.mask import Mask
@@ -66,7 +66,7 @@ def test_the_profile_predicts_the_slim_network(name: str, shape: tuple[int, ...]
     assert found == predicted
 
 
-@pytest.mark.parametrize("name", sorted(set(ODD) - {"spectrum"}))  # the counter knows no Fourier transform
+@pytest.mark.parametrize("name", sorted(set(ODD) - set(UNCOUNTED)))
 def test_macs_of_the_slim_network_are_as_predicted(name: str) -> None:
     """Counted by PyTorch while it runs."""
     network, shape = odd(name)
@@ -110,6 +110,15 @@ def test_the_exported_file_costs_what_the_profile_predicts(name: str, constants:
     measured = cost_of(export_onnx(slim(network, traced, kept), shape), name)
     assert measured.macs == predicted.macs
     assert predicted.parameters <= measured.parameters <= predicted.parameters + constants
+
+
+def test_layers_that_read_constants_alone_cost_nothing() -> None:
+    """The export computes once what they make: Swin-v2's bias of relative positions."""
+    network, shape = odd("swin_v2")
+    traced = trace(network, shape)
+    kept = _kept(traced, seed=4)
+    predicted = traced.profile().cost({group: len(channels) for group, channels in kept.items()})
+    assert cost_of(export_onnx(slim(network, traced, kept), shape), "swin_v2").macs == predicted.macs
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,21 @@ def test_of_sequences_the_last_axis_is_the_channels() -> None:
     assert (width(student["inner"]), width(teacher["inner"])) == (4, 8)
 
 
+def test_along_a_line_the_channels_come_first() -> None:
+    """A thinned student is compared position by position; an activation does not say which axis is which."""
+
+    def network(width: int) -> nn.Module:
+        return nn.Sequential(nn.Conv1d(2, width, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(3 * width, 3))
+
+    own, taught = (shapes_made(network(width), (2, 8)) for width in (4, 6))
+    assert own == {"0": (6, 4), "2": (3, 4)}
+    assert common_points(own, taught, None) == ("0", "2")
+    x = torch.randn(5, 2, 8)
+    dense = network(6)
+    _, (made, _) = Watched(dense, ("0", "2")).forward(x)
+    assert torch.equal(made, dense[0](x).transpose(1, 2))
+
+
 def test_named_points_must_fit_both() -> None:
     student = {"a": (4, 8, 8), "b": (4, 4, 4)}
     teacher = {"a": (9, 8, 8), "b": (9, 2, 2)}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from math import ceil
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pocketpipe.compression.modules import device_of, evaluating
 from pocketpipe.errors import UserError
-from pocketpipe.samples import examples_at_once, training_view
+from pocketpipe.samples import even_parts, examples_at_once, training_view
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -57,10 +55,8 @@ def reestimate_on(network: nn.Module, task: Task, data: Split | None) -> None:
         raise UserError("BatchNorm's statistics need calibration examples, and there are none; give a split with some")
     generator = torch.Generator().manual_seed(VIEW_SEED)
     at_once = examples_at_once(task.input_shape, fewest=FEWEST, most=BATCH)
-    count = ceil(min(len(data), EXAMPLES) / at_once)
-    inputs, targets = (np.array_split(each[:EXAMPLES], count) for each in (data.inputs, data.targets))
-    pairs = zip(inputs, targets, strict=True)  # alike in size, as each counts the same
-    reestimate(network, (training_view(task, shown, wanted, generator) for shown, wanted in pairs))
+    parts = even_parts(data, EXAMPLES, at_once)
+    reestimate(network, (training_view(task, shown, wanted, generator) for shown, wanted in parts))
 
 
 def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -7,7 +7,7 @@ One that lies on a weight and depends on it has `follow(progress, weight)` inste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,32 @@ class ScheduledOnWeight(Protocol):
 
     def follow(self, progress: float, weight: Tensor) -> None:
         """As `Scheduled.at`; `weight` is what the parametrization gets to see. What it must remember is a buffer."""
+
+
+class Renewed(nn.Module):
+    """Something that is made anew a number of times while a training runs its schedule, and then never again."""
+
+    renewed: Tensor
+    """Number of the latest renewal; -1 = not trained yet. Part of the state, so that a resumed training goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("renewed", torch.tensor(-1))
+        self._last_asked = -1
+
+    def is_due(self, number: int) -> bool:
+        """Whether renewal `number` is still to be made; it counts as made from then on."""
+        if number == self._last_asked:  # spares a GPU the wait for `renewed` at every step
+            return False
+        self._last_asked = number
+        if number <= int(self.renewed):
+            return False
+        self.renewed.fill_(number)
+        return True
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self._last_asked = -1
 
 
 def scheduled(network: nn.Module) -> tuple[Scheduled, ...]:

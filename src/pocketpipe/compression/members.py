@@ -72,10 +72,18 @@ def value_of(network: nn.Module, name: str) -> Tensor:
 def readers(network: nn.Module, group: TracedGroup) -> tuple[Reader, ...]:
     """The layers that read the group and whose output is a plain product with their weight, in graph order."""
     return tuple(
-        Reader(layer_name(member.name), member.indices)
+        Reader(layer, member.indices)
         for member in members(network, group)
-        if member.dim == 1 and reading_module(network, layer_name(member.name)) is not None
+        if member.dim == 1
+        for layer in reading_layers(network, member.name)
     )
+
+
+def reading_layers(network: nn.Module, name: str) -> tuple[str, ...]:
+    """Paths of all layers that have the stored parameter as their weight, and are plain products with it."""
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    layers = (layer_name(other) for other, parameter in parameters.items() if parameter is parameters[name])
+    return tuple(layer for layer in layers if reading_module(network, layer) is not None)
 
 
 def reading_module(network: nn.Module, layer: str) -> ReadingModule | None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from pocketpipe.compression.members import Reader, ReadingModule
-from pocketpipe.compression.modules import evaluating, input_of
+from pocketpipe.compression.modules import evaluating, hooked, input_of
 from pocketpipe.errors import UserError
 from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor, training_view
 from pocketpipe.task import Split, Task
@@ -41,9 +41,15 @@ def training_views(task: Task, data: Split | None, device: torch.device, *, want
     return training_view(task, first.inputs, first.targets, torch.Generator().manual_seed(VIEW_SEED)).to(device)
 
 
-def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
+def some_of(data: Split | None, wanted_by: str) -> Split:
+    """The split. Raises UserError if there is none, or nothing in it."""
     if data is None or not len(data):
         raise UserError(f"{wanted_by} needs calibration examples, and there are none; give a split that has some")
+    return data
+
+
+def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
+    data = some_of(data, wanted_by)
     limit = examples_at_once(task.input_shape, fewest=FEWEST, most=EXAMPLES)
     return Split(data.name, data.inputs[:limit], data.targets[:limit])
 
@@ -56,12 +62,8 @@ def watched(network: nn.Module, layers: Iterable[str], look: Look) -> Iterator[N
         return lambda module, inputs, named, output: look(layer, module, input_of(inputs, named), output)  # type: ignore[arg-type]
 
     handles = [network.get_submodule(layer).register_forward_hook(hook(layer), with_kwargs=True) for layer in layers]
-    try:
-        with evaluating(network):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(network):
+        yield
 
 
 def sampled(module: ReadingModule, output: Tensor, rows: int, generator: torch.Generator) -> Tensor:
@@ -87,38 +89,26 @@ def input_rows(module: ReadingModule, inputs: Tensor, positions: Tensor) -> Tens
 
     Columns are ordered as in `weight.flatten(1)`, so that `rows @ weight.flatten(1).T + bias` is `output_rows`.
     """
+    examples = torch.arange(len(positions), device=inputs.device)[:, None]
+    return patches(module, inputs, examples, positions).flatten(0, 1).flatten(1)
+
+
+def patches(module: ReadingModule, inputs: Tensor, examples: Tensor, positions: Tensor) -> Tensor:
+    """(..., groups, inputs of a group): what a layer, which may be grouped, reads of `examples` for its outputs at
+    `positions`. Both are indices and broadcast to (...); inputs are ordered as in `weight.flatten(1)`.
+    """
     if isinstance(module, nn.Linear):
-        return output_rows(module, inputs, positions)
+        return channels_last(module, inputs).flatten(1, -2)[examples, positions].unsqueeze(-2)
     padding: list[int] = module._reversed_padding_repeated_twice  # what torch itself pads by, "same" included
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = functional.pad(inputs, padding, mode=mode)
-    lengths = padded.shape[2:]
-    spatial = zip(lengths, module.kernel_size, module.dilation, module.stride, strict=True)
-    outputs = [(length - dilation * (kernel - 1) - 1) // stride + 1 for length, kernel, dilation, stride in spatial]
-    corners = _corners(module, outputs, lengths).to(inputs.device)[positions]
-    taps = _taps(module, lengths).to(inputs.device)
-    pixels = padded.movedim(1, -1).flatten(1, -2)
-    examples = torch.arange(len(pixels), device=inputs.device)[:, None, None]
-    windows = pixels[examples, corners[..., None] + taps]  # (examples, each, taps, channels)
-    return windows.transpose(2, 3).flatten(2).flatten(0, 1)
-
-
-def _corners(module: _ConvNd, outputs: list[int], lengths: tuple[int, ...]) -> Tensor:
-    """For each output position the flat index of its window's first pixel in the padded input."""
-    return _flat_indices([torch.arange(n) * s for n, s in zip(outputs, module.stride, strict=True)], lengths)
-
-
-def _taps(module: _ConvNd, lengths: tuple[int, ...]) -> Tensor:
-    """For each element of the kernel its flat distance from the window's first pixel."""
-    return _flat_indices(
-        [torch.arange(k) * d for k, d in zip(module.kernel_size, module.dilation, strict=True)], lengths
-    )
-
-
-def _flat_indices(along: list[Tensor], lengths: tuple[int, ...]) -> Tensor:
-    steps = [prod(lengths[dim + 1 :]) for dim in range(len(lengths))]
-    grids = torch.meshgrid(*(index * step for index, step in zip(along, steps, strict=True)), indexing="ij")
-    return torch.stack(grids).sum(0).flatten()
+    windows = functional.pad(inputs, padding, mode=mode)
+    spatial = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    for axis, (size, stride, dilation) in enumerate(spatial, start=2):
+        windows = windows.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
+    dims = len(module.kernel_size)
+    place = torch.unravel_index(positions, windows.shape[2 : 2 + dims])
+    read = windows.movedim(1, 1 + dims)[(examples, *place)]  # (..., channels, *kernel)
+    return read.flatten(-1 - dims).view(*read.shape[: -1 - dims], module.groups, -1)
 
 
 def channels_last(module: ReadingModule, tensor: Tensor) -> Tensor:

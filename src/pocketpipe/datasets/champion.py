@@ -15,9 +15,7 @@ from pocketpipe.delivery.metadata import read_by
 from pocketpipe.errors import first_line
 from pocketpipe.task import Task
 from pocketpipe.tracking.registry import CONTENT, Registered, Registry
-from pocketpipe.tracking.store import open_store
-
-EXPERIMENT = "pocketpipe"
+from pocketpipe.tracking.store import EXPERIMENT, open_store
 
 log = logging.getLogger(__name__)
 

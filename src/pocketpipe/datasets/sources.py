@@ -1,6 +1,5 @@
 """Datasets for what comes from outside a run. Each says by `digest` what it would bring, before it is loaded."""
 
-import hashlib
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from pocketpipe import machine
 from pocketpipe.config import Config
+from pocketpipe.hashing import file_digest
 
 
 class SourceDataset(AbstractDataset[Any, Any]):
@@ -44,7 +44,7 @@ class GivenWeights(SourceDataset):
 
     def digest(self, config: Config) -> str:
         weights = config.network.weights_path(machine.data_root())
-        return "none" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
+        return "none" if weights is None else file_digest(weights)
 
     def load(self) -> Path:
         return machine.data_root()

@@ -1,11 +1,11 @@
 """What lies in a delivery folder."""
 
-import hashlib
 from importlib.resources import files
 from pathlib import Path
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.delivery.readme import library_page
+from pocketpipe.hashing import file_digest
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 CMAKE = "CMakeLists.txt"
@@ -95,7 +95,7 @@ def write_readme(folder: Path, metadata: DeliveryMetadata, *, build: str, run: s
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file by its name within the folder."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    return {name: file_digest(folder / name) for name in names}
 
 
 def folder_name(target: str) -> str:

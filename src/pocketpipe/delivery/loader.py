@@ -8,7 +8,7 @@ import ctypes
 import os
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -103,7 +103,7 @@ def load_library(folder: str | Path) -> Delivered:
     machine = metadata.cpu.partition(" ")[0]
     if machine != platform.machine():
         raise UserError(f"{folder} holds code for {machine}, this machine is {platform.machine()}")
-    missing = sorted(set(metadata.cpu_flags) - cpu_flags()) if metadata.cpu_flags else []
+    missing = missing_flags(metadata.cpu_flags)
     if missing:
         raise UserError(
             f"{folder} was compiled for a CPU with {', '.join(missing)}, which this one lacks; compile it here again"
@@ -119,6 +119,11 @@ def cpu_flags() -> frozenset[str]:
         return frozenset()
     named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
     return frozenset(next(named, "").split())
+
+
+def missing_flags(needed: Iterable[str]) -> list[str]:
+    """Those of the features that this machine's CPU lacks."""
+    return sorted(set(needed) - cpu_flags())
 
 
 _OPEN: dict[tuple[int, int], ctypes.CDLL] = {}

@@ -5,6 +5,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pocketpipe.cost import Cost
+from pocketpipe.integer.onnx_file import attributes, shapes_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -18,11 +19,9 @@ def cost_of(onnx_file: bytes, name: str) -> Cost:
 
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
     graph = model.graph
-    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes_of(model)
     weights = _weights(graph, _floating_types(onnx.TensorProto))
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    macs = {node.name or node.output[0]: count for node in graph.node if (count := _macs(node, shapes))}
+    macs = {node.name or node.output[0]: count for node in graph.node if (count := _macs(node, known))}
     return Cost(
         macs=sum(macs.values()),
         parameters=sum(prod(shape) for shape in weights),
@@ -58,12 +57,11 @@ def _macs(node: "NodeProto", shapes: Mapping[str, Shape]) -> int:
             kernel = shapes[node.input[1]]  # (in, out / groups, *window): every input element is laid down with it
             return prod(shapes[node.input[0]]) * prod(kernel[1:])
         case "Gemm" | "MatMul":
-            transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+            transposed = attributes(node).get("transA", 0)
             summed = shapes[node.input[0]][0 if transposed else -1]
             return prod(shapes[node.output[0]]) * summed
         case "Einsum":
-            (equation,) = (attribute.s.decode() for attribute in node.attribute if attribute.name == "equation")
-            return _einsum_macs(equation, [shapes[name] for name in node.input])
+            return _einsum_macs(attributes(node)["equation"].decode(), [shapes[name] for name in node.input])
         case "LSTM" | "GRU" | "RNN":
             steps, batch = shapes[node.input[0]][:2]  # or the other way round, by the layout
             return steps * batch * sum(prod(shapes[weight]) for weight in node.input[1:3])

@@ -7,10 +7,6 @@ ONNX Runtime on the file is the reference that everything delivered is compared 
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +21,7 @@ from pocketpipe.exporting.factors import factor_out
 from pocketpipe.exporting.qdq import OPSET, exportable, is_quantized
 from pocketpipe.exporting.qdq_file import finish, share_equal
 from pocketpipe.samples import examples_at_once, in_batches
+from pocketpipe.terminal import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -47,6 +44,7 @@ SHARED_BY_EXPORTER = 1024
 in the file, transposed for each use, as often."""
 
 _CHATTY_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+"""Of the exporter: no torchvision, deprecations inside torch."""
 
 
 def export_onnx(network: nn.Module, input_shape: tuple[int, ...]) -> bytes:
@@ -134,7 +132,7 @@ def _export(network: nn.Module, example: torch.Tensor, opset: int) -> onnx.Model
     import torch
 
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(_CHATTY_LOGGERS), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -186,19 +184,3 @@ def _make_zeros_positive(model: onnx.ModelProto) -> None:
             values = numpy_helper.to_array(tensor)
             if (np.signbit(values) & (values == 0)).any():
                 tensor.CopyFrom(numpy_helper.from_array(values + np.float32(0), tensor.name))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings (no torchvision, deprecations inside torch) off the terminal."""
-    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

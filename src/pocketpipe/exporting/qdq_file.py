@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from pocketpipe.compression.quantization.weaving import QUANTIZERS
+from pocketpipe.compression.quantization.weaving import QUANTIZERS, free_name
 from pocketpipe.compression.weights import layer_name, parameter_name
 
 if TYPE_CHECKING:
@@ -102,22 +102,12 @@ def _short_names(graph: GraphProto) -> dict[str, str]:
     names = {value.name: value.name for value in (*graph.input, *graph.output)}
     taken = set(names)
     for tensor in graph.initializer:
-        names[tensor.name] = _free(_parameter(tensor.name) or str(len(names)), taken)
+        names[tensor.name] = free_name(_parameter(tensor.name) or str(len(names)), taken)
     for node in graph.node:
         for made in node.output:
             if made and made not in names:
-                names[made] = _free(_quantizer_of(node) or str(len(names)), taken)
+                names[made] = free_name(_quantizer_of(node) or str(len(names)), taken)
     return names
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """The name, or one with a number; it is taken then."""
-    count, free = 1, name
-    while free in taken:
-        count += 1
-        free = f"{name}_{count}"
-    taken.add(free)
-    return free
 
 
 def _parameter(name: str) -> str | None:

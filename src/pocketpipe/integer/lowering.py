@@ -20,6 +20,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.integer.advice import LAST, OWN_DOMAINS, WAYS_OUT, way_back
 from pocketpipe.integer.fixed_point import Requantization, on_grid, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
+from pocketpipe.integer.onnx_file import only_ends
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.shapes import Shapes, inferred, refuse_open_shape
 
@@ -46,18 +47,13 @@ def lower(onnx_file: bytes) -> IntegerGraph:
     Raises UserError that names node and operator for what has no integer form, and for shapes that are not known.
     """
     model = inferred(onnx_file)
-    constants = _constants(model)
-    entries = [value.name for value in model.graph.input if value.name not in constants]
-    ends = [value.name for value in model.graph.output]
-    if len(entries) != 1 or len(ends) != 1:
-        raise UserError(f"the ONNX file has {len(entries)} inputs and {len(ends)} outputs; one of each has integers")
-    entry = next(value for value in model.graph.input if value.name == entries[0])
+    entry, end = only_ends(model, "has integers")
     refuse_open_shape(entry)
-    lowering = Lowering(Shapes(model), constants, entry.name, _type(entry), _cuts(model), _readers(model),
+    lowering = Lowering(Shapes(model), _constants(model), entry.name, _type(entry), _cuts(model), _readers(model),
                         opset=_opset(model))  # fmt: skip
     for node in model.graph.node:
         lowering.lower(node)
-    return lowering.graph(ends[0])
+    return lowering.graph(end.name)
 
 
 def is_quantized(onnx_file: bytes) -> bool:

@@ -6,12 +6,13 @@ that are named too, and if a text of these modules, or of a file found so, is it
 run time is not found: write it out.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+
+from pocketpipe.hashing import file_digest
 
 NAME = re.compile(r"[\w-][\w./-]*")
 """What a text must be like to name a file or a folder."""
@@ -45,8 +46,7 @@ def asset_digest(file: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _digest(file: Path, mtime_ns: int, size: int) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return file_digest(file)
 
 
 def _named(place: Path, names: set[str]) -> list[Path]:

@@ -1,6 +1,5 @@
 """Is a delivery what it says it is, and where does it come from?"""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Literal
 
 from pocketpipe.delivery.folder import MEASURED
 from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
+from pocketpipe.hashing import file_digest
 from pocketpipe.lineage.ancestry import Made, ancestry, made_around
 from pocketpipe.lineage.provenance import Provenance
 from pocketpipe.storage import load_split
@@ -88,7 +88,7 @@ def trace(delivery_folder: Path, outputs: Path | None = None) -> list[str]:
 def _compare(what: str, file: Path, expected: str) -> Finding:
     if not file.is_file():
         return Finding(what, "missing", f"no file {file}")
-    return _judge(what, hashlib.sha256(file.read_bytes()).hexdigest(), expected)
+    return _judge(what, file_digest(file), expected)
 
 
 def _compare_source(what: str, source: Path | None, expected: str) -> Finding:

@@ -3,8 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,21 +16,12 @@ class Child:
     Its own group keeps the terminal's Ctrl-C from it: the scheduler decides.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        environment: Mapping[str, str] | None = None,
-        folder: Path | None = None,
-        keep_open: Sequence[int] = (),
-    ) -> None:
-        """Start `command` in `folder`; `keep_open` are descriptors that it inherits. Raises UserError if it cannot."""
+    def __init__(self, command: Sequence[str], *, keep_open: Sequence[int] = ()) -> None:
+        """Start `command`; `keep_open` are descriptors that it inherits. Raises UserError if it cannot."""
         try:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,  # a group in the background that reads the terminal is stopped by it
-                env=None if environment is None else dict(environment),
-                cwd=folder,
                 pass_fds=tuple(keep_open),
                 process_group=0,
             )

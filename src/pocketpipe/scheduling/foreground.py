@@ -9,7 +9,7 @@ is killed with all that it started. A stage goes on where it stopped at the next
 """
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,8 +35,6 @@ def run_schedule(
     *,
     lock: Path,
     grace: float = 60.0,
-    environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
     say: Callable[[str], None] | None = None,
     now: Callable[[], datetime] | None = None,
     pause: Callable[[float], None] | None = None,
@@ -44,7 +42,7 @@ def run_schedule(
     """Run `command` at the times of `cron` until told to stop; returns the exit code.
 
     0: stopped in peace, or no tick will come any more; EXIT_BUSY: another scheduler is at work; EXIT_KILLED.
-    A run that fails is told and does not stop the schedule. `environment` and `folder` are the command's.
+    A run that fails is told and does not stop the schedule.
     `say` prints a line; `now` and `pause` are the clock (pause ends early on a signal).
     Raises UserError for a bad expression or a command that cannot be started.
     """
@@ -54,7 +52,7 @@ def run_schedule(
         with only_one(lock, "a scheduler"), Signals() as signals:
             schedule = _Schedule(
                 trigger=trigger,
-                start=lambda descriptor: Child(command, environment=environment, folder=folder, keep_open=[descriptor]),
+                start=lambda descriptor: Child(command, keep_open=[descriptor]),
                 run_lock=lock.with_name(f"{lock.name}.run"),
                 grace=grace,
                 say=say,

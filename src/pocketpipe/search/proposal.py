@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pocketpipe.budget import Limits
+from pocketpipe.budget import Limits, farthest
 from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.search.sharing import BISECTIONS, Sharing
+from pocketpipe.search.sharing import Sharing
 from pocketpipe.search.space import Methods, as_proposed, shrunk
 
 
@@ -74,11 +74,7 @@ def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits
     if not limits.keeps(cost(1.0)):
         kinds = ", ".join(method.kind for method in methods)
         raise UserError(f"budget: methods [{kinds}] at their smallest: {limits.over(cost(1.0))}")
-    over, under = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (over + under) / 2
-        over, under = (over, middle) if limits.keeps(cost(middle)) else (middle, under)
-    return shrunk(methods, profile, under)
+    return shrunk(methods, profile, farthest(lambda fraction: limits.keeps(cost(fraction)), 1.0, 0.0))
 
 
 def relaxed(limits: Limits, dense: Cost, fraction: float) -> Limits:

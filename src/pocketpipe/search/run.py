@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.console import Console
+from rich.progress import TextColumn, TimeRemainingColumn
+
 from pocketpipe.budget import Limits
 from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.search.progress import BestSoFar
 from pocketpipe.search.proposal import (
     OverBudget,
     on_budget,
@@ -26,6 +28,7 @@ from pocketpipe.search.space import joint_space
 from pocketpipe.search.store import Outcome, TrialStore, Tried
 from pocketpipe.search.trial import Origin, Trial
 from pocketpipe.search.tuners.base import SearchSpace, Tuner, build_tuner, next_proposal
+from pocketpipe.terminal import Counting
 
 TryPlan = Callable[[CompressionPlan], Tried]
 """Carries a plan out on the teacher and scores it on the selection split: (pinned plan, metric)."""
@@ -62,7 +65,8 @@ def search(
     suggest = informed if informed is not None and space else _nothing
     suggested = [{**parameters, **point} for point in suggest(on_budget(methods, parameters, profile, limits))]
     total = 1 + len(suggested) + settings.trials + settings.controls + len(settings.ladder)
-    with BestSoFar("search", total) as bar:
+    columns = (TextColumn("best {task.fields[best]}"), TimeRemainingColumn())
+    with Counting("search", total, *columns, console=Console(), best="-") as bar:
         attempts = _Attempts(profile, limits, methods, try_plan, store, 1.0 if higher_is_better else -1.0, bar)
         known = [(parameters, attempts.make("uniform", parameters, limits))]
         for point in suggested:
@@ -119,7 +123,7 @@ class _Attempts:
     try_plan: TryPlan
     store: TrialStore
     sign: float
-    bar: BestSoFar
+    bar: Counting
     trials: list[Trial] = field(default_factory=list)
     first_with: dict[str, Trial] = field(default_factory=dict)
     """The first trial of each proposal."""
@@ -195,4 +199,4 @@ class _Attempts:
 
     def _advance(self) -> None:
         on_the_budget = [self.gain(trial) for trial in self.trials if trial.origin != "ladder"]
-        self.bar.advance(self.sign * max(on_the_budget) if on_the_budget else None)
+        self.bar.advance(best=f"{self.sign * max(on_the_budget):.4f}" if on_the_budget else "-")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pocketpipe.budget import Limits
+from pocketpipe.budget import Limits, farthest
 from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.plan import Step
@@ -19,7 +19,6 @@ CLOSE_ENOUGH = 0.98
 ROUNDS = 8
 SHOWS = 0.5
 """Share of what a step saves in the end that its own prediction has to show, for it to project itself."""
-BISECTIONS = 40
 
 
 @dataclass(frozen=True)
@@ -152,10 +151,4 @@ class Sharing:
         def is_kept(way: float) -> bool:
             return self._ours.keeps(self._cost_at_the_end(at(way)))
 
-        under, over = 0.0, 2.0
-        if is_kept(over):
-            return at(over)
-        for _ in range(BISECTIONS):
-            way = (under + over) / 2
-            under, over = (way, over) if is_kept(way) else (under, way)
-        return at(under)
+        return at(farthest(is_kept, 0.0, 2.0))

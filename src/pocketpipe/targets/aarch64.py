@@ -1,7 +1,6 @@
 """64-bit ARM Linux (Raspberry Pi 4 and later, most phones and boards); executed under QEMU where there is no ARM."""
 
 import platform
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketpipe.delivery.integers import BYTES, as_bytes
-from pocketpipe.delivery.loader import cpu_flags
+from pocketpipe.delivery.loader import missing_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.counting import instructions_of
-from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
+from pocketpipe.targets.executing import INPUT, OUTPUT, emulator, outputs_in_slices
 from pocketpipe.targets.native import RUNNER, NativeTarget, compile_native
 from pocketpipe.targets.toolchain import find_toolchain
 
@@ -79,7 +78,7 @@ class AArch64(NativeTarget):
         """Only on an ARM that has the processor's instructions: an emulator's times say nothing."""
         if self.emulated:
             return f"cannot be timed on {platform.machine()}"
-        missing = sorted(set(FLAGS[MODELS[self.model]]) - cpu_flags())
+        missing = missing_flags(FLAGS[MODELS[self.model]])
         return f"needs {', '.join(missing)}, which this CPU lacks" if missing else None
 
     def deliver(
@@ -91,7 +90,7 @@ class AArch64(NativeTarget):
         examples: np.ndarray | None = None,
     ) -> None:
         """Write the delivery folder (see `NativeTarget.deliver`)."""
-        emulator = f"{EMULATOR} " if self.emulated else ""
+        prefix = f"{EMULATOR} " if self.emulated else ""
         compile_native(
             network,
             metadata.model_copy(update={"cpu_flags": FLAGS[MODELS[self.model]]}),
@@ -99,7 +98,7 @@ class AArch64(NativeTarget):
             cpu=self.cpu(),
             toolchain=find_toolchain(self.architecture),
             programs=(RUNNER,),
-            run=f"{emulator}./runner input.bin output.f32  # a static program that is delivered",
+            run=f"{prefix}./runner input.bin output.f32  # a static program that is delivered",
             chosen=chosen,
             examples=examples,
         )
@@ -128,18 +127,16 @@ class AArch64(NativeTarget):
             if why := self.untunable():
                 raise NotMeasured(f"{self.name} {why}; evaluate on one that has it")
             return (runner, INPUT, OUTPUT)
-        emulator = shutil.which(EMULATOR)
-        if emulator is None:
-            raise NotMeasured(f"ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it")
-        if self.model not in _models_of(emulator):
+        found = emulator(EMULATOR, code="ARM code", package="qemu-user")
+        if self.model not in _models_of(found):
             raise NotMeasured(f"this {EMULATOR} does not know {self.model}; QEMU 7.1 and later do")
-        return (emulator, "-cpu", self.model, runner, INPUT, OUTPUT)
+        return (found, "-cpu", self.model, runner, INPUT, OUTPUT)
 
 
 @cache
-def _models_of(emulator: str) -> frozenset[str]:
-    """Names of the processors that the emulator can be told to be."""
-    told = subprocess.run((emulator, "-cpu", "help"), capture_output=True, text=True, check=False)
+def _models_of(program: str) -> frozenset[str]:
+    """Names of the processors that an emulator can be told to be."""
+    told = subprocess.run((program, "-cpu", "help"), capture_output=True, text=True, check=False)
     return frozenset(told.stdout.split())
 
 

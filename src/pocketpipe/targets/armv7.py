@@ -2,23 +2,22 @@
 
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from pocketpipe.delivery.folder import RUNNER_SOURCE
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
-from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
+from pocketpipe.profile import STACK_BYTES
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
 from pocketpipe.targets.c99.golden import one_example
 from pocketpipe.targets.c99.sources import MODEL, Sources
-from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
+from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target, built_apart
 from pocketpipe.targets.counting import instructions_of
-from pocketpipe.targets.executing import INPUT, OUTPUT, outputs_in_slices
-from pocketpipe.targets.toolchain import find_toolchain
+from pocketpipe.targets.executing import INPUT, OUTPUT, emulator, outputs_in_slices
+from pocketpipe.targets.toolchain import as_engine, find_toolchain
 
 CPU = "cortex-a7"
 """ARMv7-A with NEON; QEMU is told to be one, so that an instruction that it lacks is found."""
@@ -44,13 +43,10 @@ class Armv7(C99Target):
     def build(self, graph: IntegerGraph, made: Sources, delivery: Path) -> Built:
         """Add the runner as a static program."""
         toolchain = find_toolchain("arm")
-        with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
-            for name in (*C_SOURCES, RUNNER_SOURCE):
-                shutil.copy(delivery / name, scratch)
-            toolchain.link_program((RUNNER_SOURCE, MODEL), RUNNER, Path(scratch), toolchain.for_cpu(CPU))
-            shutil.copy(Path(scratch) / RUNNER, delivery)
-        flash, ram = flash_and_ram(delivery / RUNNER)
-        compiler, _, version = toolchain.name.partition(" ")
+        with built_apart(delivery, RUNNER, (*C_SOURCES, RUNNER_SOURCE)) as build:
+            toolchain.link_program((RUNNER_SOURCE, MODEL), RUNNER, build, toolchain.for_cpu(CPU))
+        flash, static = flash_and_ram(delivery / RUNNER)
+        ram = static + STACK_BYTES
         library = (delivery / RUNNER).stat().st_size
         return Built(
             cpu=f"armv7 {CPU}",
@@ -59,7 +55,7 @@ class Armv7(C99Target):
                 f"program (`{RUNNER}`)": library,
                 "of which code and constants": flash,
                 "of which weights and tables": made.constants,
-                "static memory, working memory included": ram,
+                "static memory, working memory and stack included": ram,
                 "of which working memory": made.arena,
             },
             usage=f"""## On the board
@@ -69,7 +65,7 @@ class Armv7(C99Target):
 ```sh
 ./{RUNNER} golden/inputs.bin outputs.bin && cmp outputs.bin golden/outputs.bin
 ```""",
-            engines={compiler: version},
+            engines=as_engine(toolchain.name),
         )
 
     def execute(self, folder: Path, metadata: DeliveryMetadata, entering: np.ndarray) -> np.ndarray:
@@ -89,12 +85,7 @@ class Armv7(C99Target):
         program = (str((folder / RUNNER).absolute()), INPUT, OUTPUT)
         if not self.emulated:
             return program
-        emulator = shutil.which(EMULATOR)
-        if emulator is None:
-            raise NotMeasured(
-                f"32-bit ARM code needs {EMULATOR} to be executed here; `apt-get install qemu-user` brings it"
-            )
-        return (emulator, "-cpu", CPU, *program)
+        return (emulator(EMULATOR, code="32-bit ARM code", package="qemu-user"), "-cpu", CPU, *program)
 
 
 TARGETS.register(Armv7.name)(Armv7())

@@ -1,23 +1,22 @@
 """A bare Cortex-M4: C99 and an image for a board, executed on the board that QEMU emulates."""
 
 import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
-from pocketpipe.errors import NotMeasured, UserError
+from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.elf import flash_and_ram
 from pocketpipe.targets.c99.golden import one_example
 from pocketpipe.targets.c99.sources import MODEL, Sources
-from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target
+from pocketpipe.targets.c99.target import C_SOURCES, Built, C99Target, built_apart
 from pocketpipe.targets.counting import instructions_of
-from pocketpipe.targets.executing import outputs_in_slices
-from pocketpipe.targets.toolchain import gnu_name, must_compile, ziglang
+from pocketpipe.targets.executing import emulator, outputs_in_slices
+from pocketpipe.targets.toolchain import as_engine, gnu_name, must_compile, ziglang
 
 CPU = "cortex-m4"
 IMAGE, BOARD, LINKING = "model.elf", "cortex_m.c", "cortex_m.ld"
@@ -74,13 +73,9 @@ class CortexM(C99Target):
         for name in (BOARD, LINKING):
             (delivery / name).write_text((files("pocketpipe.targets.c99") / name).read_text())
         compiler, command, libraries = _compiler()
-        with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
-            for name in (*C_SOURCES, BOARD, LINKING):
-                shutil.copy(delivery / name, scratch)
-            must_compile(compiler, (*command, self.optimize, *OPTIONS, *LINK, *libraries, "-o", IMAGE), Path(scratch))
-            shutil.copy(Path(scratch) / IMAGE, delivery)
+        with built_apart(delivery, IMAGE, (*C_SOURCES, BOARD, LINKING)) as build:
+            must_compile(compiler, (*command, self.optimize, *OPTIONS, *LINK, *libraries, "-o", IMAGE), build)
         flash, ram = flash_and_ram(delivery / IMAGE)
-        name, _, version = compiler.partition(" ")
         library = (delivery / IMAGE).stat().st_size
         return Built(
             cpu=CPU,
@@ -92,7 +87,7 @@ class CortexM(C99Target):
                 "of which working memory": made.arena,
             },
             usage=_USAGE.replace("@OPTIMIZE@", self.optimize),
-            engines={name: version},
+            engines=as_engine(compiler),
         )
 
     def execute(self, folder: Path, metadata: DeliveryMetadata, entering: np.ndarray) -> np.ndarray:
@@ -109,13 +104,8 @@ class CortexM(C99Target):
 
     def command(self, folder: Path) -> tuple[str, ...]:
         """What runs the delivered image here. Raises NotMeasured if nothing can."""
-        emulator = shutil.which(EMULATOR)
-        if emulator is None:
-            raise NotMeasured(
-                f"a bare Cortex-M needs {EMULATOR} to be executed here; `apt-get install qemu-system-arm` brings it"
-            )
         image = str((folder / IMAGE).absolute())
-        return (emulator, *MACHINE, "-kernel", image)
+        return (emulator(EMULATOR, code="a bare Cortex-M", package="qemu-system-arm"), *MACHINE, "-kernel", image)
 
 
 def _compiler() -> tuple[str, tuple[str, ...], tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Delivered programs, run on files in a folder of their own."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -9,9 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketpipe.errors import NotMeasured
+
 INPUT, OUTPUT = "input.bin", "output.bin"
 START, PATIENCE = 120, 60
 """Seconds for the start and for each example: an emulated program that takes longer hangs."""
+
+
+def emulator(program: str, *, code: str, package: str) -> str:
+    """Path of the emulator `program`, which `code` needs and `package` brings. Raises NotMeasured without it."""
+    found = shutil.which(program)
+    if found is None:
+        raise NotMeasured(f"{code} needs {program} to be executed here; `apt-get install {package}` brings it")
+    return found
 
 
 def outputs_of(command: Sequence[str], entering: np.ndarray, kind: np.dtype) -> np.ndarray:

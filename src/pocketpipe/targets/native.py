@@ -27,7 +27,7 @@ from pocketpipe.targets.c99.sources import check
 from pocketpipe.targets.entering import byte_tables
 from pocketpipe.targets.settings import TuneSettings
 from pocketpipe.targets.source import WEIGHTS_FILE, Sources, exports, integer_sources, model_sources
-from pocketpipe.targets.toolchain import Toolchain, find_toolchain
+from pocketpipe.targets.toolchain import Toolchain, as_engine, find_toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -247,12 +247,11 @@ def _fill_in(
     metadata: DeliveryMetadata, compiled: _Compiled, cpu: "Cpu", toolchain: Toolchain, delivery: Path
 ) -> DeliveryMetadata:
     """The metadata with what is known only now."""
-    linker, _, linker_version = toolchain.name.partition(" ")
     return metadata.model_copy(
         update={
             "output_shape": compiled.output_shape[1:],
             "cpu": str(cpu),
-            "engines": {**metadata.engines, "apache-tvm": version("apache-tvm"), linker: linker_version},
+            "engines": {**metadata.engines, "apache-tvm": version("apache-tvm"), **as_engine(toolchain.name)},
             "footprint": Footprint(
                 weights=compiled.weights,
                 arena=compiled.arena,

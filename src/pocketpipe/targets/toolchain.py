@@ -154,3 +154,13 @@ def gnu_name(compiler: str) -> str:
     """Name with version of a GNU compiler that is installed."""
     answer = subprocess.run((compiler, "-dumpfullversion"), capture_output=True, text=True, check=True)
     return f"{compiler} {answer.stdout.strip()}"
+
+
+def as_engine(compiler: str) -> dict[str, str]:
+    """A compiler that is called by name and version, as metadata tells it.
+
+    >>> as_engine("ziglang 0.16.0")
+    {'ziglang': '0.16.0'}
+    """
+    name, _, number = compiler.partition(" ")
+    return {name: number}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketpipe.delivery.loader import cpu_flags, load
+from pocketpipe.delivery.loader import cpu_flags, load, missing_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
@@ -79,7 +79,7 @@ class X8664(NativeTarget):
         """Outputs of the delivered library, in this process."""
         if platform.machine() != "x86_64":
             raise NotMeasured(f"code for x86_64 cannot be executed on {platform.machine()}; evaluate on such a machine")
-        missing = sorted(set(DeliveryMetadata.read(folder).cpu_flags) - cpu_flags())
+        missing = missing_flags(DeliveryMetadata.read(folder).cpu_flags)
         if missing:
             raise NotMeasured(f"this CPU lacks {', '.join(missing)}; evaluate on one that has it")
         return load(folder)(inputs)
@@ -88,7 +88,7 @@ class X8664(NativeTarget):
         """Only on a CPU that has the level."""
         if platform.machine() != "x86_64":
             return f"cannot be executed on {platform.machine()}"
-        missing = sorted(set(self._level().flags) - cpu_flags())
+        missing = missing_flags(self._level().flags)
         return f"needs {', '.join(missing)}, which this CPU lacks" if missing else None
 
     def measured(self, folder: Path) -> dict[str, float]:

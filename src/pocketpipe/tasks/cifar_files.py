@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pocketpipe.errors import UserError
+from pocketpipe.hashing import file_digest
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -136,7 +137,6 @@ def _parse_batch(content: bytes, name: str) -> Batch:
 
 def _file_hash(file: Path, algorithm: str) -> str:
     try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, algorithm).hexdigest()
+        return file_digest(file, algorithm)
     except OSError as error:
         raise UserError(f"CIFAR-10: cannot read {file}: {error.strerror or error}") from error

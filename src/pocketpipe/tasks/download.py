@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pocketpipe.doors import Value
 from pocketpipe.errors import UserError
+from pocketpipe.hashing import file_digest
 from pocketpipe.tasks.cifar_files import ARCHIVE, ARCHIVE_MD5
 
 CHUNK = 1 << 20
@@ -48,12 +48,12 @@ def download(name: str, data_root: Path, archives: Mapping[str, Archive] = ARCHI
     target = data_root / archive.file
     part = target.with_name(target.name + ".part")
     try:
-        if target.exists() and _md5(target) == archive.md5:
+        if target.exists() and file_digest(target, "md5") == archive.md5:
             return target
         data_root.mkdir(parents=True, exist_ok=True)
-        if not part.exists() or _md5(part) != archive.md5:
+        if not part.exists() or file_digest(part, "md5") != archive.md5:
             _fetch(archive.url, part)
-        found = _md5(part)
+        found = file_digest(part, "md5")
     except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
         raise UserError(_unreachable(archive, target, error)) from error
     except OSError as error:
@@ -104,8 +104,3 @@ def _unreachable(archive: Archive, target: Path, error: Exception) -> str:
         f"cannot fetch {archive.url} ({reason}); without a network, "
         f"bring the file from another machine and lay it at {target} (is {urlsplit(archive.url).hostname} reachable?)"
     )
-
-
-def _md5(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from pocketpipe.errors import Mistakes, UserError
+from pocketpipe.hashing import file_digest
 from pocketpipe.task import TASKS, Preprocessing, Split, Splits
 from pocketpipe.tasks.augmentation import cutout, random_flip, random_shift
 from pocketpipe.tasks.classification import ClassificationTask
@@ -63,8 +64,7 @@ class ImageFolder(ClassificationTask):
         for file in self._files():
             digest.update(os.fsencode(file.relative_to(self.folder)) + b"\0")
             try:
-                with open(file, "rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                digest.update(bytes.fromhex(file_digest(file)))
             except OSError as error:
                 digest.update(f"unreadable {error.errno}".encode())  # `read` lists it with all others
         return digest.hexdigest()

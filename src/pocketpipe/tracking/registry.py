@@ -15,6 +15,7 @@ from pocketpipe.champion import EVALUATION, REPORT
 from pocketpipe.delivery.folder import MEASURED
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
+from pocketpipe.hashing import file_digest
 from pocketpipe.reporting.wording import metric_text
 from pocketpipe.storage import appearing_whole
 from pocketpipe.tracking.entries import key, text
@@ -317,7 +318,7 @@ def _content_digest(folder: Path, evaluation: Evaluation) -> str:
     digest = hashlib.sha256(untimed.model_dump_json().encode())
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in WITH_TIMES):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pocketpipe.errors import UserError
-from pocketpipe.tracking.store import Store, is_server, open_store, shown
+from pocketpipe.tracking.store import EXPERIMENT, Store, is_server, open_store, shown
 
 HOST = "127.0.0.1"
 
@@ -22,7 +22,7 @@ QUIET = {
 }
 
 
-def serve(uri: str, artifacts: Path, port: int, experiment: str = "pocketpipe") -> int:
+def serve(uri: str, artifacts: Path, port: int) -> int:
     """Serve the pages of the store at `uri` until interrupted; the exit code.
 
     Prints the address to open. Raises UserError if `uri` is itself a server's, or the port is taken.
@@ -31,7 +31,7 @@ def serve(uri: str, artifacts: Path, port: int, experiment: str = "pocketpipe") 
         raise UserError(f"MLFLOW_TRACKING_URI {shown(uri)!r} is a server already: open it in a browser")
     if not _is_free(port):
         raise UserError(f"port {port} is taken; name another one: --port {port + 1}")
-    store = open_store(uri, artifacts, experiment)
+    store = open_store(uri, artifacts, EXPERIMENT)
     print(f"open {page(store, port)}   (stop: Ctrl-C)", flush=True)
     # in a session of its own: Ctrl-C would reach server and worker both, and end in a traceback
     server = subprocess.Popen(command(uri, artifacts, port), env={**os.environ, **QUIET}, start_new_session=True)

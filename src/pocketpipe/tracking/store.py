@@ -25,6 +25,8 @@ SQLITE = "sqlite:///"
 NOT_KEPT = ("file:", "mlruns")
 """MLflow itself refuses to keep runs as plain files since 3.10."""
 
+EXPERIMENT = "pocketpipe"
+"""Where all runs are."""
 EXPERIMENT_NOTE = """One row is one run of a pipeline; its arrow opens the stages, and that of `search` the trials.
 
 A run's description says whether the budget was kept, on which file each verdict was measured, what it cost and on

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 
 from pocketpipe.doors import Value
 from pocketpipe.errors import UserError
+from pocketpipe.hashing import file_digest
 from pocketpipe.network import NetworkChoice
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -65,7 +65,7 @@ class FurtherTeacher(NetworkChoice):
 
     def digest(self, data_root: Path) -> str:
         """SHA-256 of the weights file."""
-        return hashlib.sha256(self.path(data_root).read_bytes()).hexdigest()
+        return file_digest(self.path(data_root))
 
 
 class Distillation(Value):

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.distillation import attention_loss, channels_last, hint_loss
-from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.modules import evaluating, hooked
 from pocketpipe.errors import UserError
 from pocketpipe.training.distilling import Attention, Hints
 
 Hook = Callable[[nn.Module, Any, Any], None]
+ALONG_A_LINE = (
+    nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d,
+    nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool1d,
+)  # fmt: skip
+"""What makes (N, channels, positions), where other maps with three axes are (N, positions, channels)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Watched:
 
     def _keeper(self, point: str) -> Hook:
         def keep(module: nn.Module, inputs: object, made: Tensor) -> None:
-            self._made[point] = made
+            self._made[point] = _as_a_map(module, made)
 
         return keep
 
@@ -56,26 +61,34 @@ class Watched:
 def shapes_made(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Shape (channels, *positions) or (positions, channels) of what each module makes of one example.
 
-    In the order in which they finish; modules that make no map with more than one position are left out.
+    In the order in which they finish; modules that make no map with more than one position are left out. So are those
+    of three axes, in a network with convolutions along a line, of which the module does not say which are the channels.
     """
     shapes: dict[str, tuple[int, ...]] = {}
+    has_lines = any(isinstance(module, ALONG_A_LINE) for module in network.modules())
 
     def keeper(path: str) -> Hook:
         def keep(module: nn.Module, inputs: object, made: object) -> None:
-            if isinstance(made, Tensor) and made.ndim >= 3 and positions(made.shape[1:]).numel() > 1:
+            if not isinstance(made, Tensor) or made.ndim < 3:
+                return
+            if made.ndim == 3 and has_lines and not isinstance(module, (*ALONG_A_LINE, nn.Linear, nn.LayerNorm)):
+                return
+            shape = tuple(_as_a_map(module, made).shape[1:])
+            if positions(shape).numel() > 1:
                 shapes.pop(path, None)
-                shapes[path] = tuple(made.shape[1:])
+                shapes[path] = shape
 
         return keep
 
     hooks = [module.register_forward_hook(keeper(path)) for path, module in network.named_modules() if path]
-    try:
-        with evaluating(network), torch.no_grad():
-            network(torch.zeros(1, *input_shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), evaluating(network), torch.no_grad():
+        network(torch.zeros(1, *input_shape))
     return shapes
+
+
+def _as_a_map(module: nn.Module, made: Tensor) -> Tensor:
+    """What the module made as `distillation.channels_last` expects it: with three axes, the channels are the last."""
+    return made.movedim(1, -1) if made.ndim == 3 and isinstance(module, ALONG_A_LINE) else made
 
 
 def positions(shape: Sequence[int]) -> torch.Size:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
-from pocketpipe.storage import load_network, load_split, replacing, save_network, save_split
+from pocketpipe.storage import load_network, load_split, save_network, save_split, write_json
 from pocketpipe.task import Splits, TaskChoice
 from pocketpipe.training.recipe import Recipe, TrainerSettings
 
@@ -93,8 +93,7 @@ class TrainingJob:
             "title": self.title,
             "teachers": len(self.teachers),
         }
-        with replacing(folder / SPEC_FILE) as partial:
-            partial.write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
+        write_json(folder / SPEC_FILE, spec)
 
     @classmethod
     def load(cls, folder: Path) -> TrainingJob:

@@ -89,6 +89,7 @@ def _parts(step: Step, profile: NetworkProfile, stages: Stages) -> tuple[Step, .
             parts = step.by_layers(profile, every)
         case unknown:
             assert_never(unknown)
-    if CompressionPlan(parts).predict(profile).cost() != step.predict(profile).cost():
+    whole = step if parts == (step,) else step.reopened(profile)
+    if CompressionPlan(parts).predict(profile).cost() != whole.predict(profile).cost():
         raise UserError(f"plan: the parts of step {step.kind} do not lead to the cost of the whole; set stages to null")
     return parts

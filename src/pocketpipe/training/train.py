@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +15,7 @@ from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Task
+from pocketpipe.terminal import quiet
 from pocketpipe.training.answers import answer_shape, has_idle_parameters
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
 from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs
@@ -163,19 +161,9 @@ def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: li
     )
 
 
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def _quiet_lightning() -> AbstractContextManager[None]:
     """Keep Lightning's advice (more loader workers, other loggers ...) from the user: none of it applies here."""
     import pytorch_lightning  # noqa: F401  sets its loggers' levels when first imported
 
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="(pytorch_lightning|lightning_fabric|torch)")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    loggers = ("pytorch_lightning", "lightning_fabric", "lightning")
+    return quiet(loggers, warnings_of="(pytorch_lightning|lightning_fabric|torch)")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pocketpipe.network import StoredNetwork
-from pocketpipe.storage import load_network, remove_whole, replacing, save_network
+from pocketpipe.storage import load_network, remove_whole, replacing, save_network, write_json
 from pocketpipe.training.curves import Curves
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,7 @@ class Workspace:
     def finish(self, network: StoredNetwork, facts: dict[str, Any]) -> None:
         """Keep the result; `facts.json`, written last, says that it is complete."""
         save_network(network, self.folder / "result")
-        with replacing(self.folder / "facts.json") as partial:
-            partial.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+        write_json(self.folder / "facts.json", facts)
         self.checkpoint.unlink(missing_ok=True)
 
     def discard_inputs(self) -> None:

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from pocketpipe.errors import UserError
-from pocketpipe.storage import replacing
+from pocketpipe.storage import write_json
 from pocketpipe.workers.process import PARENT_VARIABLE
 
 
@@ -32,8 +32,7 @@ def main(function: str, spec_file: str, result_file: str) -> int:
         traceback.print_exc()
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         outcome = {"error": message, "kind": type(error).__name__}
-    with replacing(target) as partial:
-        partial.write_text(json.dumps(outcome, indent=2, sort_keys=True) + "\n")
+    write_json(target, outcome)
     return 1 if "error" in outcome else 0
 
 

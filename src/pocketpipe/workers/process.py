@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketpipe.errors import UserError
-from pocketpipe.storage import replacing
+from pocketpipe.storage import write_json
 
 PARENT_VARIABLE = "POCKETPIPE_PARENT"
 """Environment variable with the id of the process that a worker must not outlive."""
@@ -83,8 +83,7 @@ def run_worker(
 def write_spec(spec: Mapping[str, Any], folder: Path) -> Path:
     """Write the spec file into `folder`."""
     file = folder.absolute() / "spec.json"
-    with replacing(file) as partial:
-        partial.write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
+    write_json(file, spec)
     return file
 
 

@@ -360,6 +360,18 @@ def test_portions_lead_to_the_whole() -> None:
     assert profile_of(short, DIGIT) == step.predict(PROFILE)
 
 
+def test_portions_lead_to_blocks_that_are_open_again_where_masks_made_them_differ() -> None:
+    """Which block goes decides what is stored; the parts choose anew, so they promise the densest of the run."""
+    densities = {layer.name: 0.1 for layer in PROFILE.layers if layer.name.startswith(("layer1.0.", "layer2.1."))}
+    sparse = SparsityStep(protocol="given", densities=densities).predict(PROFILE)
+    pinned = BlocksStep(keep={"layer1.0": 1}, removed=("layer1.1", "layer1.2"))
+    parts = pinned.in_portions(sparse, 2)
+    reached, asked = CompressionPlan(parts).predict(sparse).cost(), pinned.predict(sparse).cost()
+    assert reached.file_bytes > asked.file_bytes
+    assert reached == pinned.reopened(sparse).predict(sparse).cost()
+    assert pinned.predict(sparse).layer("layer2.1.conv1").density == sparse.layer("layer2.1.conv1").density
+
+
 def test_layer_by_layer_is_one_block_after_the_other_from_the_front() -> None:
     step = BlocksStep(keep={"layer1.0": 1, "layer2.1": 0, "layer3.1": 1}, criterion="last")
     one, two = step.by_layers(PROFILE, 2), step.by_layers(PROFILE, 3)

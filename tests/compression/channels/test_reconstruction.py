@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from compression.zoo import trained_looking
-from pocketpipe.compression.channels.reconstruction import fitted, fitted_with_bias, reconstruct
-from pocketpipe.compression.refitting import RIDGE
+from pocketpipe.compression.channels.reconstruction import reconstruct
+from pocketpipe.compression.refitting import RIDGE, fitted, fitted_with_bias
 from pocketpipe.compression.slimming import Kept, slim
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.tracing import trace

@@ -209,6 +209,19 @@ def test_zeros_of_a_mask_stay_zero_whatever_training_does(grid: Any, granularity
         assert len(weight_of(made, name).unique()) <= table
 
 
+def test_resumed_it_takes_over_what_a_mask_beneath_closes_at_that_very_step() -> None:
+    """Its own renewals are over, the mask's are not; who goes on from a stored state does as who never stopped."""
+    weight = torch.arange(1.0, 9.0).view(1, 8)
+    book = Codebook(weight, Form(bits=2, zero=True, tuned="weights"))
+    book.follow(0.8, weight)
+    resumed = Codebook(weight, Form(bits=2, zero=True, tuned="weights"))
+    resumed.load_state_dict(book.state_dict())
+    closed = weight.masked_fill(weight < 3, 0)
+    for one in (book, resumed):
+        one.follow(0.9, closed)
+        assert torch.equal(one(closed) == 0, closed == 0)
+
+
 def test_on_the_int8_grid_values_are_integers_times_a_scale_after_training_too() -> None:
     made = _carried_out(CodebookStep(bits=4, grid="int8"))
     book = _codebook(made, "conv1")

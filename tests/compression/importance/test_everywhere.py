@@ -19,7 +19,7 @@ from pocketpipe.compression.tracing import trace
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.task import Preprocessing, Split
 
-FORMS = [*(form for form in ODD if form not in ("written_down", "swin")), "gru"]
+FORMS = [*(form for form in ODD if form not in ("written_down",)), "gru"]
 """Without the one whose code needs contiguous images (prepared ones lie channels last), and the one whose outputs
 are windows, not examples."""
 

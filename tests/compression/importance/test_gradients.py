@@ -33,16 +33,30 @@ class Twice(nn.Module):
         return self.second(x).mean((2, 3)) + self.head(x.flatten(1))
 
 
-def test_it_is_the_squared_slope_of_each_examples_loss() -> None:
+class SharedWeight(nn.Module):
+    """Two layers with one weight read what `first` makes, the second twice as much of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.other = nn.Linear(6, 4), nn.Linear(4, 10), nn.Linear(4, 10)
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor, share: Tensor | float = 1.0) -> Tensor:
+        x = self.first(x).relu() * share
+        return self.one(x) + self.other(2 * x)
+
+
+@pytest.mark.parametrize(("form", "shape"), [(Twice, DIGIT), (SharedWeight, (6,))])
+def test_it_is_the_squared_slope_of_each_examples_loss(form: type[nn.Module], shape: tuple[int, ...]) -> None:
     """By central differences: the channel's share in what is read, one example at a time."""
     torch.manual_seed(0)
-    network = trained_looking(Twice()).double()
-    inputs, targets = torch.randn(5, *DIGIT, dtype=torch.float64), torch.arange(5)
-    (group,) = (group for group in trace(network, DIGIT).groups if group.name == "first")
+    network = trained_looking(form()).double()
+    inputs, targets = torch.randn(5, *shape, dtype=torch.float64), torch.arange(5)
+    (group,) = (group for group in trace(network, shape).groups if group.name == "first")
 
     @torch.no_grad()
     def loss(example: int, channel: int, change: float) -> float:
-        share = torch.ones(4, 1, 1, dtype=torch.float64)
+        share = torch.ones(4, *[1] * (len(shape) - 1), dtype=torch.float64)
         share[channel] += change
         outputs = network(inputs[example : example + 1], share)
         return float(functional.cross_entropy(outputs, targets[example : example + 1], label_smoothing=SMOOTHING))

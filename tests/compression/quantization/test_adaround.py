@@ -13,9 +13,10 @@ from torch.nn.utils import parametrize
 
 from compression.zoo import DIGIT, trained_looking, zoo
 from pocketpipe.compression.members import reading_module
-from pocketpipe.compression.quantization.adaround import WeightGrid, adaround, patches, round_network
+from pocketpipe.compression.quantization.adaround import WeightGrid, adaround, round_network
 from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.ranges import weight_limit, weight_scales
+from pocketpipe.compression.sampling import patches
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
 
@@ -114,7 +115,8 @@ def test_patches_are_what_the_layer_reads(layer: nn.Module) -> None:
     output = layer(inputs)
     rows = (output.movedim(1, -1) if dims else output).flatten(0, -2)
     chosen = torch.randperm(len(rows))[:20]
-    found = patches(layer, inputs, chosen)
+    each = len(rows) // len(inputs)
+    found = patches(layer, inputs, chosen // each, chosen % each)
     weight = layer.weight.reshape(found.shape[1], -1, found.shape[2])
     products = torch.einsum("ngi,goi->ngo", found, weight).flatten(1)
     assert torch.allclose(products + (0 if layer.bias is None else layer.bias), rows[chosen], atol=1e-5)

@@ -373,6 +373,8 @@ def test_layer_by_layer_is_the_same_in_the_end() -> None:
         at_once, _ = CompressionPlan((step,)).carry_out(network, TASK, SOME)
         for layer in profile.layers:
             assert torch.equal(weight_of(made, layer.name), weight_of(at_once, layer.name))
+    gradual = SparsityStep(pattern="1:4", schedule="gradual")
+    assert gradual.by_layers(profile, 3) == (gradual,), "its masks close while the whole training runs"
     with pytest.raises(UserError, match="protocol global must be pinned"):
         SparsityStep(density=0.2, protocol="global").by_layers(profile, 3)
 

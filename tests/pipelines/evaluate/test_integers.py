@@ -95,6 +95,22 @@ def test_integers_metric_sizes_and_time_are_those_of_the_delivered_file(made: Ma
     assert (few.compared, few.examples) == (3, len(made.test))
 
 
+def test_where_no_target_saw_all_examples_the_integers_stand_for_them(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for the champion it is compared with: not another rounding of the same file."""
+
+    def nothing(*arguments: object) -> np.ndarray:
+        raise NotMeasured("cannot be executed here")
+
+    monkeypatch.setattr(Shapes, "scores", lambda self, outputs, targets: outputs[:, 0])
+    monkeypatch.setattr(type(TARGETS.resolve("x86_64")), "run", nothing)
+    scores = made.evaluated(tmp_path, "x86_64").scores
+    graph = lower(made.onnx)
+    integers = reference.run(graph, graph.quantized(Shapes(120).preprocessing(made.test.inputs)))
+    assert scores == tuple(graph.real(integers)[:, 0].tolist())
+
+
 def test_a_target_that_rounds_otherwise_ends_the_run_and_its_operator_is_named(made: Made, tmp_path: Path) -> None:
     first = next(operator for operator in lower(made.onnx).operators if isinstance(operator, Convolution))
     message = (
@@ -109,7 +125,7 @@ def test_a_target_that_rounds_otherwise_ends_the_run_and_its_operator_is_named(m
 @pytest.mark.parametrize(
     ("run_integers", "said"),
     [
-        (reference.run, "every operator is right by itself: preprocessing, or the way into the network or out of it"),
+        (reference.run, "every operator is right by itself, on one thread and by the schedules of rule: what is not"),
         (None, "target 'x86_64' compiles no integer graph by itself, so the operator is not known"),
     ],
 )

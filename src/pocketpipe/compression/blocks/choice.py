@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -17,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
-from pocketpipe.compression.modules import device_of
+from pocketpipe.compression.modules import device_of, hooked
 from pocketpipe.compression.taking_out import emptied, swapped
-from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor
+from pocketpipe.samples import even_parts, examples_at_once, prepared, targets_tensor, to_tensor
 
 if TYPE_CHECKING:
     from pocketpipe.task import Split, Task
@@ -103,9 +102,7 @@ class Chooser:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = device_of(self.network)
         at_once = examples_at_once(self.task.input_shape, fewest=FEWEST, most=BATCH)
-        count = ceil(min(self.examples, len(self.data)) / at_once)
-        parts = (np.array_split(each[: self.examples], count) for each in (self.data.inputs, self.data.targets))
-        for inputs, targets in zip(*parts, strict=True):  # alike in size: BatchNorm goes by each batch's statistics
+        for inputs, targets in even_parts(self.data, self.examples, at_once):
             yield prepared(self.task.preprocessing, to_tensor(inputs)).to(device), targets_tensor(targets).to(device)
 
 
@@ -187,8 +184,5 @@ def _watching(
     modules = [(path, network.get_submodule(path)) for path in paths]
     handles = [module.register_forward_pre_hook(before(path), with_kwargs=True) for path, module in modules]
     handles += [module.register_forward_hook(after(path)) for path, module in modules]
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

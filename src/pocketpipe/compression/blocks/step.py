@@ -168,6 +168,10 @@ class BlocksStep(Step):
         """Re-estimate BatchNorm: what comes in after a block that is gone has other statistics."""
         reestimate_on(network, task, data)
 
+    def reopened(self, profile: NetworkProfile) -> Self:
+        """With the same number of blocks, whichever: those of a run need not be equally dense."""
+        return self.model_copy(update={"keep": self._kept(profile.runs), "removed": None})
+
     def in_portions(self, profile: NetworkProfile, count: int) -> tuple[Step, ...]:
         """The same share of every run's blocks in each portion; which ones, each chooses on the network it meets."""
         whole, end = _whole(profile.runs), self._kept(profile.runs)
@@ -270,6 +274,8 @@ def _densities(
     density = {layer.name: layer.density for layer in profile.layers}
     found: dict[str, dict[str, float]] = {}
     for run in runs:
+        if keep[run[0]] == len(run):
+            continue
         staying = run if removed is None else tuple(path for path in run if path not in removed)
         for place in range(keep[run[0]]):
             moved_in = run if removed is None else (staying[place],)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pocketpipe.budget import farthest
 from pocketpipe.profile import NetworkProfile
-
-BISECTIONS = 30
 
 
 def in_portions(profile: NetworkProfile, widths: Mapping[str, int], count: int) -> list[dict[str, int]]:
@@ -28,13 +27,9 @@ def in_portions(profile: NetworkProfile, widths: Mapping[str, int], count: int) 
 
 
 def _at_macs(profile: NetworkProfile, widths: Mapping[str, int], macs: float) -> dict[str, int]:
-    """The first widths on the way that have at most `macs`, by bisection."""
-    early, late = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (early + late) / 2
-        over = profile.cost(_on_the_way(profile, widths, middle)).macs > macs
-        early, late = (middle, late) if over else (early, middle)
-    return _on_the_way(profile, widths, late)
+    """The first widths on the way that have at most `macs`."""
+    share = farthest(lambda share: profile.cost(_on_the_way(profile, widths, share)).macs <= macs, 1.0, 0.0)
+    return _on_the_way(profile, widths, share)
 
 
 def _on_the_way(profile: NetworkProfile, widths: Mapping[str, int], share: float) -> dict[str, int]:

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from pocketpipe.budget import Limits
+from pocketpipe.budget import Limits, farthest
 from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.profile import ChannelGroup, NetworkProfile
 
 CLOSE_ENOUGH = 0.98
 """Share of the binding limit from which on a setting is not worth changing."""
-BISECTIONS = 40
 SETTINGS = 2000
 """How many settings are tried at most to come closer than that."""
 
@@ -110,15 +109,9 @@ def _scaled(groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid,
 def _largest_factor(
     priced: Priced, groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid, limits: Limits
 ) -> float:
-    """The largest common factor on the ratios that keeps the limits, by bisection."""
-    low, high = 0.0, 1.0 / min((ratios[group.name] for group in groups), default=1.0)
-    if limits.keeps(priced(_scaled(groups, ratios, grid, high))):
-        return high
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        kept = limits.keeps(priced(_scaled(groups, ratios, grid, middle)))
-        low, high = (middle, high) if kept else (low, middle)
-    return low
+    """The largest common factor on the ratios that keeps the limits."""
+    largest = 1.0 / min((ratios[group.name] for group in groups), default=1.0)
+    return farthest(lambda factor: limits.keeps(priced(_scaled(groups, ratios, grid, factor))), 0.0, largest)
 
 
 def _filled(

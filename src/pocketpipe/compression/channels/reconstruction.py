@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.members import ReadingModule, readers, reading_module
 from pocketpipe.compression.modules import evaluating
-from pocketpipe.compression.refitting import RIDGE, Target, refitting, targets
+from pocketpipe.compression.refitting import Target, fitted, fitted_with_bias, refitting, targets
 from pocketpipe.compression.slimming import Kept
 from pocketpipe.compression.tracing import Trace
 from pocketpipe.compression.tracing.labels import Place
@@ -86,27 +86,3 @@ def kept_positions(trace: Trace, kept: Kept, place: Place, length: int) -> Tenso
             dropped[list(kept[group.name])] = False
             stays[group.places[place][dropped].flatten()] = False
     return stays.nonzero().flatten()
-
-
-def fitted(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(weight (channels, inputs) by which `inputs` (rows, ...) come nearest to `outputs` (rows, channels), zeros).
-
-    Ridge regression around the given weight: min |inputs @ W.T - outputs|^2 + r |W - weight|^2, r being `RIDGE` times
-    the mean square of an input, summed over rows. So the error is never above that of the given weight. By the normal
-    equations, in double precision.
-    """
-    x, start = inputs.double(), weight.double()
-    ridge = RIDGE * x.square().sum(0).mean().clamp_min(1e-30)
-    missing = outputs.double() - x @ start.T
-    few = len(x) < x.shape[1]  # then the dual form is the smaller one: as many equations as rows
-    gram = x @ x.T if few else x.T @ x
-    gram.diagonal().add_(ridge)
-    change = x.T @ torch.linalg.solve(gram, missing) if few else torch.linalg.solve(gram, x.T @ missing)
-    return start + change.T, outputs.new_zeros(len(weight))
-
-
-def fitted_with_bias(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """As `fitted`, and the best bias (channels,)."""
-    x, y = inputs.double(), outputs.double()
-    better, _ = fitted(x - x.mean(0), y - y.mean(0), weight)
-    return better, y.mean(0) - better @ x.mean(0)

@@ -18,6 +18,7 @@ from pocketpipe.compression.importance import Criterion, importance, most_import
 from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.slimming import refuse_broken, slim
+from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.tracing import trace
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
@@ -68,6 +69,17 @@ class ChannelsStep(Step):
     """Projection keeps multiples of this (or a group whole): what the target computes at once."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the criterion `random`."""
+
+    def refused_with(self, earlier: Step) -> str | None:
+        """After masks of n:m that are final: without some channels, others stand next to each other."""
+        if not isinstance(earlier, SparsityStep) or earlier.schedule_in_training == "gradual":
+            return None
+        if earlier.pattern == "unstructured":
+            return None
+        return (
+            f"channels after sparsity {earlier.pattern}: without some channels its groups of neighbours are others; "
+            "put channels first, or set schedule: gradual in sparsity"
+        )
 
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         """One keep ratio for each group that can be thinned and is not pinned."""
@@ -219,8 +231,7 @@ class ChannelsStep(Step):
 
     def _idle_patterns(self, profile: NetworkProfile) -> list[str]:
         """A line for each pattern that matches no layer."""
-        layers = [layer.name for layer in profile.layers]
-        idle = [pattern for pattern in self.pinned if not any(fnmatchcase(layer, pattern) for layer in layers)]
+        layers, idle = [layer.name for layer in profile.layers], profile.idle(self.pinned)
         return [f"channels.pinned: {pattern!r} matches no layer; {_close(pattern, layers)}" for pattern in idle]
 
 

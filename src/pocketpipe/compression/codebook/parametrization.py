@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from pocketpipe.compression.codebook.kmeans import Initialization, assign, kmeans, updated
+from pocketpipe.compression.during import Renewed
 
 Tuned = Literal["centroids", "weights", "none"]
 Grid = Literal["float", "int8"]
@@ -46,7 +47,7 @@ class Form:
         return weight.reshape(len(weight) if self.by_row else 1, -1)
 
 
-class Codebook(nn.Module):
+class Codebook(Renewed):
     """Each weight is one of few values: `values[indices]`.
 
     `centroids` is what is trained. Its gradient is the mean of its members' gradients: a step of SGD on the weights,
@@ -72,9 +73,6 @@ class Codebook(nn.Module):
         scale = torch.tensor(_grid_scale(tables), dtype=torch.float32, device=device)
         self.register_buffer("grid_scale", scale if form.grid == "int8" else None)
         self.register_buffer("indices", torch.from_numpy(self._assigned(numbers)).to(device))
-        self.register_buffer("renewed", torch.tensor(-1))
-        self.renewed: Tensor
-        self._last_asked = -1
 
     def forward(self, weight: Tensor) -> Tensor:
         """Values of the weight's shape. While weights are tuned, gradients pass through to them as well."""
@@ -100,14 +98,10 @@ class Codebook(nn.Module):
         if self.form.tuned != "weights":
             return
         due = min(int(progress / SETTLED * RENEWALS), RENEWALS)
-        if due == self._last_asked:
-            if self.form.zero and due == RENEWALS:  # a mask beneath may still be closing
-                self.indices.masked_fill_(weight == 0, 0)
-            return
-        self._last_asked = due
-        if due > int(self.renewed):
+        if self.is_due(due):
             self._renew(weight)
-            self.renewed.fill_(due)
+        elif self.form.zero and due == RENEWALS:  # a mask beneath may still be closing
+            self.indices.masked_fill_(weight == 0, 0)
 
     def _renew(self, weight: Tensor) -> None:
         numbers = weight.detach().double().cpu().numpy()
@@ -149,10 +143,6 @@ class Codebook(nn.Module):
             return places
         first = torch.arange(len(places), dtype=torch.int32, device=places.device) << self.form.bits
         return places + first.view(-1, *(1,) * (places.ndim - 1))
-
-    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
-        super()._load_from_state_dict(*arguments, **keywords)
-        self._last_asked = -1
 
     def extra_repr(self) -> str:
         """The form."""

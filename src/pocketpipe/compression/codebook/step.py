@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -21,7 +20,7 @@ from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
-from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
+from pocketpipe.profile import Layer, NetworkProfile, bits_of_index, matches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +92,9 @@ class CodebookStep(Step):
         """The step with these bits."""
         named = {key.removeprefix("bits/"): int(bits) for key, bits in parameters.items() if key.startswith("bits/")}
         if named:
-            step = self.model_copy(update={"layers": {name: named[name] for name in _shapes(profile) if name in named}})
+            step = self.model_copy(
+                update={"layers": {name: named[name] for name in profile.products() if name in named}}
+            )
             step.model_fields_set.discard("layers")  # not the user's: projection may raise them
             return step
         if "bits" in self.model_fields_set or "bits" not in parameters:
@@ -117,14 +118,14 @@ class CodebookStep(Step):
         refuse_unreachable(profile, predict(dict.fromkeys(bits, FEWEST)), limits)
         if limits.file_bytes is None:
             return self
-        elements = {name: prod(shape) for name, shape in _shapes(profile).items()}
+        elements = {name: prod(shape) for name, shape in profile.products().items()}
         most = bits if {"bits", "layers"} & self.model_fields_set else dict.fromkeys(bits, MOST)
         return self.model_copy(update={"layers": projected(bits, elements, predict, limits, most=most)})
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with the bits of indices, and tables beside them. Huffman codes only make it smaller."""
         self._refuse_misfits(profile)
-        shapes = _shapes(profile)
+        shapes = profile.products()
         return profile.with_layers(
             {
                 name: {
@@ -195,17 +196,16 @@ class CodebookStep(Step):
 
     def _bits(self, profile: NetworkProfile) -> dict[str, int]:
         """Bits of each layer that gets a codebook, in graph order."""
-        shapes = _shapes(profile)
         if self.layers is not None:
-            return {name: self.layers[name] for name in shapes if name in self.layers}
-        return {name: self.bits for name in shapes if not _matches(name, self.pinned)}
+            return {name: self.layers[name] for name in profile.products() if name in self.layers}
+        return dict.fromkeys(profile.products(self.pinned), self.bits)
 
     def _side_bytes(self, layer: Layer, shape: tuple[int, ...], bits: int) -> dict[str, int]:
         """Tables, a factor for each output channel (BatchNorm's, which stands beside the shared values), names.
 
         On a device tables on the integer grid are bytes.
         """
-        channels = shape[1 if "transpose" in layer.operator else 0]
+        channels = shape[layer.out_axis]
         tables = self._centroids(shape, bits) * CENTROID_BYTES
         in_a_file = channels * FACTOR_BYTES + HEAD_BYTES
         wider = tables * (CENTROID_BYTES - 1) // CENTROID_BYTES if self.grid == "int8" else 0
@@ -221,32 +221,19 @@ class CodebookStep(Step):
 
     def _refuse_misfits(self, profile: NetworkProfile) -> None:
         """Raise Mistakes for what does not fit a network, a line each."""
-        known, shapes = {layer.name for layer in profile.layers}, _shapes(profile)
+        known, shapes = {layer.name for layer in profile.layers}, profile.products()
         lines = [
             f"codebook.pinned: {pattern!r} matches no layer; layers: {', '.join(shapes)}"
-            for pattern in self.pinned
-            if not any(fnmatchcase(name, pattern) for name in known)
+            for pattern in profile.idle(self.pinned)
         ]
         for name in self.layers or ():
             if name not in known:
                 lines.append(f"codebook.layers.{name}: no such layer; layers: {', '.join(shapes)}")
             elif name not in shapes:
                 lines.append(f"codebook.layers.{name}: not a weight of a convolution or a matrix product")
-            elif _matches(name, self.pinned):
+            elif matches(name, self.pinned):
                 lines.append(f"codebook.layers.{name}: a pattern of codebook.pinned says that it keeps its weights")
         if not lines and not self._bits(profile):
             lines.append("codebook: no layer is left that could share values (convolutions and matrix products can)")
         if lines:
             raise Mistakes(lines)
-
-
-def _shapes(profile: NetworkProfile) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights that can share values, in graph order: of convolutions and matrix products."""
-    widths = profile.widths()
-    return {
-        layer.name: tuple(axis.size(widths) for axis in layer.weight) for layer in profile.layers if layer.multiplies
-    }
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pocketpipe.compression.members import ReadingModule, readers
+from pocketpipe.compression.refitting import fitted
 from pocketpipe.compression.sampling import channels_last, columns_of, input_rows, sampled, watched
 from pocketpipe.compression.tracing import TracedGroup
 from pocketpipe.compression.weights import bare
@@ -24,7 +25,6 @@ EXAMPLES = 128
 """Calibration examples, the first ones, whose classes are to be kept apart."""
 ROWS = 4096
 """Sampled positions over all examples, for the reconstruction."""
-RIDGE = 1e-3
 HEAD_STEPS, HEAD_RATE, HEAD_MOMENTUM = 60, 0.5, 0.9
 """How an auxiliary classifier is trained: full-batch SGD from zero weights, so that no seed is needed."""
 WEIGHT = 0.1
@@ -54,8 +54,9 @@ class Selection:
     inputs: Tensor
     columns: Tensor
     """(channels, each) columns of the flat weight."""
-    gram: Tensor
-    """Second moments of the group's columns, relative to the energy of what the group adds to the output."""
+    rows: Tensor
+    """What the group's columns were multiplied with, in no more rows than columns, relative to the root of the energy
+    of what the group adds to the output."""
     full: Tensor
     """The original flat weight."""
     weight: Tensor
@@ -69,7 +70,7 @@ class Selection:
         loss = task.loss(self.head(channels_last(self.module, output)), targets)
         (discrimination,) = torch.autograd.grad(loss, weight)
         flat = self.columns.flatten()
-        reconstruction = 2 * (self.weight[:, flat] - self.full[:, flat]).double() @ self.gram
+        reconstruction = 2 * ((self.weight[:, flat] - self.full[:, flat]).double() @ self.rows.T) @ self.rows
         both = reconstruction + WEIGHT * discrimination[:, flat].double()
         both[self.full[:, flat] == 0] = 0  # what a mask hides gains nothing
         return both.square().sum(0).view(self.columns.shape).sum(1).cpu()
@@ -79,11 +80,11 @@ class Selection:
         flat = self.columns.flatten()
         each = self.columns.shape[1]
         within = (channels[:, None].to(flat.device) * each + torch.arange(each, device=flat.device)).flatten()
-        gram = self.gram[within][:, within].clone()
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp_min(1e-30))
-        wanted = self.gram[within] @ self.full[:, flat].double().T
+        wanted = self.rows @ self.full[:, flat].double().T
+        from_nothing = wanted.new_zeros(len(self.full), len(within))
+        refitted, _ = fitted(self.rows[:, within], wanted, from_nothing)
         self.weight[:, flat] = 0
-        self.weight[:, flat[within]] = torch.linalg.solve(gram, wanted).T.to(self.weight.dtype)
+        self.weight[:, flat[within]] = refitted.to(self.weight.dtype)
 
 
 def by_discrimination(
@@ -140,15 +141,14 @@ def _selections(
         columns = columns_of(module, reading[layer])
         rows = input_rows(module, inputs, sampled(module, output, ROWS, generator))[:, columns.flatten()].double()
         full = module.weight.detach().flatten(1)
-        gram = rows.T @ rows
-        ours = full[:, columns.flatten()].double()
+        energy = (rows @ full[:, columns.flatten()].double().T).square().sum().clamp_min(1e-30)
+        rows = (rows if len(rows) <= rows.shape[1] else torch.linalg.qr(rows, mode="r").R) / energy.sqrt()
         weight = full.clone()
         weight[:, columns.flatten()] = 0
-        gram /= ((ours @ gram) * ours).sum().clamp_min(1e-30)
         head = _head(channels_last(module, output), task, targets)
         plain = modules[layer]
         assert isinstance(plain, ReadingModule)
-        seen.append(Selection(plain, inputs, columns, gram, full, weight, head))
+        seen.append(Selection(plain, inputs, columns, rows, full, weight, head))
 
     with torch.no_grad(), watched(network, reading, start):
         network(examples)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pocketpipe.compression.members import Member, Reader, members, readers, reading_module
-from pocketpipe.compression.modules import input_of
+from pocketpipe.compression.members import Member, Reader, members, readers, reading_layers, reading_module
+from pocketpipe.compression.modules import hooked, input_of
 from pocketpipe.compression.sampling import channels_last
 from pocketpipe.compression.tracing import TracedGroup
 from pocketpipe.task import Task
@@ -40,7 +40,8 @@ def taylor(
     parameters = {member.name: copied.get_parameter(member.name) for found in weighing.values() for member in found}
     scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
     for batch, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
-        with _read(copied, layers) as read:
+        # cuDNN's recurrent modules have no gradient in eval mode.
+        with torch.backends.cudnn.flags(enabled=False), _read(copied, layers) as read:
             loss = task.loss(copied(batch).contiguous(), wanted, smoothing=SMOOTHING) * len(batch)
         sources = [*(tensor for _, tensor in read), *parameters.values()]
         gradients = torch.autograd.grad(loss, sources, allow_unused=True)
@@ -51,10 +52,7 @@ def taylor(
         activations = [(layer, product) for (layer, _), product in zip(read, products, strict=False)]
         weights = dict(zip(parameters, products[len(read) :], strict=True))
         for name, found in reading.items():
-            changes = _of_activations(copied, found, activations)
-            # Where the first axis is not the examples (steps come first, windows), it is the change by the batch.
-            whole = changes if len(changes) == len(batch) else changes.sum(0, keepdim=True)
-            scores[name] += whole.square().sum(0).cpu()
+            scores[name] += _of_activations(copied, found, activations, len(batch)).square().sum(0).cpu()
         for name, members_of in weighing.items():
             scores[name] += _of_weights(members_of, weights).square().cpu()
     return scores
@@ -75,18 +73,16 @@ def _that_run(network: nn.Module, example: Tensor) -> set[str]:
         module.register_forward_pre_hook(lambda module, inputs, path=path: ran.add(path))
         for path, module in paths.items()
     ]
-    try:
+    with hooked(handles):
         network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
     return ran
 
 
-def _read_by_layers(network: nn.Module, group: TracedGroup, ran: Collection[str]) -> bool:
+def _read_by_layers(network: nn.Module, group: TracedGroup, ran: Set[str]) -> bool:
     """Whether all that reads the group is a convolution or linear layer that is called, and there is one."""
-    found = [reader for reader in readers(network, group) if reader.layer in ran]
-    return len(found) > 0 and len(found) == sum(member.role == "reads" for member in members(network, group))
+    reading = [member for member in members(network, group) if member.role == "reads"]
+    called = [member.dim == 1 and not ran.isdisjoint(reading_layers(network, member.name)) for member in reading]
+    return len(called) > 0 and all(called)
 
 
 @contextmanager
@@ -106,15 +102,18 @@ def _read(network: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str,
     handles = [
         network.get_submodule(layer).register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in layers
     ]
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _of_activations(network: nn.Module, found: Sequence[Reader], products: Sequence[tuple[str, Tensor]]) -> Tensor:
-    """(examples, channels): the change by each example if a channel is not read any more."""
+def _of_activations(
+    network: nn.Module, found: Sequence[Reader], products: Sequence[tuple[str, Tensor]], examples: int
+) -> Tensor:
+    """(examples, channels): the change by each example if a channel is not read any more.
+
+    (1, channels), by the batch, where the first axis of something that is read is not the examples (steps come first,
+    windows).
+    """
     parts = []
     for reader in found:
         module = reading_module(network, reader.layer)
@@ -122,6 +121,8 @@ def _of_activations(network: nn.Module, found: Sequence[Reader], products: Seque
             if layer == reader.layer and module is not None:
                 summed = channels_last(module, product).double().flatten(1, -2).sum(1)
                 parts.append(summed[:, reader.indices.to(summed.device)].sum(2))
+    if any(len(part) != examples for part in parts):
+        parts = [part.sum(0, keepdim=True) for part in parts]
     return torch.stack(parts).sum(0)
 
 

@@ -24,8 +24,10 @@ SEED = 0
 
 @torch.no_grad()
 def by_lasso(network: nn.Module, groups: Sequence[TracedGroup], examples: Tensor) -> dict[str, Tensor]:
-    """Score (channels,) of each group's channels by the penalty under which LASSO still uses them.
+    """Score (channels,) of each group's channels by the largest penalty under which LASSO uses them.
 
+    So any number of channels can be taken from one order; He et al. take those of one penalty, which may leave out a
+    channel that was used under a larger one.
     `examples` (N, ...) are prepared inputs. A group that no convolution or linear layer reads is not in the answer.
     """
     moments = contributions(network, groups, examples)

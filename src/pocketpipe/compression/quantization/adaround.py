@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pocketpipe.compression.quantization.passing import AtLayer, Recorder, is_layer, pass_through
 from pocketpipe.compression.quantization.ranges import weight_limit
+from pocketpipe.compression.sampling import channels_last, patches
 from pocketpipe.compression.weights import is_shared, laid_on, original_of, set_weight, weight_of
 
 STRETCH, SHIFT = 1.2, -0.1
@@ -146,17 +146,19 @@ def round_network(
     seeds = {path: seed + number for number, path in enumerate(layers)}
 
     def sampled(path: str, module: nn.Module, output: Tensor) -> Tensor:
-        rows = _rows(module, output)
+        assert is_layer(module)
+        rows = channels_last(module, output).flatten(0, -2)
         return rows[_sample(len(rows), positions, seeds[path]).to(rows.device)]
 
     def fitting(path: str, target: Tensor) -> AtLayer:
         def fit(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
             assert is_layer(module)
-            chosen = _sample(len(_rows(module, output)), positions, seeds[path]).to(inputs.device)
+            each = channels_last(module, output).flatten(1, -2).shape[1]
+            chosen = _sample(len(output) * each, positions, seeds[path]).to(inputs.device)
             rounded = adaround(
                 weight_of(reference, path).to(inputs.device),
                 grids[path].scales.to(inputs.device),
-                patches(module, inputs, chosen),
+                patches(module, inputs, chosen // each, chosen % each),
                 target.to(inputs.device),
                 _product(module),
                 grids[path].bits,
@@ -187,31 +189,6 @@ def _can_be_fitted(module: nn.Module) -> bool:
 def _sample(total: int, positions: int, seed: int) -> Tensor:
     """(min(total, positions),) ascending indices."""
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:positions].sort().values
-
-
-def _rows(module: nn.Module, output: Tensor) -> Tensor:
-    """(examples x positions, out): what a layer puts out at each position."""
-    channels_last = output if isinstance(module, nn.Linear) else output.movedim(1, -1)
-    return channels_last.flatten(0, -2)
-
-
-def patches(module: nn.Module, inputs: Tensor, positions: Tensor) -> Tensor:
-    """(n, groups, inputs of a group): what a convolution or linear layer reads for its outputs at `positions` (n,).
-
-    Positions count through examples first, then through the output's axes.
-    """
-    if not isinstance(module, _ConvNd):
-        return inputs.flatten(0, -2)[positions].unsqueeze(1)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    windows = functional.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
-    for axis, (size, stride, dilation) in enumerate(
-        zip(module.kernel_size, module.stride, module.dilation, strict=True)
-    ):
-        windows = windows.unfold(2 + axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
-    dims = len(module.kernel_size)
-    shape = (len(inputs), *windows.shape[2 : 2 + dims])
-    example, *place = torch.unravel_index(positions, shape)
-    return windows.movedim(1, 1 + dims)[(example, *place)].reshape(len(positions), module.groups, -1)
 
 
 def _product(module: nn.Module) -> Forward:

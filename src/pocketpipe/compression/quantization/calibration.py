@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pocketpipe.compression.modules import device_of, evaluating
+from pocketpipe.compression.modules import device_of, evaluating, hooked
 from pocketpipe.compression.quantization.adaround import WeightGrid
 from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.clipping import Ranges
@@ -50,13 +50,9 @@ def set_activation_steps(network: nn.Module, batches: Iterable[Tensor], ranges: 
     handles = [quantizer.register_forward_hook(_observing(observers[name])) for name, quantizer in quantizers.items()]
     handles += [each.register_forward_hook(_unrounded) for each in network.modules() if isinstance(each, BiasRounding)]
     device = device_of(network)
-    try:
-        with evaluating(network):
-            for batch in batches:
-                network(batch.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(network):
+        for batch in batches:
+            network(batch.to(device))
     for name, quantizer in quantizers.items():
         quantizer.set_range(*observers[name].range(quantizer.bits, ranges))
 

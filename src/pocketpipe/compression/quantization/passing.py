@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pocketpipe.compression.modules import device_of, evaluating, has_torchs_forward, input_of
+from pocketpipe.compression.modules import device_of, evaluating, has_torchs_forward, hooked, input_of
 
 AtLayer = Callable[[nn.Module, Tensor, Tensor], Tensor | None]
 """(module, its input, its output) -> what it is to put out instead, if anything."""
@@ -38,12 +38,8 @@ def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str,
     handles = [
         network.get_submodule(path).register_forward_hook(_hook(act), with_kwargs=True) for path, act in at.items()
     ]
-    try:
-        with evaluating(network):
-            network(torch.cat([batch.to(device) for batch in batches]))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(network):
+        network(torch.cat([batch.to(device) for batch in batches]))
 
 
 def _hook(act: AtLayer) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor | None]:

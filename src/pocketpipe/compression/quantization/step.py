@@ -24,7 +24,9 @@ from pocketpipe.compression.quantization.equalization import equalize
 from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.grids import layers_with_grids
 from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert
+from pocketpipe.compression.quantization.reading import LAYERS
 from pocketpipe.compression.quantization.symbolic import lost_in_training
+from pocketpipe.compression.sampling import some_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
@@ -41,7 +43,7 @@ MOST_CHOICES = 24
 """A network with more layers gets the same bits for several in a row: tuners lose their way in larger spaces."""
 BATCH = 64
 
-QUANTIZABLE = frozenset(["linear", *(f"conv{transposed}{d}d" for transposed in ("", "_transpose") for d in (1, 2, 3))])
+QUANTIZABLE = frozenset(name.removeprefix("aten.") for name in LAYERS)
 """Operators of a profile whose weights are quantized."""
 STEP_BYTES = 8
 """Of a channel: a step for its weights and one for its bias."""
@@ -211,7 +213,7 @@ class QuantizationStep(Step):
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Set all steps from the weights and the first `examples` of `data`, then carry out the options."""
         at_once = examples_at_once(task.input_shape, fewest=1, most=BATCH)
-        batches = list(prepared_batches(task, data, at_once, limit=self.examples))
+        batches = list(prepared_batches(task, some_of(data, "quantization"), at_once, limit=self.examples))
         reference = self._folded(before, task)
         if self.equalization == "cross_layer":
             equalize(reference, task.input_shape)

@@ -83,13 +83,22 @@ class _Names:
             base = place.location.name.replace(".", "_")
             if is_factor:
                 base = f"{self._names[place.location, BETWEEN, False]}_factor"
-            count, free = 1, base
-            while free in self._taken:
-                count += 1
-                free = f"{base}_{count}"
-            self._taken.add(free)
-            self._names[key] = free
+            self._names[key] = free_name(base, self._taken)
         return self._names[key]
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, or one with a number; it is taken then.
+
+    >>> free_name("relu", {"relu", "relu_2"})
+    'relu_3'
+    """
+    count, free = 1, name
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
 
 
 def _redirect(source: fx.Node, to: fx.Node, readers: tuple[fx.Node, ...] | None, but: fx.Node | None = None) -> None:

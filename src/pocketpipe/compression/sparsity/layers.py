@@ -1,12 +1,8 @@
-"""Which layers of a network can have masks on their weight."""
+"""Which layers of a network cannot have masks on their weight, and why."""
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
 from pocketpipe.profile import Layer, NetworkProfile
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def why_dense(layer: Layer) -> str | None:
@@ -19,16 +15,6 @@ def why_dense(layer: Layer) -> str | None:
         f"its operator is {layer.operator!r}: masks lie on weights of convolutions and matrix products, "
         "not on embeddings and bare parameters"
     )
-
-
-def maskable(profile: NetworkProfile, pinned: tuple[str, ...] = ()) -> Shapes:
-    """Shape of the weight of each layer that can have a mask and matches no pattern of `pinned`, in graph order."""
-    widths = profile.widths()
-    return {
-        layer.name: tuple(axis.size(widths) for axis in layer.weight)
-        for layer in profile.layers
-        if why_dense(layer) is None and not any(fnmatchcase(layer.name, pattern) for pattern in pinned)
-    }
 
 
 def left_dense(profile: NetworkProfile) -> dict[str, str]:

@@ -1,15 +1,11 @@
-"""The largest density that keeps a limit on bytes."""
+"""What sparsity cannot reach, in words."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from pocketpipe.budget import Limits
 from pocketpipe.compression.sparsity.layers import left_dense
 from pocketpipe.errors import UserError
 from pocketpipe.profile import NetworkProfile
-
-BISECTIONS = 40
 
 
 def refuse_unreachable(profile: NetworkProfile, smallest: NetworkProfile, limits: Limits) -> None:
@@ -28,14 +24,3 @@ def refuse_unreachable(profile: NetworkProfile, smallest: NetworkProfile, limits
             f"sparsity: at the lowest density {limits.over(after)}; "
             f"reachable: compression {before.ratio_to(after)['compression']:.4g}{named}"
         )
-
-
-def highest_level(keeps: Callable[[float], bool]) -> float:
-    """The largest level from 0 to 1 that `keeps`, by bisection; 0 is taken to do so."""
-    if keeps(1.0):
-        return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if keeps(middle) else (low, middle)
-    return low

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pocketpipe.budget import Limits
+from pocketpipe.budget import Limits, farthest
 from pocketpipe.compression.batchnorm import reestimate_on
-from pocketpipe.compression.sparsity.layers import maskable
 from pocketpipe.compression.sparsity.mask import GradualMask, Mask
 from pocketpipe.compression.sparsity.misfits import misfits
 from pocketpipe.compression.sparsity.patterns import NOfM, Pattern, Unstructured, parse_n_of_m
-from pocketpipe.compression.sparsity.projection import highest_level, refuse_unreachable
+from pocketpipe.compression.sparsity.projection import refuse_unreachable
 from pocketpipe.compression.sparsity.protocols import BY_SHAPES, BY_WEIGHTS, Protocol, uniform
 from pocketpipe.compression.sparsity.regression import refit
 from pocketpipe.compression.sparsity.schedule import CubicSchedule
@@ -124,7 +123,7 @@ class SparsityStep(Step):
         """
         if self.pattern != "unstructured" or self.densities is not None:
             return {}
-        layers = maskable(profile, self.pinned)
+        layers = profile.products(self.pinned)
         few = len(layers) <= FEW_LAYERS and not self.model_fields_set & {"density", "protocol"}
         uniform = {"_type": "uniform", "_value": [SMALLEST_DENSITY, 1.0]}
         protocols = [*BY_SHAPES, *BY_WEIGHTS, *(["given"] if few else [])]
@@ -144,7 +143,7 @@ class SparsityStep(Step):
         if parameters["protocol"] != "given":
             chosen = {"density": parameters["density"], "protocol": parameters["protocol"], "densities": None}
         else:
-            layers = maskable(profile, self.pinned)
+            layers = profile.products(self.pinned)
             named = {name: parameters[key] for name in layers if (key := f"densities/{name}") in parameters}
             chosen = {"density": None, "protocol": "given", "densities": named}
         step = self.model_copy(update={**chosen, "schedule": schedule})
@@ -162,7 +161,8 @@ class SparsityStep(Step):
         refuse_unreachable(profile, self._at_level(0.0).predict(profile), limits)
         if limits.file_bytes is None:
             return self
-        return self._at_level(highest_level(lambda level: limits.keeps(self._at_level(level).predict(profile).cost())))
+        level = farthest(lambda level: limits.keeps(self._at_level(level).predict(profile).cost()), 0.0, 1.0)
+        return self._at_level(level)
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with the layers' densities.
@@ -172,7 +172,7 @@ class SparsityStep(Step):
         each layer.
         """
         self._refuse_misfits(profile)
-        shapes = maskable(profile)
+        shapes = profile.products()
         return profile.with_layers(
             {
                 name: {"density": min(profile.layer(name).density, exact_share(count, prod(shapes[name])))}
@@ -186,7 +186,7 @@ class SparsityStep(Step):
         self._refuse_misfits(profile)
         if self.densities is not None:
             return self
-        shapes = maskable(profile, self.pinned)
+        shapes = profile.products(self.pinned)
         if self.protocol in BY_WEIGHTS:
             weights = {name: weight_of(network, name) for name in shapes}
             counts = BY_WEIGHTS[self.protocol](weights, self._known_density)
@@ -201,7 +201,7 @@ class SparsityStep(Step):
             raise UserError("sparsity: how dense each layer is left is still open; pin the step to a network first")
         profile = profile_of(network, task.input_shape)
         self._refuse_misfits(profile)
-        shapes = maskable(profile)
+        shapes = profile.products()
         masked = copy.deepcopy(network)
         for name, count in self._counts(profile).items():
             if count < prod(shapes[name]):
@@ -224,10 +224,15 @@ class SparsityStep(Step):
         return (*(self._to_the_power(portion / count) for portion in range(1, count)), self)
 
     def by_layers(self, profile: NetworkProfile, every: int) -> tuple[Step, ...]:
-        """A step for each `every` layers. Raises UserError if the weights are still to decide: pin it first."""
+        """A step for each `every` layers; a gradual schedule goes at once, it has the whole training.
+
+        Raises UserError if the weights are still to decide: pin it first.
+        """
+        if self.schedule == "gradual":
+            return (self,)
         if self.densities is None and self.protocol in BY_WEIGHTS:
             raise UserError(f"sparsity: protocol {self.protocol} must be pinned before it can go layer by layer")
-        shapes = maskable(profile)
+        shapes = profile.products()
         densities = {name: exact_share(kept, prod(shapes[name])) for name, kept in self._counts(profile).items()}
         names = list(densities)
         parts = [names[start : start + every] for start in range(0, len(names), every)]
@@ -241,7 +246,7 @@ class SparsityStep(Step):
 
     def _counts(self, profile: NetworkProfile) -> dict[str, int]:
         """Weights kept in each layer that is masked, as far as shapes and `densities` tell."""
-        shapes = maskable(profile, self.pinned)
+        shapes = profile.products(self.pinned)
         if self.pattern != "unstructured":
             chosen = shapes if self.densities is None else self.densities
             return {name: self._pattern_on(profile, name).kept(shapes[name], self._known_density) for name in chosen}
@@ -254,7 +259,7 @@ class SparsityStep(Step):
         if self.pattern == "unstructured":
             return Unstructured()
         n, m = parse_n_of_m(self.pattern)
-        return NOfM(n, m, axis=0 if "transpose" in profile.layer(layer).operator else 1)
+        return NOfM(n, m, axis=1 - profile.layer(layer).out_axis)
 
     def _mask(self, mask: Tensor, pattern: Pattern, density: float) -> Mask:
         if self.schedule == "one_shot":

@@ -17,6 +17,7 @@ from pocketpipe.compression.modules import no_fast_attention
 from pocketpipe.compression.tracing.buffer_list import buffers_of, stored_by
 from pocketpipe.compression.tracing.examples import stir
 from pocketpipe.compression.tracing.graph import walk_graph
+from pocketpipe.compression.tracing.inlining import inline_regions
 from pocketpipe.compression.tracing.labels import Atom, Place
 from pocketpipe.compression.tracing.layer_list import layers_of
 from pocketpipe.compression.tracing.probing import Draft
@@ -148,12 +149,14 @@ def exported(network: nn.Module, input_shape: tuple[int, ...]) -> torch.export.E
     with warnings.catch_warnings(), torch.no_grad(), no_fast_attention():
         warnings.simplefilter("ignore")  # deprecations inside torch
         try:
-            return torch.export.export(network, (example,), strict=False)
+            program = torch.export.export(network, (example,), strict=False)
         except Exception as error:  # torch.export lets through whatever the network's own code raises
             raise UserError(
                 f"network cannot be traced at input {input_shape} ({first_line(error)}); "
                 "its forward must take one tensor and not depend on its values"
             ) from error
+    inline_regions(program.graph_module)
+    return program
 
 
 def first_names_of(network: nn.Module) -> dict[str, str]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from pocketpipe.integer.graph import Convolution, IntegerTensor, Reshape
 from pocketpipe.integer.lowering import Lowering, label
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Real, Sum, Target
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

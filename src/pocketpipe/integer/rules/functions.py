@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Constant, Function, Real, Sum
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -124,8 +125,8 @@ def power(lowering: Lowering, node: NodeProto) -> None:
     _then(lowering, node, lambda x: x**number)
 
 
-def _then(lowering: Lowering, node: NodeProto, function: Function, position: int = 0) -> None:
-    value = lowering.known.get(node.input[position])
+def _then(lowering: Lowering, node: NodeProto, function: Function) -> None:
+    value = lowering.known.get(node.input[0])
     if not isinstance(value, Real):
-        raise lowering.refusal(node, f"its input {node.input[position]!r} is not quantized")
+        raise lowering.refusal(node, f"its input {node.input[0]!r} is not quantized")
     lowering.known[node.output[0]] = value.then(function)

@@ -9,9 +9,10 @@ import numpy as np
 from pocketpipe.integer.fixed_point import CALIBRATED
 from pocketpipe.integer.graph import IntegerTensor
 from pocketpipe.integer.lowering import Lowering
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Constant, Real, Sum
 from pocketpipe.integer.rules.functions import bound
-from pocketpipe.integer.rules.registry import RULES, attributes, rule
+from pocketpipe.integer.rules.registry import RULES, rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -12,10 +12,11 @@ import numpy as np
 
 from pocketpipe.integer.graph import Concatenation, Pad, Reshape, Shape, Slice
 from pocketpipe.integer.lowering import Lowering, label, last
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.rules.affine import affine
 from pocketpipe.integer.rules.constants import move_constant
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -10,8 +10,9 @@ import numpy as np
 from pocketpipe.integer.fixed_point import FRACTION_BITS
 from pocketpipe.integer.graph import LayerNorm, Softmax
 from pocketpipe.integer.lowering import Lowering, label
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Sum, Target
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -11,9 +11,10 @@ import numpy as np
 from pocketpipe.integer.fixed_point import on_grid
 from pocketpipe.integer.graph import IntegerTensor, Pad
 from pocketpipe.integer.lowering import Lowering, label, last
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Sum, Target
 from pocketpipe.integer.rules.moving import on_the_grid_of
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

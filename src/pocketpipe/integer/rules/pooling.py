@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from pocketpipe.integer.graph import MaxPool, Reshape, Shape, SumPool
 from pocketpipe.integer.lowering import Lowering, label
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Real, Sum, Target
 from pocketpipe.integer.rules.reaching import reach
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -10,9 +10,10 @@ import numpy as np
 from pocketpipe.integer.advice import SYMMETRIC
 from pocketpipe.integer.graph import Convolution, IntegerTensor, Linear, MatMul, Reshape
 from pocketpipe.integer.lowering import Lowering, label
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Constant, Sum, Target
 from pocketpipe.integer.rules.reaching import reach
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

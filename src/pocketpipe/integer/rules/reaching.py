@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pocketpipe.integer.lowering import Lowering
-from pocketpipe.integer.rules.registry import attributes
+from pocketpipe.integer.onnx_file import attributes
 
 if TYPE_CHECKING:
     from onnx import NodeProto

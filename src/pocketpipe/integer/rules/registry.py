@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pocketpipe.integer.lowering import Lowering
 
@@ -26,10 +26,3 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
         return function
 
     return keep
-
-
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """The node's attributes by name."""
-    from onnx import helper
-
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

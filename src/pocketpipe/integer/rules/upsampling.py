@@ -17,6 +17,7 @@ import numpy as np
 
 from pocketpipe.integer.graph import Concatenation, Convolution, Reshape, Shape, Slice
 from pocketpipe.integer.lowering import Lowering, label
+from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Real, Sum, Target
 from pocketpipe.integer.rules.products import (
     back_to_row,
@@ -28,7 +29,7 @@ from pocketpipe.integer.rules.products import (
     scale_of,
     weight_of,
 )
-from pocketpipe.integer.rules.registry import attributes, rule
+from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -11,7 +11,7 @@ from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
-from pocketpipe.storage import remove_whole, replacing
+from pocketpipe.storage import remove_whole, write_json
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import Splits, TaskChoice
@@ -84,8 +84,7 @@ def _measured(target: str, folder: Path) -> dict[str, float]:
         measured = TARGETS.resolve(target).measured(folder)
         if not measured:
             return {}
-        with replacing(file) as partial:
-            partial.write_text(json.dumps(measured, indent=2) + "\n")
+        write_json(file, measured)
     found: dict[str, float] = json.loads(file.read_text())
     return found
 

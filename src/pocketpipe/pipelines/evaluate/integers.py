@@ -6,7 +6,7 @@ import numpy as np
 
 from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.integer import reference
-from pocketpipe.integer.comparing import first_difference
+from pocketpipe.integer.comparing import EXAMPLES, first_difference
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.integer.lowering import is_quantized, lower
 from pocketpipe.samples import in_batches
@@ -14,8 +14,6 @@ from pocketpipe.targets.base import Target
 
 BATCH = 16
 """Examples through the reference at once: more of them only leave the processor's caches."""
-LOOKED_AT = 4
-"""Of the examples that differ, on so many the operator is searched."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,10 @@ class Expected:
     """int8 (N, *shape of the input)."""
     leaving: np.ndarray
     """int8 (N, *shape of the output)."""
+
+    def whole(self, examples: int) -> bool:
+        """Whether it saw all examples of a split of so many."""
+        return len(self.leaving) == examples
 
     @property
     def outputs(self) -> np.ndarray:
@@ -57,7 +59,7 @@ def refuse_differing(expected: Expected, target: Target, file: str, outputs: np.
         (examples,) = np.nonzero(wrong.reshape(len(right), -1).any(1))
         raise UserError(
             f"{file}: {wrong.sum():,} of {wrong.size:,} integers are not the reference's, on {len(examples):,} of "
-            f"{len(right):,} test examples; {_where(expected, target, examples[:LOOKED_AT])}"
+            f"{len(right):,} test examples; {_where(expected, target, examples[:EXAMPLES])}"
         )
 
 
@@ -68,5 +70,8 @@ def _where(expected: Expected, target: Target, examples: np.ndarray) -> str:
     except NotMeasured as reason:
         return str(reason)
     if difference is None:
-        return "every operator is right by itself: preprocessing, or the way into the network or out of it, is not"
+        return (
+            "every operator is right by itself, on one thread and by the schedules of rule: what is not is "
+            "preprocessing, the way into the network or out of it, threads, or schedules that were measured"
+        )
     return difference.model_copy(update={"example": int(examples[difference.example])}).message

@@ -107,7 +107,7 @@ def evaluate(
         subjects=tuple(subjects),
         verdicts=verdicts,
         nearest_plan=_nearest(trials, search_record, budget, task) if lost and trials else None,
-        scores=tuple(task.scores(_of_all_examples(delivered, reference), test.targets).tolist()),
+        scores=tuple(task.scores(_of_all_examples(delivered, references, test), test.targets).tolist()),
         champion_scores=_champion_scores(champion, task, test, settings.reference_macs),
     )
     record = _record(evaluation, search_record, task)
@@ -183,9 +183,12 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def _of_all_examples(delivered: list[Ran], reference: np.ndarray) -> np.ndarray:
-    """Outputs of the first target that saw all test examples; of the ONNX file where none did."""
-    return next((made for _, made in delivered if made is not None and len(made) == len(reference)), reference)
+def _of_all_examples(delivered: list[Ran], references: References, test: Split) -> np.ndarray:
+    """Outputs of the first target that saw all test examples; where none did, of the integers that they were held
+    against, if those of all examples are known, else of the ONNX file."""
+    integers = references.integers
+    known = integers.outputs if integers is not None and integers.whole(len(test)) else references.outputs
+    return next((made for _, made in delivered if made is not None and len(made) == len(test)), known)
 
 
 def _champion_scores(
@@ -199,7 +202,7 @@ def _champion_scores(
         expected = expected_of(champion.onnx, prepared, champion.evaluation.student_cost.macs, reference_macs)
     except UserError:  # its targets took the file as it is
         expected = None
-    if expected is not None and len(expected.leaving) == len(test):
+    if expected is not None and expected.whole(len(test)):
         outputs = expected.outputs
     else:
         outputs = run_onnx(champion.onnx, prepared)

@@ -32,6 +32,7 @@ from pocketpipe.integer.graph import (
     Transpose,
 )
 from pocketpipe.targets.c99.constants import Constants
+from pocketpipe.targets.moving import moves, steps_of
 
 AXES = 3
 """Of the tensors that these kernels move; sequences and vectors are read as boxes of length one along the others."""
@@ -165,42 +166,13 @@ class Emitter:
         self.call("table", self.at(x), entries, self.at(operator.output), self.graph.tensors[x].elements)
 
     @_emit.register
-    def _(self, operator: Concatenation) -> None:
-        steps, offset = self.steps(operator.output), 0
-        axis = operator.axis - 1 + AXES - len(self.graph.tensors[operator.output].shape)
-        for name in operator.inputs:
-            to = f"{self.at(operator.output)} + {offset * steps[axis]}"
-            self.calls.append(self.move(self.at(name), self.box(name), self.steps(name), to, steps))
-            offset += self.box(name)[axis]
+    def _(self, operator: Concatenation | Slice | Transpose) -> None:
+        self.moved(operator)
 
     @_emit.register
     def _(self, operator: Pad) -> None:
-        (x,) = operator.inputs
-        steps = self.steps(operator.output)
-        before = (0,) * (AXES - len(operator.amounts)) + tuple(amount[0] for amount in operator.amounts)
-        offset = sum(start * step for start, step in zip(before, steps, strict=True))
         self.call("fill", operator.value, self.at(operator.output), self.graph.tensors[operator.output].elements)
-        to = f"{self.at(operator.output)} + {offset}"
-        self.calls.append(self.move(self.at(x), self.box(x), self.steps(x), to, steps))
-
-    @_emit.register
-    def _(self, operator: Slice) -> None:
-        (x,) = operator.inputs
-        ranges = ((0, 1, 1),) * (AXES - len(operator.ranges)) + operator.ranges
-        steps = self.steps(x)
-        offset = sum(start * step for (start, _, _), step in zip(ranges, steps, strict=True))
-        strides = tuple(step * stride for step, (_, _, stride) in zip(steps, ranges, strict=True))
-        box, to = self.box(operator.output), self.at(operator.output)
-        self.calls.append(self.move(f"{self.at(x)} + {offset}", box, strides, to, self.steps(operator.output)))
-
-    @_emit.register
-    def _(self, operator: Transpose) -> None:
-        (x,) = operator.inputs
-        added = AXES + 1 - len(operator.order)
-        order = (*range(added), *(axis - 1 + added for axis in operator.order[1:]))
-        steps = tuple(self.steps(x)[axis] for axis in order)
-        box, to = self.box(operator.output), self.at(operator.output)
-        self.calls.append(self.move(self.at(x), box, steps, to, self.steps(operator.output)))
+        self.moved(operator)
 
     @_emit.register
     def _(self, operator: Reshape) -> None:
@@ -213,19 +185,20 @@ class Emitter:
         shape = self.constants.struct("shape", _padded(box, 1))
         return f"pocketpipe_move({source}, {self.far(steps)}, {sink}, {self.far(sink_steps)}, {shape});"
 
-    def at(self, tensor: str) -> str:
-        return f"arena + {self.offsets[tensor]}"
+    def moved(self, operator: Operator) -> None:
+        """What the operator moves, box by box."""
+        for move in moves(operator, self.graph):
+            source, to = self.at(move.source, move.start), self.at(operator.output, move.sink_start)
+            steps = _padded(move.box.source_steps, self.graph.tensors[move.source].elements)
+            sink_steps = _padded(move.box.sink_steps, self.graph.tensors[operator.output].elements)
+            self.calls.append(self.move(source, move.box.lengths, steps, to, sink_steps))
+
+    def at(self, tensor: str, element: int = 0) -> str:
+        return f"arena + {self.offsets[tensor]}" + (f" + {element}" if element else "")
 
     def box(self, tensor: str) -> tuple[int, ...]:
         """The tensor's shape over three axes. Raises UserError for more."""
-        shape = self.graph.tensors[tensor].shape
-        if len(shape) > AXES:
-            raise UserError(f"{len(shape)} axes besides the batch; the C kernels know {AXES}")
-        return _padded(shape, 1)
-
-    def steps(self, tensor: str) -> tuple[int, ...]:
-        """How far apart neighbours along each of the three axes lie."""
-        return _steps(self.box(tensor))
+        return _padded(self.graph.tensors[tensor].shape, 1)
 
     def broadcast(self, operator: Operator) -> tuple[list[tuple[str, str]], str]:
         """(for each input its place and steps, 0 along axes where it is repeated; the box that is made).
@@ -237,7 +210,7 @@ class Emitter:
         boxes = [self.box(name) if len(shapes) > 1 else (1, 1, prod(self.graph.tensors[name].shape)) for name in names]
         places = []
         for name, box in zip(operator.inputs, boxes, strict=False):
-            steps = tuple(0 if length == 1 else step for length, step in zip(box, _steps(box), strict=True))
+            steps = tuple(0 if length == 1 else step for length, step in zip(box, steps_of(box), strict=True))
             places.append((self.at(name), self.far(steps)))
         return places, self.constants.struct("shape", boxes[-1])
 
@@ -283,9 +256,8 @@ class Emitter:
         return name
 
 
-def _steps(box: Sequence[int]) -> tuple[int, int, int]:
-    return (box[1] * box[2], box[2], 1)
-
-
 def _padded(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    """One value for each of three axes. Raises UserError for more."""
+    if len(values) > AXES:
+        raise UserError(f"{len(values)} axes besides the batch; the C kernels know {AXES}")
     return (fill,) * (AXES - len(values)) + tuple(values)

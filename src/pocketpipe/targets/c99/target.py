@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -121,6 +124,19 @@ class C99Target(Target):
             )
             (delivery / README).write_text(text)
             filled.model_copy(update={"hashes": {**metadata.hashes, **digests(delivery)}}).write(delivery)
+
+
+@contextmanager
+def built_apart(delivery: Path, result: str, needed: Sequence[str]) -> Iterator[Path]:
+    """A folder that holds the `needed` files of the delivery. The `result` of the block goes from there into the
+    delivery; what else compilers leave goes away.
+    """
+    with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch:
+        build = Path(scratch)
+        for name in needed:
+            shutil.copy(delivery / name, build)
+        yield build
+        shutil.copy(build / result, delivery)
 
 
 def _write_sources(delivery: Path, made: Sources, integers: Integers, inputs: int, outputs: int) -> None:

@@ -11,7 +11,7 @@ from tvm.relax import Call, PyExprMutator, Var, expr_functor
 from tvm.tirx import PrimFunc
 
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.kernel import made
+from pocketpipe.targets.lowering.kernel import kernel_of
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, convolution, matrix_product
 from pocketpipe.targets.lowering.packing import packed
 from pocketpipe.targets.lowering.parts import Kernel
@@ -65,7 +65,7 @@ def fuse(module: Any, cpu: Cpu, threads: int = 1, chosen: Chosen | None = None) 
         nest = group.nest.with_epilogue(tuple(group.steps))
         if nest not in by_nest:  # layers of equal shape share one kernel
             by_nest[nest] = f"kernel{len(by_nest)}"
-            kernels[by_nest[nest]] = made(nest, cpu, threads, (chosen or {}).get(nest))
+            kernels[by_nest[nest]] = kernel_of(nest, cpu, threads, (chosen or {}).get(nest))
         tiles = kernels[by_nest[nest]].packed
         if tiles is not None:
             group.arguments[1] = relax.const(packed(nest, tiles, group.arguments[1].value.numpy()))

@@ -18,7 +18,7 @@ from tvm.tirx import Buffer, BufferLoad, BufferStore, PrimFunc, SeqStmt, Stmt
 
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.fetching import fetched_ahead
-from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, spread, unrolled, vector
+from pocketpipe.targets.lowering.loops import Index, constant, in_chunks, loop, of, sequence, spread, vector
 from pocketpipe.targets.lowering.nest import Apply, EpilogueStep, Nest, Spread, Window
 from pocketpipe.targets.lowering.packing import packed_before, packed_size
 from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, numbers_of_first, work
@@ -31,7 +31,7 @@ SMALLEST_SHARED = 200_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
 
 
-def made(nest: Nest, cpu: Cpu, threads: int, chosen: "Schedule | PrimFunc | None") -> Kernel:
+def kernel_of(nest: Nest, cpu: Cpu, threads: int, chosen: "Schedule | PrimFunc | None") -> Kernel:
     """The kernel of `nest`: by rule, or as it was chosen, cut for so many threads; what others wrote is not cut."""
     if chosen is not None and not isinstance(chosen, Schedule):
         return Kernel(chosen)
@@ -176,19 +176,12 @@ class _Emitter:
         """The summed channels of one tap, from step `first` of the sum on; `data`: places of channel 0 by pixel."""
         nest = self.nest
         together = 1 if nest.depthwise else self.together
-        whole, left = divmod(nest.summed, together)
 
-        def step(start: int, count: int, index: Index) -> Stmt:
-            ci = start + index * count
+        def step(ci: Index, count: int) -> Stmt:
             places = {p: place + ci for p, place in data.items()}
             return sequence(self.multiply_add(tile, sums, places, first + ci, count))
 
-        parts = ((0, whole, together), (whole * together, left, 1))
-        return sequence(
-            unrolled("ci", times, self.schedule.unroll, partial(step, start, count))
-            for start, times, count in parts
-            if times
-        )
+        return in_chunks("ci", nest.summed, together, self.schedule.unroll, step)
 
     def multiply_add(
         self, tile: _Tile, sums: list[list[Buffer]], data: dict[int, Index], step: Index, count: int

@@ -1,6 +1,7 @@
 """Loops and vectors in TIR, as short as they are said."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -28,6 +29,17 @@ def unrolled(name: str, extent: int, times: int, body: Callable[[Index], Stmt]) 
     whole, left = divmod(extent, times)
     together = loop(name, whole, lambda index: sequence(body(index * times + i) for i in range(times)))
     return sequence([*([together] if whole else []), *(body(whole * times + i) for i in range(left))])
+
+
+def in_chunks(name: str, extent: int, size: int, times: int, body: Callable[[Index, int], Stmt]) -> Stmt:
+    """`body(first, count)` on chunks of `size`, then on what is left one by one; `times` bodies at a time."""
+    whole, left = divmod(extent, size)
+
+    def at(start: int, count: int, index: Index) -> Stmt:
+        return body(start + index * count, count)
+
+    parts = ((0, whole, size), (whole * size, left, 1))
+    return sequence(unrolled(name, many, times, partial(at, start, count)) for start, many, count in parts if many)
 
 
 def sequence(statements: Iterable[Stmt]) -> Stmt:

@@ -1,7 +1,9 @@
 """Static memory plan: each value between operators gets a place in one arena, as low as others of its time allow."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from pocketpipe.buffers import ALIGNMENT as ALIGNMENT
 
@@ -42,6 +44,22 @@ def plan(intervals: list[Interval]) -> tuple[dict[str, int], int]:
 def aligned(size: int) -> int:
     """`size` rounded up to the alignment."""
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass
+class Blob:
+    """Constants, each aligned; equal ones lie there once."""
+
+    content: bytearray = field(default_factory=bytearray)
+    known: dict[bytes, int] = field(default_factory=dict)
+
+    def place(self, values: np.ndarray) -> int:
+        """The byte from which on an array lies there."""
+        data = np.ascontiguousarray(values).tobytes()
+        if data not in self.known:
+            self.known[data] = len(self.content)
+            self.content += data.ljust(aligned(len(data)), b"\0")
+        return self.known[data]
 
 
 @dataclass(frozen=True)

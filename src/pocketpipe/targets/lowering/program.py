@@ -17,7 +17,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.fusing import Chosen, fuse, shape_of
 from pocketpipe.targets.lowering.generic import scheduled
-from pocketpipe.targets.lowering.memory import ALIGNMENT, Interval, aligned, plan
+from pocketpipe.targets.lowering.memory import ALIGNMENT, Blob, Interval, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.reading import read_onnx
@@ -154,7 +154,8 @@ class _Calls:
 
 
 def _place(calls: _Calls, made: dict[str, _Made]) -> Program:
-    places, weights = _place_constants(calls.constants)
+    weights = Blob()
+    places = {name: Place("weights", weights.place(array)) for name, array in calls.constants.items()}
     offsets, arena = plan(list(_intervals(calls, made)))
     places |= {name: Place("arena", offset) for name, offset in offsets.items()}
     places[calls.input] = Place("input", 0)
@@ -168,21 +169,7 @@ def _place(calls: _Calls, made: dict[str, _Made]) -> Program:
         ]
         arguments = (*(places[value] for value in (*read, *written)), *extra)
         placed.append(KernelCall(kernel.name, arguments, kernel.kernel.units, kernel.parts))
-    return Program(tuple(placed), weights, max(arena, ALIGNMENT), calls.input_shape, calls.output_shape)
-
-
-def _place_constants(constants: dict[str, np.ndarray]) -> tuple[dict[str, Place], bytes]:
-    """(place of each constant, the weights as bytes); equal constants are stored once."""
-    places: dict[str, Place] = {}
-    known: dict[bytes, Place] = {}
-    blob = bytearray()
-    for name, array in constants.items():
-        data = np.ascontiguousarray(array).tobytes()
-        if data not in known:
-            known[data] = Place("weights", len(blob))
-            blob += data.ljust(aligned(len(data)), b"\0")
-        places[name] = known[data]
-    return places, bytes(blob)
+    return Program(tuple(placed), bytes(weights.content), max(arena, ALIGNMENT), calls.input_shape, calls.output_shape)
 
 
 def _intervals(calls: _Calls, made: dict[str, _Made]) -> Iterator[Interval]:

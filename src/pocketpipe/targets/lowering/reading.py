@@ -11,6 +11,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from pocketpipe.errors import UserError
+from pocketpipe.integer.onnx_file import attributes, only_ends
 
 
 def read_onnx(data: bytes) -> Any:
@@ -62,7 +63,7 @@ def _gather_as_slice(model: ModelProto) -> None:
 
 
 def _slice(gather: NodeProto, index: int, graph: GraphProto) -> list[NodeProto]:
-    axis = next((attribute.i for attribute in gather.attribute if attribute.name == "axis"), 0)
+    axis = attributes(gather).get("axis", 0)
     bounds = {"first": index, "last": index + 1 if index != -1 else np.iinfo(np.int64).max, "axis": axis}
     name = gather.output[0]
     for bound, value in bounds.items():
@@ -84,15 +85,8 @@ def _refuse_unknown_operators(model: ModelProto) -> None:
 
 
 def _refuse_other_signatures(model: ModelProto) -> None:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise UserError(
-            f"the ONNX file has {len(inputs)} inputs and {len(model.graph.output)} outputs; one of each is compiled"
-        )
-    kind = inputs[0].type.tensor_type
+    entry, _ = only_ends(model, "is compiled")
+    kind = entry.type.tensor_type
     shape = [dimension.dim_value for dimension in kind.shape.dim]
     if kind.elem_type != onnx.TensorProto.FLOAT or min(shape, default=0) < 1:
-        raise UserError(
-            f"input {inputs[0].name!r} of the ONNX file must be float32 of fixed shape; export it with batch 1"
-        )
+        raise UserError(f"input {entry.name!r} of the ONNX file must be float32 of fixed shape; export it with batch 1")

@@ -9,6 +9,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from rich import get_console
+from rich.progress import TimeElapsedColumn
 from tvm.tirx import PrimFunc
 
 from pocketpipe.targets.lowering.schedule import Schedule
@@ -17,9 +19,9 @@ from pocketpipe.targets.toolchain import Toolchain
 from pocketpipe.targets.tuning import metaschedule, space
 from pocketpipe.targets.tuning.choosing import clearly_faster
 from pocketpipe.targets.tuning.measuring import Bench, Contender
-from pocketpipe.targets.tuning.progress import Candidates
 from pocketpipe.targets.tuning.records import Record, Records, Tile, key_of
 from pocketpipe.targets.tuning.workloads import FloatWorkload, Workload
+from pocketpipe.terminal import Counting
 
 AT_ONCE = 4
 """Candidates that are compiled and timed beside the rule's kernel together."""
@@ -52,7 +54,8 @@ class Tuner:
         chosen: dict[Workload, Schedule | PrimFunc] = {}
         left = sum(workload.work * count for workload, count in workloads.items())
         heaviest = sorted(workloads, key=lambda each: -each.work * workloads[each])
-        with Candidates("tuning", len(heaviest) * self.settings.trials) as progress:
+        total = len(heaviest) * self.settings.trials
+        with Counting("tuning", total, TimeElapsedColumn(), console=get_console()) as progress:
             for workload in heaviest:
                 weight = workload.work * workloads[workload]
                 now = perf_counter()
@@ -66,7 +69,7 @@ class Tuner:
                     chosen[workload] = metaschedule.replayed(workload.nest, record.trace)
         return chosen
 
-    def _outcome(self, workload: Workload, until: float, progress: Candidates) -> Record | None:
+    def _outcome(self, workload: Workload, until: float, progress: Counting) -> Record | None:
         """On record, or measured now; where time is up, of fewer trials than asked for, or None."""
         code = workload.kernel(workload.rule).script()
         engine = f"{version('apache-tvm')} {self.toolchain.name} {self.threads > 1}"
@@ -92,7 +95,7 @@ class _Search:
     tuner: Tuner
     workload: Workload
     until: float
-    progress: Candidates
+    progress: Counting
     key: str
     tried: int = 0
     best: tuple[float, Schedule | str] | None = None

@@ -88,6 +88,7 @@ def group_norm(walk: Walk, node: fx.Node) -> Any:
 
 
 @rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "argmax", "any", "all")
+@rule("linalg_vector_norm")
 def reduction(walk: Walk, node: fx.Node) -> Any:
     """Channels stay if they are summed over; else they go through, at their new place."""
     given = arguments(node)

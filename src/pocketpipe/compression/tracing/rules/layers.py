@@ -42,7 +42,7 @@ def convolution(walk: Walk, node: fx.Node) -> Any:
         walk.meet(walk.axis(weight.parameter, weight.shape, in_axis), x, dim)
     else:
         made = (transposed_in_groups if transposed else in_groups)(walk, node, x, weight, dim, groups)
-    positions = prod(x.shape[dim + 1 :]) if transposed else prod(shape_of(node)[dim + 1 :])
+    positions = _beside_channels(x.shape if transposed else shape_of(node), dim)
     call = called(walk, node, operator_name(node).removeprefix("aten."), weight, out_axis, positions)
     return made_by(walk, call, dim, made)
 
@@ -53,10 +53,16 @@ def _with_computed_weight(walk: Walk, node: fx.Node, weight: fx.Node) -> Any:
     walk.keep(inputs_of(walk, node), reason)
     result, kernel = shape_of(node), shape_of(weight)
     transposed = "transpose" in operator_name(node)
-    positions = prod((shape_of(node.args[0]) if transposed else result)[-(len(kernel) - 2) :])  # type: ignore[arg-type]
+    slid_over = shape_of(node.args[0]) if transposed else result  # type: ignore[arg-type]
+    positions = _beside_channels(slid_over, len(slid_over) - len(kernel) + 1)
     name = ".".join([*module_paths(node)[-1:], node.name]).strip(".")
     walk.products.append(ProductCall(name, ((positions * prod(kernel), None),), result[1:], node))
     return unlabelled(node, reason)
+
+
+def _beside_channels(shape: tuple[int, ...], dim: int) -> int:
+    """Positions along all axes but `dim`; in front of it lie frames or windows that code folds into the batch."""
+    return prod(shape[:dim]) * prod(shape[dim + 1 :])
 
 
 def product_with_weight(
@@ -124,11 +130,19 @@ def embedding(walk: Walk, node: fx.Node) -> Any:
 
 @rule("index")
 def looked_up(walk: Walk, node: fx.Node) -> Any:
-    """Rows of a table by their number, as for a bias of relative positions: axis 1 makes the last axis."""
+    """Rows of a table by their number, as for a bias of relative positions: axis 1 makes the last axis.
+
+    The table may be computed by layers (Swin-v2): then its columns are what these make.
+    """
     given, shape = arguments(node), shape_of(node)
     table = walk.value(given["self"])
     by_rows = len(given["indices"]) == 1 and (index := walk.value(given["indices"][0])) and index.labels is None
-    if table is None or table.parameter is None or len(table.shape) != 2 or not by_rows:
+    if table is None or len(table.shape) != 2 or not by_rows:
         return unknown(walk, node)
+    if table.parameter is None:
+        if table.dim == 0:
+            walk.keep([table], f"{describe(node)}: picks rows of the axis that carries channels")
+            return unlabelled(node, table.origin)
+        return Activation(shape, len(shape) - 1, table.labels, table.origin)
     walk.keep_axes(table, [0], describe(node))
     return Activation(shape, len(shape) - 1, walk.axis(table.parameter, table.shape, 1), describe(node))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -13,17 +12,9 @@ from pocketpipe.integer.graph import Add, MaxPool, SumPool
 from pocketpipe.targets.lowering.integers.geometry import addition_parameters
 from pocketpipe.targets.lowering.integers.preparing import over
 from pocketpipe.targets.lowering.loops import Index, constant, loop, of, sequence, vector
+from pocketpipe.targets.moving import Box
 
 LOWEST = -128
-
-
-@dataclass(frozen=True)
-class Box:
-    """Elements to be moved: lengths of the axes, and how far neighbours along each lie apart on both sides."""
-
-    lengths: tuple[int, ...]
-    source_steps: tuple[int, ...]
-    sink_steps: tuple[int, ...]
 
 
 def move(box: Box) -> PrimFunc:

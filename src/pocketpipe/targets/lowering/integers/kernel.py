@@ -23,7 +23,7 @@ from pocketpipe.targets.lowering.integers.geometry import SumOfProducts, rounded
 from pocketpipe.targets.lowering.integers.preparing import Layout, Preparing
 from pocketpipe.targets.lowering.integers.sections import Section, sections
 from pocketpipe.targets.lowering.integers.units import VectorUnit
-from pocketpipe.targets.lowering.loops import Index, loop, one_by_one, sequence, unrolled, vector
+from pocketpipe.targets.lowering.loops import Index, in_chunks, loop, one_by_one, sequence, vector
 from pocketpipe.targets.lowering.parts import Axis, Cut, Kernel, Part, evenly, numbers_of_first, work
 from pocketpipe.targets.lowering.schedule import Order, Schedule
 
@@ -35,7 +35,7 @@ SMALLEST_SHARED = 800_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
 
 
-def made(layer: SumOfProducts, unit: VectorUnit, threads: int, chosen: Schedule | None) -> Kernel:
+def kernel_of(layer: SumOfProducts, unit: VectorUnit, threads: int, chosen: Schedule | None) -> Kernel:
     """The kernel of a layer: by rule, or by the schedule that was chosen, cut for so many threads."""
     cut = cut_for(layer, unit, chosen, threads)
     return Kernel(kernel(layer, unit, cut, chosen), cut)
@@ -258,19 +258,12 @@ class _Emitter:
 
     def along(self, tile: _Tile, sums: list[list[Buffer]], places: list[Index], first: Index, count: int) -> Stmt:
         """`count` steps from step `first`, whose inputs lie side by side from `places` on: by chunks, then singly."""
-        whole, left = divmod(count, self.unit.chunk)
 
-        def steps(start: int, size: int, index: Index) -> Stmt:
-            step = start + index * size
+        def steps(step: Index, size: int) -> Stmt:
             at = [place + step * self.unit.group for place in places]
             return sequence(self.multiply_add(tile, sums, at, first + step, size))
 
-        parts = ((0, whole, self.unit.chunk), (whole * self.unit.chunk, left, 1))
-        return sequence(
-            unrolled("k", times, self.schedule.unroll, partial(steps, start, size))
-            for start, times, size in parts
-            if times
-        )
+        return in_chunks("k", count, self.unit.chunk, self.schedule.unroll, steps)
 
     def multiply_add(
         self, tile: _Tile, sums: list[list[Buffer]], places: list[Index], step: Index, size: int

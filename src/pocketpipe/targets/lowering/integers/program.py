@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import (
@@ -29,20 +27,20 @@ from pocketpipe.integer.graph import (
 from pocketpipe.targets.c99.emitting import Emitter
 from pocketpipe.targets.lowering.cpu import Cpu
 from pocketpipe.targets.lowering.integers import elementwise
-from pocketpipe.targets.lowering.integers.elementwise import Box
 from pocketpipe.targets.lowering.integers.geometry import (
     SumOfProducts,
     addition_parameters,
     geometry,
 )
-from pocketpipe.targets.lowering.integers.kernel import made
+from pocketpipe.targets.lowering.integers.kernel import kernel_of
 from pocketpipe.targets.lowering.integers.preparing import OVERHANG
 from pocketpipe.targets.lowering.integers.sections import packed_weights, parameters, sections
 from pocketpipe.targets.lowering.integers.steps import Step, left_to_plain_c, steps
-from pocketpipe.targets.lowering.memory import Interval, Lifetimes, Use, aligned, plan
+from pocketpipe.targets.lowering.memory import Blob, Interval, Lifetimes, Use, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
 from pocketpipe.targets.lowering.schedule import Schedule
+from pocketpipe.targets.moving import moves
 from pocketpipe.targets.sharing import Shared, Statement, call
 
 
@@ -113,8 +111,7 @@ class _Building:
     kernels: dict[Any, Kernel] = field(default_factory=dict)
     """By what they were made from, so that layers of equal shape share one."""
     names: dict[Any, str] = field(default_factory=dict)
-    weights: bytearray = field(default_factory=bytearray)
-    known: dict[bytes, Place] = field(default_factory=dict)
+    weights: Blob = field(default_factory=Blob)
     steps: list[tuple[Step, list[KernelCall]]] = field(default_factory=list)
 
     def add(self, step: Step) -> None:
@@ -137,10 +134,11 @@ class _Building:
         assert isinstance(operator, Convolution | Linear)  # only these have such a shape
         added = () if step.addition is None else addition_parameters(step.addition, step.own)
         cut = sections(shape, unit)
-        constants = (packed_weights(cut, operator.weight), parameters(cut, operator, added))
+        packed = (packed_weights(cut, operator.weight), parameters(cut, operator, added))
+        constants = [Place(None, self.weights.place(values)) for values in packed]
         x, *other = (Place(name, 0) for name in step.inputs)
-        return self.call((shape,), lambda: made(shape, unit, self.threads, self.chosen.get(shape)), x,
-                         *map(self.constant, constants), *other, Place(step.output, 0))  # fmt: skip
+        return self.call((shape,), lambda: kernel_of(shape, unit, self.threads, self.chosen.get(shape)), x,
+                         *constants, *other, Place(step.output, 0))  # fmt: skip
 
     @singledispatchmethod
     def moved(self, operator: Operator) -> Iterator[KernelCall]:
@@ -168,39 +166,20 @@ class _Building:
         yield self.call(made_from, lambda: elementwise.max_pool(operator, shape, made), *self.ends(operator))
 
     @moved.register
-    def _(self, operator: Concatenation) -> Iterator[KernelCall]:
-        steps_, place = self.strides(operator.output), 0
-        for name in operator.inputs:
-            shape = self.graph.tensors[name].shape
-            yield self.move(Box(shape, self.strides(name), steps_), Place(name, 0), Place(operator.output, place))
-            place += shape[operator.axis - 1] * steps_[operator.axis - 1]
+    def _(self, operator: Concatenation | Slice | Transpose) -> Iterator[KernelCall]:
+        yield from self.boxes(operator)
 
     @moved.register
     def _(self, operator: Pad) -> Iterator[KernelCall]:
-        (x,), out = operator.inputs, operator.output
-        count, steps_ = self.graph.tensors[out].elements, self.strides(out)
+        out, count = operator.output, self.graph.tensors[operator.output].elements
         yield self.call(("fill", operator.value, count), lambda: elementwise.fill(operator.value, count), Place(out, 0))
-        start = sum(before * step for (before, _), step in zip(operator.amounts, steps_, strict=True))
-        box = Box(self.graph.tensors[x].shape, self.strides(x), steps_)
-        yield self.move(box, Place(x, 0), Place(out, start))
+        yield from self.boxes(operator)
 
-    @moved.register
-    def _(self, operator: Slice) -> Iterator[KernelCall]:
-        (x,), out = operator.inputs, operator.output
-        steps_ = self.strides(x)
-        start = sum(first * step for (first, _, _), step in zip(operator.ranges, steps_, strict=True))
-        strided = tuple(step * stride for step, (_, _, stride) in zip(steps_, operator.ranges, strict=True))
-        yield self.move(Box(self.graph.tensors[out].shape, strided, self.strides(out)), Place(x, start), Place(out, 0))
-
-    @moved.register
-    def _(self, operator: Transpose) -> Iterator[KernelCall]:
-        (x,), out = operator.inputs, operator.output
-        strides = self.strides(x)
-        ordered = tuple(strides[axis - 1] for axis in operator.order[1:])
-        yield self.move(Box(self.graph.tensors[out].shape, ordered, self.strides(out)), Place(x, 0), Place(out, 0))
-
-    def move(self, box: Box, source: Place, sink: Place) -> KernelCall:
-        return self.call(box, lambda: elementwise.move(box), source, sink)
+    def boxes(self, operator: Operator) -> Iterator[KernelCall]:
+        """What the operator moves, box by box."""
+        for move in moves(operator, self.graph):
+            source, sink = Place(move.source, move.start), Place(operator.output, move.sink_start)
+            yield self.call(move.box, partial(elementwise.move, move.box), source, sink)
 
     def call(self, made_from: Any, make: Any, *arguments: Place) -> KernelCall:
         if made_from not in self.kernels:
@@ -209,24 +188,11 @@ class _Building:
             self.names[made_from] = f"pocketpipe_kernel{len(self.names)}"
         return KernelCall(self.names[made_from], arguments)
 
-    def constant(self, values: np.ndarray) -> Place:
-        """Where an array lies among the weights; equal arrays lie there once."""
-        data = np.ascontiguousarray(values).tobytes()
-        if data not in self.known:
-            self.known[data] = Place(None, len(self.weights))
-            self.weights += data.ljust(aligned(len(data)), b"\0")
-        return self.known[data]
-
     def ends(self, operator: Operator) -> list[Place]:
         return [Place(name, 0) for name in (*operator.inputs, operator.output)]
 
     def shapes(self, operator: Operator) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return self.graph.tensors[operator.inputs[0]].shape, self.graph.tensors[operator.output].shape
-
-    def strides(self, tensor: str) -> tuple[int, ...]:
-        """Elements from one index to the next along each axis."""
-        shape = self.graph.tensors[tensor].shape
-        return tuple(int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
 
     def finish(self, object_file: Path) -> IntegerProgram:
         kernels = {self.names[made_from]: kernel for made_from, kernel in self.kernels.items()}
@@ -251,7 +217,7 @@ class _Building:
         return IntegerProgram(
             calls=tuple(Shared(text, parts[i]) if i in parts else text for i, text in enumerate(plain.calls)),
             kernels=taken,
-            weights=bytes(self.weights) + bytes(OVERHANG),
+            weights=bytes(self.weights.content) + bytes(OVERHANG),
             plain=plain,
             arena=arena + OVERHANG,
             input=offsets[self.graph.input],

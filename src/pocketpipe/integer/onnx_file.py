@@ -1,0 +1,33 @@
+"""What an ONNX file says of its ends, values and nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pocketpipe.errors import UserError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+
+def shapes_of(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shape of every value but weights, as far as it is written in the file; 0 along an axis that is open."""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
+
+
+def only_ends(model: ModelProto, fate: str) -> tuple[ValueInfoProto, ValueInfoProto]:
+    """The file's one input beside weights, and its one output. Raises UserError for several: of one each, `fate`."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    outputs = list(model.graph.output)
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise UserError(f"the ONNX file has {len(inputs)} inputs and {len(outputs)} outputs; one of each {fate}")
+    return inputs[0], outputs[0]
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The node's attributes by name."""
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
