@@ -70,6 +70,7 @@ def gru_of_torch() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "resnet8": (partial(zoo, "resnet8", DIGIT), DIGIT),
     "resnet20": (partial(zoo, "resnet20", DIGIT), DIGIT),
     "gru": (partial(zoo, "gru", FEW_ROWS), FEW_ROWS),
     "gru_of_torch": (gru_of_torch, (3, 4)),
@@ -115,6 +116,7 @@ METHODS: dict[str, Callable[[NetworkProfile], Step]] = {
     "blocks": one_block_less,
     "channels": half_the_channels,
     "sparsity": lambda profile: SparsityStep(density=0.5, protocol="erk"),
+    "gradual": lambda profile: SparsityStep(density=0.5, protocol="lamp", schedule="gradual"),
     "codebook": lambda profile: CodebookStep(bits=4),
     "codebook_int8": lambda profile: CodebookStep(bits=4, grid="int8"),
     "quantization": lambda profile: QuantizationStep(),
@@ -131,6 +133,7 @@ ORDERS = [
     "sparsity codebook",
     "codebook_int8 quantization",
     "codebook quantization",
+    "channels gradual codebook_int8 quantization",
     "channels sparsity quantization",
     "channels sparsity codebook_int8 quantization",
 ]
@@ -144,6 +147,7 @@ WITH_BLOCKS = [
 ]
 CASES = [(name, order) for name in NETWORKS for order in ORDERS] + [("resnet20", order) for order in WITH_BLOCKS]
 QUICK = {
+    *(("resnet8", order) for order in ORDERS),
     ("resnet20", "blocks channels sparsity codebook_int8 quantization"),
     ("resnet20", "sparsity channels"),
     ("gru", "channels sparsity quantization"),
@@ -152,7 +156,8 @@ QUICK = {
     ("vit", "sparsity four_bits"),
     ("vit_torch", "channels sparsity codebook_int8 quantization"),
 }
-"""What the default suite runs: seconds each. `make test-slow` runs all."""
+"""What the default suite runs: every order on a small network, others where they have something of their own. `make
+test-slow` runs all."""
 
 
 @pytest.mark.parametrize(
@@ -181,7 +186,7 @@ def test_methods_compose(name: str, order: str, tmp_path: Path) -> None:
     assert (promised.resident_bytes or 0) < 2 * len(onnx), "and not far from it"
     assert name != "resnet20" or promised.file_bytes < 2 * smallest, "where weights, not the graph, are the file"
     assert unpack(pack(onnx)) == onnx
-    if "sparsity" in order:
+    if "sparsity" in order or "gradual" in order:
         assert zeros
         assert mask_zeros(made) == zeros
     check_export(onnx, made, task.preprocessing(data.inputs[:16]))
