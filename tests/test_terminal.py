@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from rich.progress import TextColumn
 
-from pocketpipe.terminal import Counting, quiet
+from pocketpipe.quiet import quiet
+from pocketpipe.terminal import Counting
 
 
 def shown(console: Console) -> str:

@@ -38,7 +38,7 @@ has 1,506 bytes of them for LeNet (8 tensors between operators), 1,937 for ResNe
 UNKNOWN_CODE_BYTES = 4 * 1024
 """The same where operators are not known."""
 STACK_BYTES = 2 * 1024
-"""Of RAM, in a prediction."""
+"""Of RAM, in a prediction and where no linker script reserves it."""
 
 
 class ChannelGroup(Value):

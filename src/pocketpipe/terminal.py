@@ -1,11 +1,7 @@
-"""What a person sees of long work in a terminal: a bar that counts, and nothing of what libraries chatter."""
+"""What a person sees of long work in a terminal: a bar that counts."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,19 +33,3 @@ class Counting:
     def advance(self, count: int = 1, **fields: Any) -> None:
         """So many more are done; `fields` are what the columns show from now on."""
         self._progress.update(self._task, advance=count, **fields)
-
-
-@contextmanager
-def quiet(loggers: Sequence[str], *, warnings_of: str = "") -> Iterator[None]:
-    """Let loggers tell errors alone, and show no warnings: of modules that a pattern names, or at all."""
-    chatty = [logging.getLogger(name) for name in loggers]
-    levels = [logger.level for logger in chatty]
-    try:
-        for logger in chatty:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=warnings_of)
-            yield
-    finally:
-        for logger, level in zip(chatty, levels, strict=True):
-            logger.setLevel(level)

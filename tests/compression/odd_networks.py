@@ -277,5 +277,5 @@ ODD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "unet": (UNet, IMAGE),
     "written_down": (WrittenDown, IMAGE),
 }
-UNCOUNTED = ("spectrum", "swin_v2")
-"""PyTorch's counter of MACs knows no Fourier transform, and counts what an export computes once."""
+UNCOUNTED = ("spectrum",)
+"""PyTorch's counter of MACs knows no Fourier transform."""

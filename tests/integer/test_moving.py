@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from integer import qdq
 from integer.qdq import File
@@ -14,11 +16,9 @@ from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import Convolution, Linear
 from pocketpipe.integer.lowering import lower
 
-RANDOM = np.random.default_rng(0)
-
 
 def _integers(*shape: int) -> np.ndarray:
-    return RANDOM.integers(-127, 128, shape)
+    return np.random.default_rng(0).integers(-127, 128, shape)
 
 
 def _scales(count: int) -> np.ndarray:
@@ -69,6 +69,30 @@ def _one_of_several(file: File) -> str:
 def _per_tensor(file: File) -> str:
     stored = file.node("Flatten", file.weight(_integers(3, 3, 6), _scales(1)), axis=2)
     return file.node("Reshape", stored, file.constant(np.array([6, 1, 3, 3])))
+
+
+def test_axes_of_an_old_squeeze_count_from_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before opset 13 they are an attribute; a node of ONNX's own may say so by its domain."""
+    monkeypatch.setattr(qdq, "OPSET", 12)
+    file = File((6,))
+    squeezed = file.node("Squeeze", file.weight(_integers(5, 6, 1, 1), np.array(0.0103)), axes=[-2, -1])
+    y = file.node("Gemm", file.on_grid("input", 0.0211, 5), squeezed, transB=1)
+    model = onnx.load_from_string(file.bytes(file.on_grid(y, 0.0507)))
+    for node in model.graph.node:
+        for attribute in [each for each in node.attribute if each.name == "axis"]:
+            node.attribute.remove(attribute)  # of DequantizeLinear: since opset 13
+    agrees(model.SerializeToString(), some(1, 6))
+    next(node for node in model.graph.node if node.op_type == "Squeeze").domain = "ai.onnx"
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 12))
+    assert lower(model.SerializeToString()).operators
+
+
+def test_what_cannot_be_carried_out_is_refused_with_its_node() -> None:
+    file = File((6,))
+    cut = file.node("Gather", file.weight(_integers(5, 6), _scales(5)), file.constant(np.array([7])), axis=0)
+    y = file.node("Gemm", file.on_grid("input", 0.0211, 5), cut, transB=1)
+    with pytest.raises(UserError, match=r"\(Gather.*\): cannot be carried out on its constant"):
+        lower(file.bytes(file.on_grid(y, 0.0507)))
 
 
 @pytest.mark.parametrize("make", [_split_channels, _squeezed, _cut, _expanded, _one_of_several, _per_tensor])
@@ -145,7 +169,7 @@ def _several_matrices(file: File) -> str:
     [
         (_in_float, r"\(MatMul\): its weight 'c1' is not quantized"),
         (_along_the_inputs, r"\(MatMul\): its weight has scales along axis 1, not along its outputs"),
-        (_several_matrices, r"\(MatMul\): on its left its constant must be a matrix"),
+        (_several_matrices, r"\(MatMul\): on its left only a constant matrix"),
     ],
 )
 def test_a_constant_on_the_left_that_is_no_layer_is_refused(make: Callable[[File], str], reason: str) -> None:
@@ -156,7 +180,11 @@ def test_a_constant_on_the_left_that_is_no_layer_is_refused(make: Callable[[File
 
 def test_a_bias_that_is_moved() -> None:
     file = File((6, 5, 4))
-    bias = file.node("Reshape", file.constant(np.float32(RANDOM.normal(size=(3, 2)))), file.constant(np.array([-1])))
+    bias = file.node(
+        "Reshape",
+        file.constant(np.float32(np.random.default_rng(1).normal(size=(3, 2)))),
+        file.constant(np.array([-1])),
+    )
     weight = file.weight(_integers(6, 1, 3, 3), _scales(6))
     y = file.node("Conv", file.on_grid("input", 0.0211, 5), weight, bias, group=6)
     graph = agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, 6, 5, 4))

@@ -96,6 +96,14 @@ def test_a_convolution_that_pads_by_itself(auto: str, kernel: int, stride: int) 
         agrees(file.bytes(file.on_grid(y, 0.0507)), some(2, *shape), share=0.01)
 
 
+def test_same_with_windows_that_leave_places_out_is_refused() -> None:
+    """ONNX's inference begins at the first place, ONNX Runtime leaves out half of them in front."""
+    file = File((3, 8))
+    pooled = file.node("MaxPool", file.on_grid("input", 0.05), kernel_shape=[2], strides=[4], auto_pad="SAME_UPPER")
+    with pytest.raises(UserError, match=r"\(MaxPool\): auto_pad with windows that leave two places or more out"):
+        lower(file.bytes(pooled))
+
+
 def test_a_last_window_behind_the_image_is_refused() -> None:
     """ONNX's inference counts three windows, ONNX Runtime two."""
     file = File((3, 4))

@@ -16,7 +16,7 @@ from kedro.utils import load_obj
 
 from pocketpipe.errors import UserError
 from pocketpipe.lineage.provenance import FILE_NAME, Provenance, read_provenance, write_provenance
-from pocketpipe.storage import appearing_whole, replacing
+from pocketpipe.storage import appearing_whole, replacing, write_json
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class JsonDataset(FreshDataset[Any]):
     def _write(self, data: Any, folder: Path) -> None:
         many = isinstance(data, list)
         items = [item.model_dump(mode="json") for item in data] if many else data.model_dump(mode="json")
-        (folder / "value.json").write_text(json.dumps(items, indent=2, sort_keys=True) + "\n")
+        write_json(folder / "value.json", items)
 
     def _read(self, folder: Path) -> Any:
         value_class = load_obj(self.value.replace(":", "."))

@@ -14,7 +14,7 @@ class LayerResources(Value):
     bram: int
     """Blocks of 18 kbit for weights, biases and factors."""
     bits: int | None = None
-    """Of a signed accumulator that holds every sum, whatever the input; None where nothing is summed."""
+    """Of a signed accumulator that holds every sum of products or of a window, whatever the input; None for others."""
 
     @property
     def macs_per_cycle(self) -> float:

@@ -5,7 +5,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pocketpipe.cost import Cost
-from pocketpipe.integer.onnx_file import attributes, shapes_of
+from pocketpipe.integer.onnx_file import attributes, inferred, shapes_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -17,7 +17,7 @@ def cost_of(onnx_file: bytes, name: str) -> Cost:
     """Cost of one example through the file. `name` is how the file is called in figures."""
     import onnx
 
-    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+    model = inferred(onnx_file)
     graph = model.graph
     known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes_of(model)
     weights = _weights(graph, _floating_types(onnx.TensorProto))

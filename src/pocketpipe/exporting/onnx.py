@@ -20,8 +20,8 @@ from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.factors import factor_out
 from pocketpipe.exporting.qdq import OPSET, exportable, is_quantized
 from pocketpipe.exporting.qdq_file import finish, share_equal
+from pocketpipe.quiet import quiet
 from pocketpipe.samples import examples_at_once, in_batches
-from pocketpipe.terminal import quiet
 
 if TYPE_CHECKING:
     import onnx

@@ -20,9 +20,9 @@ from pocketpipe.errors import UserError
 from pocketpipe.integer.advice import LAST, OWN_DOMAINS, WAYS_OUT, way_back
 from pocketpipe.integer.fixed_point import Requantization, on_grid, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
-from pocketpipe.integer.onnx_file import only_ends
+from pocketpipe.integer.onnx_file import inferred, only_ends
 from pocketpipe.integer.real import Constant, Real, Sum, Target
-from pocketpipe.integer.shapes import Shapes, inferred, refuse_open_shape
+from pocketpipe.integer.shapes import Shapes, refuse_open_shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 
+def inferred(onnx_file: bytes) -> ModelProto:
+    """The file with the shapes that ONNX infers. Raises UserError for a file that contradicts itself."""
+    import onnx
+
+    try:
+        return onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+    except onnx.shape_inference.InferenceError as error:
+        raise UserError(f"the ONNX file contradicts itself: {' '.join(str(error).split())}") from None
+
+
 def shapes_of(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """Shape of every value but weights, as far as it is written in the file; 0 along an axis that is open."""
     values = (*model.graph.input, *model.graph.output, *model.graph.value_info)

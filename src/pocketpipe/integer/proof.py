@@ -41,7 +41,7 @@ def bounds(graph: IntegerGraph, offset: int = UNSIGNED_OFFSET) -> tuple[Bound, .
 def prove(graph: IntegerGraph, bits: int = 32, offset: int = UNSIGNED_OFFSET) -> tuple[Bound, ...]:
     """The bounds, if all fit an accumulator of `bits` bits. Raises Mistakes that name each layer that does not."""
     found = bounds(graph, offset)
-    if over := [bound for bound in found if bound.bits > bits]:
+    if over := [each for each in found if each.bits > bits]:
         raise Mistakes(
             [
                 f"layer {bound.layer!r}: a sum can reach {bound.largest:,}, which takes {bound.bits} bits; "

@@ -28,17 +28,8 @@ class Shapes(dict[str, Shape]):
     def __missing__(self, name: str) -> Shape:
         unknown = f"the shape of {name!r}, which it makes, is not known; {FIXED}"
         node = self.makers.get(name)
-        raise UserError(f"node {node.name or name!r} ({node.op_type}): {unknown}" if node else f"{name!r}: no shape")
-
-
-def inferred(onnx_file: bytes) -> ModelProto:
-    """The file with the shapes that ONNX infers. Raises UserError for a file that contradicts itself."""
-    import onnx
-
-    try:
-        return onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
-    except onnx.shape_inference.InferenceError as error:
-        raise UserError(f"the ONNX file contradicts itself: {' '.join(str(error).split())}") from None
+        who = f"node {node.name or name!r} ({node.op_type}): {unknown}" if node else f"{name!r}: no shape; {FIXED}"
+        raise UserError(who)
 
 
 def refuse_open_shape(value: ValueInfoProto) -> None:

@@ -55,7 +55,7 @@ class Armv7(C99Target):
                 f"program (`{RUNNER}`)": library,
                 "of which code and constants": flash,
                 "of which weights and tables": made.constants,
-                "static memory, working memory and stack included": ram,
+                "static memory, working memory and 2 kB for the stack included": ram,
                 "of which working memory": made.arena,
             },
             usage=f"""## On the board

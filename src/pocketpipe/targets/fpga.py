@@ -43,7 +43,8 @@ csynth_design
 
 class Fpga(C99Target):
     """Sources for synthesis. `unroll`: products that a circuit forms in a cycle; `clock_mhz`: for the estimate.
-    `accumulator_bits`: what every sum must be proven to fit, where the circuit is to have fewer than the sources' 32.
+    `accumulator_bits`: what every sum of products or of a window must be proven to fit, where the circuit is to have
+    fewer than the sources' 32.
 
     Another size than the default is a target of one's own: `my.targets:wide` with `wide = Fpga(unroll=32)`.
     """

@@ -65,7 +65,7 @@ def shapes_made(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, t
     of three axes, in a network with convolutions along a line, of which the module does not say which are the channels.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    has_lines = any(isinstance(module, ALONG_A_LINE) for module in network.modules())
+    has_lines = any(isinstance(module, nn.Conv1d | nn.ConvTranspose1d) for module in network.modules())
 
     def keeper(path: str) -> Hook:
         def keep(module: nn.Module, inputs: object, made: object) -> None:
@@ -116,7 +116,8 @@ def common_points(
         wrong = [path for path in named if path not in fitting]
         if wrong:
             raise UserError(
-                f"distillation.features.points: {', '.join(wrong)}: no maps of the same size in student and teacher; "
+                f"distillation.features.points: {', '.join(wrong)}: no maps of the same size in student and teacher, "
+                "or (with convolutions along a line) none of which it is known where the channels are; "
                 f"possible: {', '.join(fitting) or 'none'}"
             )
         return tuple(named)

@@ -36,8 +36,9 @@ def fit_in_stages(
     """Carry `plan` out on `start` cut by cut, a short training after each but the last, then train as `recipe` says.
 
     Each cut is chosen by the weights that the training before it left. `profile` is that of `start`. The result's plan
-    holds the steps that were really carried out; its predicted cost is that of `plan`. `workspace` has a folder for
-    each training: called again after an interruption, finished ones return at once and the unfinished one goes on.
+    holds the steps that were really carried out; its predicted cost is that of `plan`, reopened. `workspace` has a
+    folder for each training: called again after an interruption, finished ones return at once and the unfinished one
+    goes on.
     `facts["stages"]` tells the metric on val after each short training. Raises as `fit`, and UserError if the cuts of a
     step do not lead to what the step promises.
     """

@@ -14,8 +14,8 @@ from pocketpipe.compression.modules import no_fast_attention
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 from pocketpipe.compression.tracing import Trace, trace
 from pocketpipe.network import StoredNetwork
+from pocketpipe.quiet import quiet
 from pocketpipe.task import Task
-from pocketpipe.terminal import quiet
 from pocketpipe.training.answers import answer_shape, has_idle_parameters
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
 from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs

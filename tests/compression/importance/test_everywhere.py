@@ -19,9 +19,8 @@ from pocketpipe.compression.tracing import trace
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.task import Preprocessing, Split
 
-FORMS = [*(form for form in ODD if form not in ("written_down",)), "gru"]
-"""Without the one whose code needs contiguous images (prepared ones lie channels last), and the one whose outputs
-are windows, not examples."""
+FORMS = [*(form for form in ODD if form != "written_down"), "gru"]
+"""Without the one whose code needs contiguous images: prepared ones lie channels last."""
 
 
 def _task(shape: tuple[int, ...], outputs: int) -> Any:

@@ -123,7 +123,7 @@ EXPECTED = {
     "standardized": {"hidden": 9},
     "squeeze_excite": {"stem.0": 6, "expand.0": 18, "reduce": 4},
     "swin": {"qkv": 3},
-    "swin_v2": {"qkv": 3},
+    "swin_v2": {"qkv": 3, "enter": 8},
     "torch_gru": {"embed": 7, "inside.weight_ih_l0": 6},
     "unet": {"down": 6, "deep": 10, "up": 8},
     "vit_chunked": {"attention.qkv": 4, "inner": 20},

@@ -17,12 +17,14 @@ from pocketpipe.budget import Budget
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.evaluation import EvaluateSettings, Evaluation
+from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.integer import reference
 from pocketpipe.integer.graph import Convolution
 from pocketpipe.integer.lowering import lower
 from pocketpipe.network import StoredNetwork
+from pocketpipe.pipelines.evaluate import nodes
 from pocketpipe.pipelines.evaluate.integers import expected_of, refuse_differing
 from pocketpipe.pipelines.evaluate.nodes import evaluate
 from pocketpipe.record import StageRecord
@@ -103,6 +105,7 @@ def test_where_no_target_saw_all_examples_the_integers_stand_for_them(
     def nothing(*arguments: object) -> np.ndarray:
         raise NotMeasured("cannot be executed here")
 
+    monkeypatch.setattr(nodes, "run_onnx", lambda onnx_file, inputs: run_onnx(onnx_file, inputs) + 1)
     monkeypatch.setattr(Shapes, "scores", lambda self, outputs, targets: outputs[:, 0])
     monkeypatch.setattr(type(TARGETS.resolve("x86_64")), "run", nothing)
     scores = made.evaluated(tmp_path, "x86_64").scores

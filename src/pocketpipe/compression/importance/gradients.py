@@ -39,9 +39,10 @@ def taylor(
     layers = sorted({reader.layer for found in reading.values() for reader in found})
     parameters = {member.name: copied.get_parameter(member.name) for found in weighing.values() for member in found}
     scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
+    recurrent = any(isinstance(module, nn.RNNBase) for module in copied.modules())
     for batch, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
         # cuDNN's recurrent modules have no gradient in eval mode.
-        with torch.backends.cudnn.flags(enabled=False), _read(copied, layers) as read:
+        with torch.backends.cudnn.flags(enabled=not recurrent), _read(copied, layers) as read:
             loss = task.loss(copied(batch).contiguous(), wanted, smoothing=SMOOTHING) * len(batch)
         sources = [*(tensor for _, tensor in read), *parameters.values()]
         gradients = torch.autograd.grad(loss, sources, allow_unused=True)

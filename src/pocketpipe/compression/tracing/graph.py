@@ -43,21 +43,9 @@ def walk_graph(
             walk.values[node] = rule_for(node)(walk, node)
         else:
             walk.values[node] = unlabelled(node, f"a constant ({node.name!r})")
-    counted = walk.needed & _of_input(program)
-    walk.calls = [call for call in walk.calls if call.node in counted]
-    walk.products = [product for product in walk.products if product.node in counted]
+    walk.calls = [call for call in walk.calls if call.node in walk.needed]
+    walk.products = [product for product in walk.products if product.node in walk.needed]
     return walk
-
-
-def _of_input(program: torch.export.ExportedProgram) -> set[fx.Node]:
-    """The nodes that depend on the network's input. What the others compute, the export lays down as a constant."""
-    found: set[fx.Node] = set()
-    for node in program.graph.nodes:
-        if node.name in program.graph_signature.user_inputs or any(source in found for source in node.all_input_nodes):
-            found.add(node)
-            if _changes_in_place(node) and node.args[0] not in found:
-                return set(program.graph.nodes)  # a constant that the input is written into: who reads it, is not seen
-    return found
 
 
 def needed_nodes(graph: fx.Graph) -> set[fx.Node]:
@@ -67,13 +55,10 @@ def needed_nodes(graph: fx.Graph) -> set[fx.Node]:
     """
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node.op == "output" or _changes_in_place(node) or any(user in needed for user in node.users):
+        in_place = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        if node.op == "output" or in_place or any(user in needed for user in node.users):
             needed.add(node)
     return needed
-
-
-def _changes_in_place(node: fx.Node) -> bool:
-    return bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
 
 
 def _placeholder(node: fx.Node, parameter: str | None, constant: bool) -> Activation | None:

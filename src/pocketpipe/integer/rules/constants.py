@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pocketpipe.errors import first_line
 from pocketpipe.integer.lowering import Lowering
 from pocketpipe.integer.real import Constant
 
@@ -61,8 +63,21 @@ def _made(lowering: Lowering, node: NodeProto, first: np.ndarray) -> list[np.nda
     kinds = {name: helper.np_dtype_to_tensor_dtype(values.dtype) for name, values in given.items()}
     inputs = [helper.make_tensor_value_info(name, kind, given[name].shape) for name, kind in kinds.items()]
     outputs = [helper.make_tensor_value_info(name, kinds[node.input[0]], None) for name in node.output]
-    graph = helper.make_graph([node], "moved", inputs, outputs)
+    graph = helper.make_graph([_plain(node, first.ndim, lowering.opset)], "moved", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", lowering.opset)])
-    made = ReferenceEvaluator(model).run(None, given)
+    try:
+        made = ReferenceEvaluator(model).run(None, given)
+    except Exception as error:  # whatever NumPy says of arguments that do not fit
+        raise lowering.refusal(node, f"cannot be carried out on its constant ({first_line(error)})") from error
     assert isinstance(made, list)
     return made
+
+
+def _plain(node: NodeProto, rank: int, opset: int) -> NodeProto:
+    """The node as the reference takes it: without a domain, and axes of an old Squeeze counted from the front."""
+    plain = copy.deepcopy(node)
+    plain.domain = ""
+    if node.op_type == "Squeeze" and opset < 13:
+        for attribute in plain.attribute:
+            attribute.ints[:] = [axis % rank for axis in attribute.ints]
+    return plain

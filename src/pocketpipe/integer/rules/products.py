@@ -18,8 +18,11 @@ from pocketpipe.integer.rules.registry import rule
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+
+BIAS_BITS = 24
+"""Of the largest offset in units of the sum: it fits 32 bits beside the products."""
 SCALE_OF_ZEROS = 2.0**-12
-"""Of weights that are all 0: a bias in units of it, times the input's scale, is far below a step of any result."""
+"""Of weights that are all 0, where no bias says how fine the units of the sum must be."""
 
 
 @rule("Conv")
@@ -130,7 +133,8 @@ def _constant_on_the_left(lowering: Lowering, node: NodeProto) -> None:
     tensor, weight = lowering.plain(node, 1), weight_of(lowering, node, 0, 0)
     matrix, shape, before = int8_of(lowering, node, weight), lowering.shapes[node.output[0]], lowering.tensors[tensor]
     if node.op_type != "MatMul" or matrix.ndim != 2 or len(before.shape) < 2:
-        raise lowering.refusal(node, "on its left its constant must be a matrix, with a tensor of rows and columns")
+        why = "on its left only a constant matrix, of MatMul, with a tensor of rows and columns"
+        raise lowering.refusal(node, why)
     axes = len(before.shape)
     order = (*range(axes - 2), axes - 1, axes - 2)
     turned = f"{node.output[0]}/turned"
@@ -169,15 +173,21 @@ def weight_of(lowering: Lowering, node: NodeProto, position: int, outputs: int) 
         raise lowering.refusal(node, f"its weight {node.input[position]!r} is not quantized")
     if weight.scale.size > 1 and weight.axis != outputs:
         raise lowering.refusal(node, f"its weight has scales along axis {weight.axis}, not along its outputs")
-    return weight if weight.scale.all() else _without_scales_of_zero(weight, weight.quantized, weight.scale)
+    if weight.scale.all():
+        return weight
+    bias = constant_bias(lowering, node)
+    added = np.zeros(1) if bias is None else abs(bias.values.astype(np.float64).reshape(-1))
+    x = lowering.tensors[lowering.stored(node, 1 - position)]
+    own = np.where(added > 0, added / (x.scale * 2.0**BIAS_BITS), SCALE_OF_ZEROS)
+    return _without_scales_of_zero(replace(weight, axis=outputs), weight.quantized, weight.scale, own)
 
 
-def _without_scales_of_zero(weight: Constant, integers: np.ndarray, scale: np.ndarray) -> Constant:
-    """Zeros, on a scale of their own, in the channels whose scale is 0: their bias is all that they make."""
+def _without_scales_of_zero(weight: Constant, integers: np.ndarray, scale: np.ndarray, own: np.ndarray) -> Constant:
+    """Zeros in the channels whose scale is 0: their bias is all that they make, and `own` the scale that it needs."""
     spread = [1] * integers.ndim
-    spread[weight.axis] = -1
+    spread[weight.axis] = -1 if scale.size > 1 else 1
     kept = np.where(scale.reshape(spread) == 0, 0, integers)
-    return Constant(weight.values, kept, np.where(scale == 0, SCALE_OF_ZEROS, scale), weight.axis)
+    return Constant(weight.values, kept, np.where(scale == 0, own, scale), weight.axis)
 
 
 def scale_of(weight: Constant) -> np.ndarray:

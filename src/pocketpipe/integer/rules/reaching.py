@@ -21,12 +21,15 @@ def reach(
     """(before, after): what is added to each axis so that `made` windows of `spans` fit `lengths`.
 
     Pads that are given are left as they are; with ceil_mode a last window may reach further. Raises UserError where it
-    would begin there: ONNX's inference of shapes counts such a window, while ONNX Runtime and PyTorch leave it out.
+    would begin there: ONNX's inference of shapes for older opsets counts such a window, while ONNX Runtime and PyTorch
+    leave it out; and where SAME leaves out what lies behind the last window, by halves in ONNX Runtime alone.
     """
     given, axes = attributes(node), len(lengths)
     how, pads = given.get("auto_pad", b"NOTSET"), [int(pad) for pad in given.get("pads", [0] * 2 * axes)]
     ends = [(m - 1) * stride + span for m, stride, span in zip(made, strides, spans, strict=True)]
     missing = [max(end - length, 0) for end, length in zip(ends, lengths, strict=True)]
+    if how.startswith(b"SAME") and any(length - end > 1 for end, length in zip(ends, lengths, strict=True)):
+        raise lowering.refusal(node, "auto_pad with windows that leave two places or more out; say its pads in numbers")
     if how == b"SAME_UPPER":
         pads = [pad // 2 for pad in missing] + [0] * axes
     elif how == b"SAME_LOWER":

@@ -58,7 +58,7 @@ class C99Target(Target):
     unroll: int = UNROLL
     """Products that a circuit made of the sources forms in a cycle."""
     accumulator_bits: int = ACCUMULATOR_BITS
-    """That every sum must be proven to fit."""
+    """That every sum of products or of a window must be proven to fit."""
 
     @abstractmethod
     def build(self, graph: IntegerGraph, made: Sources, delivery: Path) -> Built:

@@ -46,7 +46,7 @@ def linear(walk: Walk, node: fx.Node) -> Any:
     """The last axis of the input meets axis 1 of the weight; axis 0 makes the output."""
     given = arguments(node)
     x, weight = walk.value(given["input"]), walk.value(given["weight"])
-    if x is None or weight is None or x.parameter or len(x.shape) < 2:
+    if x is None or weight is None or len(x.shape) < 2 or (x.parameter and not weight.parameter):
         return unknown(walk, node)
     if weight.parameter:
         return product_with_weight(walk, node, x, weight, out_axis=0)

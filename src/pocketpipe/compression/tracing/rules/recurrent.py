@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def cell(walk: Walk, node: fx.Node) -> Any:
     if x is None or len(weights) != (2 if given["b_ih"] is None else 4):
         return unknown(walk, node)
     only = Cell(weights[0], weights[1], tuple(weights[2:]))
-    state, memory = _cell(walk, node, only, 1)
+    state, memory = _cell(walk, node, only, prod(x.shape[:-1]))  # frames or windows may lie in the batch
     walk.meet(walk.axis(only.input.parameter or "", only.input.shape, 1), x, 1)
     _begin(walk, given["hx"], (state, memory), 1)
     made = [Activation(shape, 1, state, describe(node)) for shape in _shapes(node)]
