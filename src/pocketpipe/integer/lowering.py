@@ -23,6 +23,7 @@ from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator,
 from pocketpipe.integer.onnx_file import inferred, only_ends
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.shapes import Shapes, refuse_open_shape
+from pocketpipe.integer.straightening import straightened
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -53,7 +54,7 @@ def lower(onnx_file: bytes) -> IntegerGraph:
                         opset=_opset(model))  # fmt: skip
     for node in model.graph.node:
         lowering.lower(node)
-    return lowering.graph(end.name)
+    return straightened(lowering.graph(end.name))
 
 
 def is_quantized(onnx_file: bytes) -> bool:

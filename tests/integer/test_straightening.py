@@ -1,0 +1,85 @@
+"""Moves that undo each other go; the integers stay those of the graph as it was lowered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compression.test_composition import NETWORKS as COMPOSED
+from compression.zoo import trained_looking
+from pocketpipe.buffers import peak_bytes
+from pocketpipe.compression.quantization import QuantizationStep
+from pocketpipe.compression.tracing import profile_of
+from pocketpipe.exporting.onnx import export_onnx
+from pocketpipe.integer import lowering, reference
+from pocketpipe.integer.graph import IntegerGraph, Transpose
+from pocketpipe.integer.lowering import lower
+from pocketpipe.plan import CompressionPlan
+from pocketpipe.targets.c99.sources import sources
+from pocketpipe.task import Preprocessing, Split
+
+
+class Vibration(nn.Module):
+    """What sensors are read with: a stem, a separable block, a residual addition; all along a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv1d(3, 8, 7, padding=3), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(2))
+        self.separable = nn.Sequential(
+            nn.Conv1d(8, 8, 5, padding=2, groups=8), nn.BatchNorm1d(8), nn.Hardswish(),
+            nn.Conv1d(8, 12, 1), nn.BatchNorm1d(12), nn.ReLU(), nn.AvgPool1d(2),
+        )  # fmt: skip
+        self.first = nn.Sequential(nn.Conv1d(12, 12, 3, padding=1), nn.BatchNorm1d(12), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv1d(12, 12, 3, padding=1), nn.BatchNorm1d(12))
+        self.pool, self.head = nn.AdaptiveAvgPool1d(1), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.separable(self.stem(x))
+        return self.head(self.pool(functional.relu(x + self.second(self.first(x)))).flatten(1))
+
+
+def quantized(network: nn.Module, shape: tuple[int, ...]) -> bytes:
+    task: Any = SimpleNamespace(input_shape=shape, preprocessing=Preprocessing())
+    task.augment_both = lambda inputs, targets, generator: (inputs, targets)
+    examples = np.random.default_rng(0).standard_normal((16, *shape)).astype(np.float32)
+    made, _ = CompressionPlan((QuantizationStep(),)).carry_out(network, task, Split("noise", examples, np.zeros(16)))
+    return export_onnx(made.eval(), shape)
+
+
+def as_lowered(onnx_file: bytes, monkeypatch: pytest.MonkeyPatch) -> IntegerGraph:
+    with monkeypatch.context() as undone:
+        undone.setattr(lowering, "straightened", lambda graph: graph)
+        return lower(onnx_file)
+
+
+def transposed(graph: IntegerGraph) -> int:
+    return Counter(type(operator) for operator in graph.operators)[Transpose]
+
+
+@pytest.mark.parametrize("name", ["vibration", "vit", "gru", "resnet8"])
+def test_the_integers_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    factory, shape = COMPOSED.get(name, (lambda: trained_looking(Vibration()), (3, 32)))
+    onnx_file = quantized(factory(), shape)
+    before, after = as_lowered(onnx_file, monkeypatch), lower(onnx_file)
+    integers = before.quantized(np.random.default_rng(1).standard_normal((4, *shape)).astype(np.float32))
+    assert np.array_equal(reference.run(before, integers), reference.run(after, integers))
+    assert transposed(after) <= transposed(before)
+    assert len({operator.output for operator in after.operators}) == len(after.operators)
+    if name == "vibration":
+        assert (transposed(before), transposed(after)) == (11, 1), "the input alone is turned"
+
+
+def test_a_network_along_a_line_takes_the_memory_that_is_predicted() -> None:
+    """Turned at every layer it would take twice its largest tensor."""
+    torch.manual_seed(0)
+    network, shape = trained_looking(Vibration()), (3, 256)
+    profile = profile_of(network, shape)
+    assert sources(lower(quantized(network, shape))).arena == peak_bytes(profile.buffers, profile.widths(), 1)
