@@ -274,3 +274,8 @@ def test_a_network_of_the_users_that_cannot_be_exported_is_told_before_any_work(
 def test_no_thread_at_all_is_refused() -> None:
     with pytest.raises(Mistakes, match=r"compile.threads: 0: .*greater than or equal to 1"):
         checked_config({**parameters(), "compile": {"threads": 0}})
+
+
+def test_a_class_in_the_place_of_a_target_is_told() -> None:
+    with pytest.raises(Mistakes, match=r"targets: own.targets:Careless is no target; name an instance of yours"):
+        checked_config(parameters() | {"targets": ["own.targets:Careless"]})

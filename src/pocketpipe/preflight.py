@@ -21,7 +21,7 @@ from pocketpipe.plan import STEPS, Step, is_step, order_mistakes
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.request import Request
 from pocketpipe.search.feasibility import reach, refuse_impossible
-from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.targets.native import NativeTarget
 from pocketpipe.task import TASKS, TaskChoice
 from pocketpipe.training.distilling import FurtherTeacher
@@ -102,10 +102,10 @@ def _other_mistakes(request: Request) -> Iterator[str]:
         reasons = (step_made.refused_with(earlier) for earlier in made[:position])
         yield from (f"methods: {reason}" for reason in reasons if reason is not None)
     for name in request.targets:
-        unknown = list(_said("targets", partial(TARGETS.resolve, name)))
+        unknown = list(_said("targets", partial(_target, name)))
         yield from unknown or _without_integers(name, steps)
     if request.compile is not None:
-        known_targets = [name for name in request.targets if not list(_said("", partial(TARGETS.resolve, name)))]
+        known_targets = [name for name in request.targets if not list(_said("", partial(_target, name)))]
         yield from request.compile.mistakes([TARGETS.resolve(name) for name in known_targets], where="compile")
     yield from _targets_of_no_concern(request)
     for section, teacher in request.teachers:
@@ -118,6 +118,14 @@ def _other_mistakes(request: Request) -> Iterator[str]:
             yield f"{section}.{uneven}"
     if request.search is not None:
         yield from request.search.mistakes(where="search")
+
+
+def _target(name: str) -> Target:
+    """Raises UserError for a name that stands for none, or for its class."""
+    found = TARGETS.resolve(name)
+    if not isinstance(found, Target):
+        raise UserError(f"{name} is no target; name an instance of yours: `board = Board()`")
+    return found
 
 
 def _without_integers(target: str, steps: list[type[Step]]) -> Iterator[str]:
@@ -143,7 +151,7 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
         yield from _said("", partial(_check_trainer, request.trainer))
     if "compile" in stages:
         for name in request.targets:
-            if not list(_said("", partial(TARGETS.resolve, name))):
+            if not list(_said("", partial(_target, name))):
                 yield from _said(f"targets: {name}", TARGETS.resolve(name).check)
     if request.task is None or _task_mistakes(request):
         return

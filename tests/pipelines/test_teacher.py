@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +50,16 @@ def test_given_weights_are_the_teacher_or_where_its_training_starts(weights: Pat
         return float((network.state["0.weight"] - final.state["0.weight"]).abs().max())
 
     assert 0 < moved(trained) < 1e-4 < moved(anew)
+
+
+def test_a_retraining_with_given_weights_says_that_it_trains_the_student_alone(weights: Path, tmp_path: Path) -> None:
+    splits, _ = Blobs().load(seed=0, holdout=None)
+    choice = NetworkChoice(name="training.samples:normalized", weights=weights)
+    champion: Any = SimpleNamespace()
+    _, record = make_teacher(
+        TASK, choice, GENTLE, SETTINGS, 3, splits, Path("."), Path("."), tmp_path / "final", champion
+    )  # fmt: skip
+    assert "the champion's teacher is trained on" in record.warnings[0]
 
 
 def test_weights_that_know_hardly_more_than_the_most_frequent_class_are_told(weights: Path, tmp_path: Path) -> None:

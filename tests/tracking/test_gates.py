@@ -145,9 +145,19 @@ def test_a_champion_of_other_examples_and_another_metric_blocks_nothing_for_ever
     assert "was measured by accuracy (more is better), not by error" in decision.reasons[1]
 
 
-def test_settings_refuse_a_negative_margin():
-    with pytest.raises(ValidationError):
-        GateSettings(margin=-0.1)
+def test_below_zero_the_margin_is_the_gain_that_is_asked(evaluation):
+    """1,000 examples: three won are not enough for 0.004, four are."""
+    gate, champion = GateSettings(margin=-0.004), evaluation(scores=[0.0] * 10 + [1.0] * 990)
+    for won, promote in ((3, False), (4, True)):
+        decision = decide(evaluation(scores=[1.0] * won + [0.0] * (10 - won) + [1.0] * 990), champion, gate)
+        assert decision.promote is promote
+        assert any(reason.startswith(("not better", "better")[promote]) for reason in decision.reasons)
+
+
+def test_settings_refuse_what_is_no_margin():
+    for fields in ({"margin": float("nan")}, {"max_metric_fall": -0.1}):
+        with pytest.raises(ValidationError):
+            GateSettings(**fields)
 
 
 def test_a_promotion_reads_as_a_sentence_and_travels_as_json():

@@ -20,8 +20,8 @@ class GateSettings(Value):
     0.005
     """
 
-    margin: float = Field(default=0.005, ge=0)
-    """Allowed mean paired loss on the same examples, in the metric's unit."""
+    margin: float = Field(default=0.005, allow_inf_nan=False)
+    """Allowed mean paired loss on the same examples, in the metric's unit; below 0, the gain that is asked."""
     model: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     """Name in the model registry; null = made from task and network."""
     max_metric_fall: float = Field(default=0.05, ge=0)
@@ -123,7 +123,8 @@ def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[
         return False, "not comparable: a score is not a finite number"
     won, lost, p = sign_test(differences)
     fine = mean >= -gate.margin - ROUNDING
-    relation = "not worse than the champion" if fine else "worse than the champion"
+    words = ("not better", "better") if gate.margin < 0 else ("worse", "not worse")
+    relation = f"{words[fine]} than the champion"
     return fine, (
         f"{relation} on the same {len(differences)} examples ({new.data}): {new.metric_name} better by "
         f"{difference_text(mean)} (allowed: {difference_text(-gate.margin)}); {won} won, {lost} lost, exact sign test "

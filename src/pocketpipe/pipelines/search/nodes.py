@@ -89,7 +89,7 @@ def find_plan(
             settings,
             seed=seed,
             store=store,
-            informed=partial(_informed, steps[0], start.build(task), task, splits.train, profile),
+            informed=partial(_informed, steps, start.build(task), task, splits.train, profile),
             higher_is_better=task.higher_is_better,
         )
     choice = choose(
@@ -142,10 +142,22 @@ def _trial_functions(
 
 
 def _informed(
-    step: Step, network: nn.Module, task: Task, data: Split, profile: NetworkProfile, uniform: CompressionPlan
+    steps: Sequence[Step],
+    network: nn.Module,
+    task: Task,
+    data: Split,
+    profile: NetworkProfile,
+    uniform: CompressionPlan,
 ) -> list[dict[str, Any]]:
-    """What weights suggest for the first step, which meets the network as it is, at the uniform plan's share."""
-    dense, after = profile.cost(), uniform.steps[0].predict(profile).cost()
+    """What weights suggest for the first step, which meets the network as it is, at the uniform plan's share.
+
+    The first that has a choice: one without (of the user's, say) may come before, if it leaves the layers as they are.
+    """
+    choosing = (place for place, step in enumerate(steps) if step.space(profile))
+    place = next(choosing, 0)
+    if any(step.predict(profile).layers != profile.layers for step in uniform.steps[:place]):
+        place = 0
+    step, dense, after = steps[place], profile.cost(), uniform.steps[place].predict(profile).cost()
     share = Limits(macs=after.macs) if after.macs < dense.macs else Limits(file_bytes=after.file_bytes)
     try:
         return [joint_parameters(point, step.kind) for point in step.informed(network, task, data, profile, share)]

@@ -23,6 +23,12 @@ BETTER_THAN_GUESSING = 0.1
 """Of what guessing leaves over, the least that weights worth compressing know."""
 
 
+STUDENT_ALONE = (
+    "the teacher's weights are given, so this retraining trains the student alone; "
+    "with teacher: {given_weights: start} the champion's teacher is trained on"
+)
+
+
 def make_teacher(
     task_choice: TaskChoice,
     network_choice: NetworkChoice,
@@ -45,7 +51,8 @@ def make_teacher(
         start, whence = with_weights_of(weights, start, task), f"given weights {weights.name}"
         given = _Given.of(start, task, splits)
         if final:
-            return start, given.record(f"{whence}; training skipped")
+            told = () if champion is None else (STUDENT_ALONE,)
+            return start, given.record(f"{whence}; training skipped", told)
     elif champion is not None:
         start, whence = champion.teacher, "champion's teacher"
     fitted = fit(
@@ -104,14 +111,14 @@ class _Given:
     def facts(self) -> dict[str, Any]:
         return {"val_looks_memorized": self.seen.suspicious}
 
-    def record(self, start: str) -> StageRecord:
+    def record(self, start: str, told: tuple[str, ...]) -> StageRecord:
         """Of a stage that trains nothing."""
         return StageRecord(
             stage="teacher",
             headline=f"training skipped, weights given: {_in_words(self.metrics)}",
             metrics=self.metrics,
             facts={"start": start, **self.facts},
-            warnings=self.warnings,
+            warnings=(*told, *self.warnings),
             data=self.data,
         )
 
