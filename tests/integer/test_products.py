@@ -32,14 +32,6 @@ def test_a_channel_of_scale_zero_is_its_bias(operator: str, with_bias: bool, sca
     assert not layer.weight[of_nothing].any()
 
 
-@pytest.mark.parametrize(("bias", "step"), [(0.003, 3e-5), (300.0, 2.5)])
-def test_what_is_bias_alone_is_as_fine_as_its_result(bias: float, step: float) -> None:
-    file = File((6,))
-    weight = file.weight(np.ones((6, 2)), np.zeros(2), axis=1)
-    y = file.node("Gemm", file.on_grid("input", 0.5), weight, file.constant(np.array([bias, -bias], np.float32)))
-    agrees(file.bytes(file.on_grid(y, step)), some(1, 6), share=0.0)
-
-
 def test_a_bias_that_is_no_number_is_refused() -> None:
     file = File((6,))
     weight = file.weight(np.ones((6, 2)), np.full(1, 0.01), axis=1)

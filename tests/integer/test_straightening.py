@@ -45,6 +45,36 @@ class Vibration(nn.Module):
         return self.head(self.pool(functional.relu(x + self.second(self.first(x)))).flatten(1))
 
 
+class Causal(nn.Module):
+    """A temporal network: padded in front by code, gates from two halves, what came before laid beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gated = nn.Conv1d(3, 6, 3), nn.Conv1d(6, 12, 3, dilation=2)
+        self.mixed, self.head = nn.Conv1d(12, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(functional.pad(x, (2, 0))).relu()
+        left, right = self.gated(functional.pad(x, (4, 0))).chunk(2, dim=1)
+        return self.head(self.mixed(torch.cat([x, left * right.sigmoid()], 1)).relu().mean(-1))
+
+
+class ManyReaders(nn.Module):
+    """Each turns what it makes of one tensor by itself, if it is not turned for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(3, 6, 3), nn.Linear(6 * 30, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head((x.sigmoid() + x.tanh() * functional.hardswish(x)).flatten(1))
+
+
+OWN = {"vibration": Vibration, "causal": Causal, "readers": ManyReaders}
+"""Of 3 channels along 32 places."""
+
+
 def quantized(network: nn.Module, shape: tuple[int, ...]) -> bytes:
     task: Any = SimpleNamespace(input_shape=shape, preprocessing=Preprocessing())
     task.augment_both = lambda inputs, targets, generator: (inputs, targets)
@@ -63,11 +93,11 @@ def transposed(graph: IntegerGraph) -> int:
     return Counter(type(operator) for operator in graph.operators)[Transpose]
 
 
-@pytest.mark.parametrize("name", ["vibration", "vit", "gru", "resnet8"])
+@pytest.mark.parametrize("name", [*OWN, "vit", "gru", "resnet8"])
 def test_the_integers_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    factory, shape = COMPOSED.get(name, (lambda: trained_looking(Vibration()), (3, 32)))
-    onnx_file = quantized(factory(), shape)
+    factory, shape = (OWN[name], (3, 32)) if name in OWN else COMPOSED[name]
+    onnx_file = quantized(trained_looking(factory()) if name in OWN else factory(), shape)
     before, after = as_lowered(onnx_file, monkeypatch), lower(onnx_file)
     integers = before.quantized(np.random.default_rng(1).standard_normal((4, *shape)).astype(np.float32))
     assert np.array_equal(reference.run(before, integers), reference.run(after, integers))
@@ -75,6 +105,8 @@ def test_the_integers_stay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({operator.output for operator in after.operators}) == len(after.operators)
     if name == "vibration":
         assert (transposed(before), transposed(after)) == (11, 1), "the input alone is turned"
+    if name == "causal":
+        assert transposed(before) > transposed(after) == 1
 
 
 def test_a_network_along_a_line_takes_the_memory_that_is_predicted() -> None:

@@ -13,12 +13,16 @@ import numpy as np
 
 from pocketpipe.integer.graph import (
     Add,
+    Concatenation,
     IntegerGraph,
     IntegerTensor,
     MaxPool,
     Multiply,
     Operator,
+    Pad,
     Reshape,
+    Shape,
+    Slice,
     SumPool,
     Table,
     Transpose,
@@ -40,9 +44,18 @@ class Origin:
 
 
 def straightened(graph: IntegerGraph) -> IntegerGraph:
-    """The same graph with fewer moves: what undoes earlier ones is a reshape, and what can be computed before it is
-    moved (element by element, windows along sequences) is, so that its mover meets the one that undoes it."""
-    return _without_unread(_Straightening(graph).graph())
+    """The same graph with fewer moves: what undoes earlier ones is a reshape, and what can be computed before its input
+    is turned (element by element, along sequences) is, so that its mover meets the one that undoes it.
+
+    As it was, where that does not save any: several readers each turn what they make of one tensor.
+    """
+    straight = _without_unread(_Straightening(graph).graph())
+    return straight if _turned(straight) < _turned(graph) else graph
+
+
+def _turned(graph: IntegerGraph) -> int:
+    """Bytes that transpositions move."""
+    return sum(graph.tensors[each.output].elements for each in graph.operators if isinstance(each, Transpose))
 
 
 class _Straightening:
@@ -62,8 +75,8 @@ class _Straightening:
                 self._move(operator, origins[0])
             elif isinstance(operator, ELEMENTWISE) and self._moved_alike(operator, origins):
                 self._before_it_is_moved(operator, origins)
-            elif isinstance(operator, MaxPool | SumPool) and self._slides_along_a_turned_sequence(operator, origins[0]):
-                self._along_channels_last(operator, origins[0])
+            elif (other := self._channels_last(operator, origins)) is not None:
+                self._along_sequences(operator, other, origins)
             else:
                 self._operators.append(operator)
         return replace(self._graph, tensors=self._tensors, operators=tuple(self._operators))
@@ -79,7 +92,7 @@ class _Straightening:
             before = np.arange(np.prod(shape)) if places is None else places
             turned = before.reshape(1, *shape).transpose(operator.order).reshape(-1)
             places = None if np.array_equal(turned, np.arange(turned.size)) else turned
-        if places is None and origin.places is not None:
+        if places is None and (origin.places is not None or isinstance(operator, Transpose)):
             operator = Reshape(operator.name, (origin.root,), operator.output, self._tensors[operator.output].shape)
             origin = Origin(origin.root)
         self._operators.append(operator)
@@ -113,24 +126,56 @@ class _Straightening:
             self._add(move, replace(made, shape=self._tensors[old.output].shape))
         self._origins[operator.output] = Origin(unmoved, moves, first.places)
 
-    def _slides_along_a_turned_sequence(self, operator: MaxPool | SumPool, origin: Origin) -> bool:
-        """Whether windows lie along the rows of (channels, length, 1), whose root has the channels last."""
-        channels, length, one = self._tensors[operator.inputs[0]].shape
-        down = (operator.window[0], operator.strides[0], one, operator.pads[0], operator.pads[2])
-        if origin.places is None or down != (1, 1, 1, 0, 0):
+    def _channels_last(self, operator: Operator, origins: list[Origin]) -> Operator | None:
+        """What it is on images (1, length, channels); None if it is nothing there, or not all its inputs were those.
+
+        Its own inputs are sequences (channels, length), for windows (channels, length, 1).
+        """
+        shapes = [self._tensors[name].shape for name in operator.inputs]
+        if not all(self._was_turned(shape, origin) for shape, origin in zip(shapes, origins, strict=True)):
+            return None
+        match operator:
+            case MaxPool() | SumPool():
+                across = (operator.window[0], operator.strides[0], operator.pads[0], operator.pads[2])
+                return operator if across == (1, 1, 0, 0) else None
+            case Concatenation() if len(shapes[0]) == 2:
+                return replace(operator, axis={1: 3, 2: 2}[operator.axis])
+            case Slice() if len(shapes[0]) == 2:
+                return replace(operator, ranges=((0, 1, 1), *reversed(operator.ranges)))
+            case Pad() if len(shapes[0]) == 2:
+                return replace(operator, amounts=((0, 0), *reversed(operator.amounts)))
+        return None
+
+    @staticmethod
+    def _was_turned(shape: Shape, origin: Origin) -> bool:
+        """Whether these are sequences whose root has the channels last."""
+        if origin.places is None or len(shape) not in (2, 3) or shape[2:] not in ((), (1,)):
             return False
+        channels, length = shape[:2]
         return np.array_equal(origin.places, np.arange(channels * length).reshape(length, channels).T.reshape(-1))
 
-    def _along_channels_last(self, operator: MaxPool | SumPool, origin: Origin) -> None:
-        channels, length, _ = self._tensors[operator.inputs[0]].shape
-        made, root = self._tensors[operator.output], self._tensors[origin.root]
-        source, unmoved = f"{operator.output}/row", f"{operator.output}/unmoved"
-        self._add(
-            Reshape(source, (origin.root,), source, (1, length, channels)), replace(root, shape=(1, length, channels))
-        )
-        pooled = replace(made, shape=(1, made.shape[1], channels))
-        self._add(replace(operator, inputs=(source,), output=unmoved), pooled)
-        self._move(Transpose(f"{operator.name}/turned", (unmoved,), operator.output, (0, 3, 2, 1)), Origin(unmoved))
+    def _along_sequences(self, operator: Operator, other: Operator, origins: list[Origin]) -> None:
+        """`other` on the roots as images, then turned to what `operator` makes of sequences."""
+        rows, unmoved = [], f"{operator.output}/unmoved"
+        for number, (name, origin) in enumerate(zip(operator.inputs, origins, strict=True)):
+            channels, length = self._tensors[name].shape[:2]
+            row = Reshape(
+                f"{operator.output}/row{number}",
+                (origin.root,),
+                f"{operator.output}/row{number}",
+                (1, length, channels),
+            )
+            self._add(row, replace(self._tensors[origin.root], shape=row.shape))
+            rows.append(row.output)
+        made = self._tensors[operator.output]
+        channels, length = made.shape[:2]
+        self._add(replace(other, inputs=tuple(rows), output=unmoved), replace(made, shape=(1, length, channels)))
+        windows = (channels, length, 1)
+        turned = operator.output if made.shape == windows else f"{unmoved}/turned"
+        self._tensors[turned] = replace(made, shape=windows)
+        self._move(Transpose(f"{operator.name}/turned", (unmoved,), turned, (0, 3, 2, 1)), Origin(unmoved))
+        if turned != operator.output:
+            self._move(Reshape(f"{operator.name}/shape", (turned,), operator.output, made.shape), self._origins[turned])
 
 
 def _without_unread(graph: IntegerGraph) -> IntegerGraph:

@@ -123,11 +123,11 @@ def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[
         return False, "not comparable: a score is not a finite number"
     won, lost, p = sign_test(differences)
     fine = mean >= -gate.margin - ROUNDING
-    words = ("not better", "better") if gate.margin < 0 else ("worse", "not worse")
-    relation = f"{words[fine]} than the champion"
+    words = ("not better by enough", "better") if gate.margin < 0 else ("worse", "not worse")
+    relation, limit = f"{words[fine]} than the champion", "asked" if gate.margin < 0 else "allowed"
     return fine, (
         f"{relation} on the same {len(differences)} examples ({new.data}): {new.metric_name} better by "
-        f"{difference_text(mean)} (allowed: {difference_text(-gate.margin)}); {won} won, {lost} lost, exact sign test "
+        f"{difference_text(mean)} ({limit}: {difference_text(-gate.margin)}); {won} won, {lost} lost, exact sign test "
         f"p = {p:.3g}"
     )
 

@@ -15,13 +15,14 @@ from pocketpipe.integer.graph import Convolution, IntegerTensor, Reshape
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Real, Sum, Target
-from pocketpipe.integer.rules.products import BIAS_BITS
 from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 LARGEST_WEIGHT = 127
+BIAS_BITS = 24
+"""Of the largest offset in units of the sum: it fits 32 bits beside the products."""
 
 
 @rule("BatchNormalization")

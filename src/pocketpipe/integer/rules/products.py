@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 
-BIAS_BITS = 24
-"""Of the largest offset in units of the sum: it fits 32 bits beside the products."""
 SCALE_OF_ZEROS = 2.0**-12
-"""Of weights that are all 0, where no bias says how fine the units of the sum must be."""
+"""Of weights that are all 0. A bias is counted in units of it times the input's scale: fine enough for results whose
+steps are not hundreds of times finer than the input's."""
 
 
 @rule("Conv")
@@ -173,21 +172,15 @@ def weight_of(lowering: Lowering, node: NodeProto, position: int, outputs: int) 
         raise lowering.refusal(node, f"its weight {node.input[position]!r} is not quantized")
     if weight.scale.size > 1 and weight.axis != outputs:
         raise lowering.refusal(node, f"its weight has scales along axis {weight.axis}, not along its outputs")
-    if weight.scale.all():
-        return weight
-    bias = constant_bias(lowering, node)
-    added = np.zeros(1) if bias is None else abs(bias.values.astype(np.float64).reshape(-1))
-    x = lowering.tensors[lowering.stored(node, 1 - position)]
-    own = np.where(added > 0, added / (x.scale * 2.0**BIAS_BITS), SCALE_OF_ZEROS)
-    return _without_scales_of_zero(replace(weight, axis=outputs), weight.quantized, weight.scale, own)
+    return weight if weight.scale.all() else _without_scales_of_zero(weight, weight.quantized, weight.scale)
 
 
-def _without_scales_of_zero(weight: Constant, integers: np.ndarray, scale: np.ndarray, own: np.ndarray) -> Constant:
-    """Zeros in the channels whose scale is 0: their bias is all that they make, and `own` the scale that it needs."""
+def _without_scales_of_zero(weight: Constant, integers: np.ndarray, scale: np.ndarray) -> Constant:
+    """Zeros, on a scale of their own, in the channels whose scale is 0: their bias is all that they make."""
     spread = [1] * integers.ndim
-    spread[weight.axis] = -1 if scale.size > 1 else 1
+    spread[weight.axis] = -1
     kept = np.where(scale.reshape(spread) == 0, 0, integers)
-    return Constant(weight.values, kept, np.where(scale == 0, own, scale), weight.axis)
+    return Constant(weight.values, kept, np.where(scale == 0, SCALE_OF_ZEROS, scale), weight.axis)
 
 
 def scale_of(weight: Constant) -> np.ndarray:

@@ -21,7 +21,7 @@ from pocketpipe.record import StageRecord
 from pocketpipe.search.finalists import choose
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
-from pocketpipe.search.space import joint_parameters
+from pocketpipe.search.space import joint_parameters, joint_space
 from pocketpipe.search.store import TrialStore, Tried
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import Split, Splits, Task, TaskChoice
@@ -153,7 +153,7 @@ def _informed(
 
     The first that has a choice: one without (of the user's, say) may come before, if it leaves the layers as they are.
     """
-    choosing = (place for place, step in enumerate(steps) if step.space(profile))
+    choosing = (place for place, step in enumerate(steps) if joint_space([step], profile))
     place = next(choosing, 0)
     if any(step.predict(profile).layers != profile.layers for step in uniform.steps[:place]):
         place = 0

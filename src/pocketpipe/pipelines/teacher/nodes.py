@@ -128,10 +128,12 @@ def _hardly_better_than_guessing(metric: float, split: Split, task: Task) -> tup
 
     Every budget relative to them would be kept by a network that knows nothing.
     """
-    if not task.higher_is_better or len(task.labels) < 2 or split.targets.ndim != 1:
+    of_classes = split.targets.ndim == 1 and np.issubdtype(split.targets.dtype, np.integer)
+    if not task.higher_is_better or len(task.labels) < 2 or not of_classes:
         return ()
-    _, counts = np.unique(split.targets, return_counts=True)
-    guessing = float(counts.max() / len(split))
+    classes, counts = np.unique(split.targets, return_counts=True)
+    always = np.eye(len(task.labels), dtype=np.float32)[np.full(len(split), classes[counts.argmax()])]
+    guessing = task.metric(always, split.targets)
     if not 0.0 <= metric <= guessing + BETTER_THAN_GUESSING * (1.0 - guessing):
         return ()
     return (
