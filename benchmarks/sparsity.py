@@ -96,7 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--holdout")
     parser.add_argument("--network", default="resnet8")
     parser.add_argument("--weights")
-    parser.add_argument("--densities", type=float, nargs="+", default=[0.05, 0.02])
+    parser.add_argument("--densities", type=float, nargs="*", default=[0.05, 0.02])
     parser.add_argument("--protocols", nargs="*", default=["uniform", "erk", "global", "lamp"])
     parser.add_argument("--patterns", nargs="*", default=[], help="n:m, as 2:4")
     parser.add_argument("--seeds", type=int, default=3)
