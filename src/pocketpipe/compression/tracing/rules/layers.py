@@ -53,7 +53,7 @@ def _with_computed_weight(walk: Walk, node: fx.Node, weight: fx.Node) -> Any:
     walk.keep(inputs_of(walk, node), reason)
     result, kernel = shape_of(node), shape_of(weight)
     transposed = "transpose" in operator_name(node)
-    slid_over = shape_of(node.args[0]) if transposed else result  # type: ignore[arg-type]
+    slid_over = shape_of(arguments(node)["input"]) if transposed else result
     positions = _beside_channels(slid_over, len(slid_over) - len(kernel) + 1)
     name = ".".join([*module_paths(node)[-1:], node.name]).strip(".")
     walk.products.append(ProductCall(name, ((positions * prod(kernel), None),), result[1:], node))
