@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from end_to_end.forked import Forked
+from pocketpipe.delivery.folder import WITH_TIMES
 
 PROJECT = Path(__file__).parents[2]
 
@@ -107,7 +108,7 @@ def digests(house: House) -> dict[str, str]:
         str(file.relative_to(place)): hashlib.sha256(file.read_bytes()).hexdigest()
         for place in places
         for file in sorted(place.rglob("*"))
-        if file.is_file() and file.name not in ("provenance.json", "measured.json")
+        if file.is_file() and file.name not in ("provenance.json", *WITH_TIMES)
     }
 
 

@@ -11,6 +11,7 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 
+from pocketpipe.delivery.folder import MEASURED, README, write_measured
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.lineage.verify import verify
@@ -74,7 +75,23 @@ def test_folder_knows_where_it_comes_from(folder: Path) -> None:
     assert delivered.footprint.library == (folder / "model.so").stat().st_size
     assert set(delivered.engines) >= {"apache-tvm"}
     findings = {finding.what: finding.status for finding in verify(folder)}
-    assert findings["model.so"] == findings["README.md"] == findings["runner.c"] == "unchanged"
+    assert findings["model.so"] == findings["libmodel.a"] == findings["runner.c"] == "unchanged"
+
+
+def test_readme_tells_what_was_measured_last(folder: Path, tmp_path: Path) -> None:
+    """With a time in it no two machines have the same README: nothing holds it against a hash."""
+    copied = Path(shutil.copytree(folder, tmp_path / "out"))
+    before = (copied / README).read_text()
+    write_measured(copied, {"milliseconds": 0.25})
+    write_measured(copied, {"milliseconds": 0.125, "instructions": 7_100_000.0})
+    text = (copied / README).read_text()
+    assert text.startswith(before)
+    assert text.count("## Measured") == 1
+    assert "| milliseconds (median of calls on that host) | 0.125 |" in text
+    assert "| executed instructions (counted by an emulator) | 7,100,000 |" in text
+    assert json.loads((copied / MEASURED).read_text()) == {"milliseconds": 0.125, "instructions": 7_100_000.0}
+    assert {each.what for each in verify(copied) if each.status == "no hash"} == {README, MEASURED}
+    assert all(each.ok for each in verify(copied))
 
 
 def test_delivered_runner_builds_and_runs_as_the_readme_says(folder: Path, tmp_path: Path) -> None:
@@ -140,6 +157,7 @@ def test_gnu_compiler_does_where_ziglang_is_missing(tmp_path: Path, monkeypatch:
 COMPILE = """
 import sys
 from pathlib import Path
+from pocketpipe.delivery.folder import MEASURED, README, write_measured
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.targets.base import TARGETS
 onnx, metadata, folder = (Path(argument) for argument in sys.argv[1:])

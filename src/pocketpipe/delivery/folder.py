@@ -1,11 +1,13 @@
 """What lies in a delivery folder."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.delivery.readme import library_page
+from pocketpipe.delivery.readme import library_page, with_measured
 from pocketpipe.hashing import file_digest
+from pocketpipe.storage import replacing, write_json
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 CMAKE = "CMakeLists.txt"
@@ -14,7 +16,8 @@ GOLDEN, INPUTS, OUTPUTS = "golden", "inputs.bin", "outputs.bin"
 TOLERANCE = 1e-4
 """How far outputs in float32 may be from the golden ones, as a share of the largest of an example."""
 MEASURED = "measured.json"
-"""Figures of the machine that compiled: no other would have the same, so no hash covers them."""
+WITH_TIMES = (MEASURED, README)
+"""Files with figures of the machine that compiled: no other would have the same, so no hash covers them."""
 
 RUN, RUN_BYTES, CLOSE = "pocketpipe_run", "pocketpipe_run_bytes", "pocketpipe_close"
 _BYTES = f"""
@@ -93,9 +96,17 @@ def write_readme(folder: Path, metadata: DeliveryMetadata, *, build: str, run: s
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file by its name within the folder."""
+    """SHA-256 of each file by its name within the folder, but for those with times."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name: file_digest(folder / name) for name in names}
+    return {name: file_digest(folder / name) for name in names if name not in WITH_TIMES}
+
+
+def write_measured(folder: Path, figures: Mapping[str, float]) -> None:
+    """What one example took where this was compiled: in the README, then, when that is done, for programs."""
+    readme = folder / README
+    with replacing(readme) as whole:
+        whole.write_text(with_measured(readme.read_text(), figures))
+    write_json(folder / MEASURED, dict(figures))
 
 
 def folder_name(target: str) -> str:

@@ -5,6 +5,13 @@ from collections.abc import Mapping
 from pocketpipe.delivery.integers import BYTES
 from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
 
+MEASURED_HEADING = "\n## Measured\n"
+FIGURES = {
+    "milliseconds": "milliseconds (median of calls on that host)",
+    "instructions": "executed instructions (counted by an emulator)",
+}
+"""What is said of figures by name."""
+
 
 def page(metadata: DeliveryMetadata, *, about: str, sizes: Mapping[str, int], ends: str, usage: str) -> str:
     """Any delivery. `sizes`: bytes by what takes them; `ends`: the output, in words; `usage`: sections on its use."""
@@ -25,10 +32,23 @@ std {list(preprocessing.std)} (one for all, or one for each index of the first a
 
 {usage}
 
-`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from. `measured.json`, if it
-is there, says what one example took where this was compiled: milliseconds (the median of calls on that host), or
-executed instructions (counted by an emulator).
+`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from, and of all files but
+this one.
 """
+
+
+def with_measured(text: str, figures: Mapping[str, float]) -> str:
+    """A README that tells what one example took, in place of what it told before."""
+    rows = "\n".join(f"| {FIGURES.get(name, name)} | {_number(value)} |" for name, value in figures.items())
+    return f"""{text.partition(MEASURED_HEADING)[0]}{MEASURED_HEADING}
+| of one example, where this was compiled | |
+|---|---|
+{rows}
+"""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def library_page(metadata: DeliveryMetadata, *, header: str, runner: str, build: str, run: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pocketpipe.delivery.folder import MEASURED
+from pocketpipe.delivery.folder import WITH_TIMES
 from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
 from pocketpipe.hashing import file_digest
 from pocketpipe.lineage.ancestry import Made, ancestry, made_around
@@ -50,7 +50,7 @@ def verify(delivery_folder: Path) -> list[Finding]:
     delivered = {name: digest for name, digest in hashes.items() if name not in SOURCES}
     findings = [_compare(name, delivery_folder / name, digest) for name, digest in sorted(delivered.items())]
     findings += [
-        Finding(name, "no hash", OWN_FIGURES if name == MEASURED else "the metadata do not know this file")
+        Finding(name, "no hash", OWN_FIGURES if name in WITH_TIMES else "the metadata do not know this file")
         for name in _strangers(delivery_folder, delivered)
     ]
     sources = _sources_of(delivery_folder)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from pocketpipe.champion import EVALUATION, REPORT
-from pocketpipe.delivery.folder import MEASURED
+from pocketpipe.delivery.folder import WITH_TIMES
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.hashing import file_digest
@@ -34,7 +34,7 @@ OUTCOME, REASONS = "outcome", "reasons"
 ROLLED_BACK = "rolled back"
 TIMED = ("latency_ms",)
 """Requirements that are times."""
-WITH_TIMES = (MEASURED, REPORT, EVALUATION)
+OF_THIS_RUN = (*WITH_TIMES, REPORT, EVALUATION)
 """Names of files that hold times."""
 OVERTAKEN = "the champion became"
 """How the reason begins that another run was quicker: nothing was decided."""
@@ -316,7 +316,7 @@ def _content_digest(folder: Path, evaluation: Evaluation) -> str:
     lasting = tuple(verdict for verdict in evaluation.verdicts if verdict.requirement not in TIMED)
     untimed = evaluation.model_copy(update={"subjects": (), "verdicts": lasting})
     digest = hashlib.sha256(untimed.model_dump_json().encode())
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in WITH_TIMES):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OF_THIS_RUN):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
-from pocketpipe.delivery.folder import MEASURED, folder_name
+from pocketpipe.delivery.folder import MEASURED, folder_name, write_measured
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
-from pocketpipe.storage import remove_whole, write_json
+from pocketpipe.storage import remove_whole
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import Splits, TaskChoice
@@ -84,7 +84,7 @@ def _measured(target: str, folder: Path) -> dict[str, float]:
         measured = TARGETS.resolve(target).measured(folder)
         if not measured:
             return {}
-        write_json(file, measured)
+        write_measured(folder, measured)
     found: dict[str, float] = json.loads(file.read_text())
     return found
 
