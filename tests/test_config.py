@@ -8,6 +8,7 @@ import yaml
 
 from pocketpipe.config import read_config, with_multiples
 from pocketpipe.errors import Mistakes
+from pocketpipe.freshness import request_fingerprint
 
 BASE = Path(__file__).parents[1] / "conf" / "base"
 
@@ -114,6 +115,19 @@ def test_a_missing_section() -> None:
     del short["budget"]
     with pytest.raises(Mistakes, match="budget: missing; it must be given"):
         read_config(short)
+
+
+def test_a_number_without_end_is_refused() -> None:
+    (line,) = mistakes(promote={"margin": 0.005, "max_metric_fall": float("inf")})
+    assert line == "promote.max_metric_fall: it must be a finite number"
+
+
+def test_keys_of_options_may_be_numbers() -> None:
+    """YAML has them, and a factory may ask for `dict[int, str]`."""
+    names = {"name": "digits", "options": {"names": {0: "cat", 1: "dog"}}}
+    read = read_config(parameters() | {"task": names})
+    assert read.registered_name.startswith("digits-resnet8-")
+    assert request_fingerprint({}, read)
 
 
 def test_several_mistakes_come_together() -> None:

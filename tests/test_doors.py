@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 def build(root: Decimal, *, size: int = 32, share: Decimal | None = None) -> Decimal: ...
 
 
+class Loss:
+    """A class that pydantic knows nothing of."""
+
+
+def trained(root: str, *, loss: Loss | None = None, size: int = 3) -> None: ...
+
+
+def test_an_option_may_be_anything() -> None:
+    assert option_mistakes(trained, {"size": 4}, where="network.options") == []
+    assert option_mistakes(trained, {"loss": Loss()}, where="network.options") == []
+
+
 def test_only_what_options_may_be_is_looked_up_and_as_far_as_it_is_there() -> None:
     assert option_mistakes(build, {"size": 3, "share": "any"}, where="task.options") == []
     (line,) = option_mistakes(build, {"size": "big"}, where="task.options")

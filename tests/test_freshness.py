@@ -76,6 +76,9 @@ def by_stage(config: Config) -> dict[str, str]:
         ({"compile__tune": {"trials": 2}}, ALL[7:]),
         ({"targets": ["x86_64"]}, ALL[7:]),
         ({"evaluate__latency_runs": 50}, ALL[8:]),
+        ({"budget__accuracy_drop": 0.02}, ALL[8:]),
+        ({"budget__minimum_metric": 0.5}, ALL[8:]),
+        ({"budget__latency_ms": {"x86_64": 5.0}}, ALL[8:]),
         ({"promote__margin": 0.1}, ALL[10:]),
     ],
 )

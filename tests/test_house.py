@@ -84,5 +84,7 @@ def test_there_are_pages_with_links() -> None:
 
 def test_files_to_learn_from_exist() -> None:
     table = (PROJECT / "CONTRIBUTING.md").read_text().split("learn from |")[1].split("\n\n")[0]
-    for example in re.findall(r"\| `([\w/.]+)` \|\n", table + "\n"):
+    examples = re.findall(r"\| `([\w/.]+)` \|\n", table + "\n")
+    assert examples
+    for example in examples:
         assert (SOURCES / example).exists(), example

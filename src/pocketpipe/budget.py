@@ -1,7 +1,7 @@
 """Budget: what the user asked for. Nothing else decides success."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -74,6 +74,9 @@ class Budget(Value):
     pydantic_core._pydantic_core.ValidationError: 1 validation error for Budget
     ...
     """
+
+    judged: ClassVar[frozenset[str]] = frozenset({"accuracy_drop", "minimum_metric", "latency_ms"})
+    """Terms that what was made is held against: no plan that is searched depends on them."""
 
     speedup: Ratio | None = None
     """Times fewer MACs."""

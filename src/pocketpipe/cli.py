@@ -1,5 +1,6 @@
 """Commands: Kedro's `run` with our defaults and errors, and pocketpipe's own."""
 
+import errno
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from yaml import YAMLError, safe_load
 
 from pocketpipe import machine
 from pocketpipe.errors import UserError
+from pocketpipe.tracking.store import denied_by_server
 
 SEQUENTIAL = "SequentialRunner"
 """The one of Kedro's runners that makes a stage after the other, as the hooks need it."""
@@ -79,7 +81,9 @@ def _refuse_recipe(recipes: Path, name: str | None) -> None:
     written = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.suffix in (".yml", ".yaml")]
     said = any(part.startswith("parameters") for file in written for part in file.parts)
     for file in written:
-        if not said or (get_close_matches(file.stem, READ_BY_KEDRO, 1) and not file.stem.startswith(READ_BY_KEDRO)):
+        if file.stem.startswith(READ_BY_KEDRO):
+            continue
+        if not said or get_close_matches(file.stem, READ_BY_KEDRO, 1):
             raise UserError(f"{folder / file}: nobody reads it; a recipe's file begins with parameters (or catalog)")
 
 
@@ -93,7 +97,10 @@ def _refuse_unknown(kind: str, asked: Iterable[str | None], known: Sequence[str]
             raise UserError(f"{kind}: {name!r} is unknown; known: {', '.join(sorted(known))}")
 
 
-def _fresh_by_default(option: click.Parameter) -> click.Parameter:
+def _as_here(option: click.Parameter) -> click.Parameter:
+    """Kedro's option, with our default and our words for a run file that it cannot read."""
+    if option.name == "config":
+        option.callback = _after_check(option.callback)
     if option.name != "only_missing_outputs":
         return option
     return click.Option(
@@ -104,8 +111,17 @@ def _fresh_by_default(option: click.Parameter) -> click.Parameter:
     )
 
 
+def _after_check(read: Callable[..., Any] | None) -> Callable[..., Any]:
+    def callback(context: click.Context, option: click.Parameter, name: str | None) -> Any:
+        if name:
+            _for_people(lambda: _run_file(Path(name)))
+        return name if read is None else read(context, option, name)
+
+    return callback
+
+
 cli.add_command(
-    click.Command("run", callback=_run, params=[_fresh_by_default(o) for o in kedro_run.params], help=_run.__doc__)
+    click.Command("run", callback=_run, params=[_as_here(option) for option in kedro_run.params], help=_run.__doc__)
 )
 
 
@@ -220,14 +236,21 @@ def schedule(cron: str, config: str, env: str | None) -> None:
     lock = machine.output_root() / "workspaces" / "schedule.lock"
 
     def run() -> None:
-        project = _project()
-        if not Path(config).is_file():
-            raise UserError(f"--config: {config} is not a file (it counts from {Path.cwd()})")
-        options = (safe_load(Path(config).read_text()) or {}).get("run") or {}
-        _refuse_recipe(_recipes(project, options), env)
+        _refuse_recipe(_recipes(_project(), _run_file(Path(config))), env)
         sys.exit(run_schedule(cron, command, lock=lock))
 
     _for_people(run)
+
+
+def _run_file(file: Path) -> dict[str, Any]:
+    """Options of `kedro run` that a run file gives. Raises UserError for one that Kedro could not read."""
+    if not file.is_file():
+        raise UserError(f"--config: {file} is not a file (it counts from {Path.cwd()})")
+    content = safe_load(file.read_text())
+    options = content.get("run") if isinstance(content, dict) else None
+    if not isinstance(options, dict):
+        raise UserError(f"--config: {file}: options of `kedro run` stand under `run:`, as in pipelines/retrain.yml")
+    return options
 
 
 @cli.command()
@@ -249,6 +272,8 @@ def _for_people(work: Callable[[], object]) -> None:
     except click.ClickException as error:  # Kedro's, of its options
         error.show()
         sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # nobody reads on
         raise
     except Exception as error:
@@ -280,9 +305,17 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
-    """The UserError behind an error: Kedro wraps what a dataset raises."""
+    """The UserError behind an error (Kedro wraps what a dataset raises), or of what the machine or a server denies."""
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, YAMLError):
             return UserError(" ".join(str(error).split()))
+        if isinstance(error, OSError) and error.errno in DENIED:
+            return UserError(f"{error.filename or 'a file'}: {error.strerror} (docs/scheduling.md, Room)")
+        if (said := denied_by_server(error)) is not None:
+            return UserError(said)
         error = error.__cause__ or error.__context__
     return error
+
+
+DENIED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What is wrong with a place, not with code: no room, or not to be written."""

@@ -1,6 +1,7 @@
 """The configuration, typed: the user's short part, and the part of each stage with its defaults."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
@@ -63,16 +64,32 @@ class Config(Value):
         if self.promote.model is not None:
             return self.promote.model
         name = f"{self.task.name}-{self.network.name}".replace(":", ".").replace("/", ".")
-        options = {"task": self.task.options, "network": self.network.options}
+        sections = self.model_dump(mode="json", include={"task", "network"})
+        options = {name: section["options"] for name, section in sections.items()}
         return f"{name}-{fingerprint(**options)[:6]}" if any(options.values()) else name
 
 
 def read_config(parameters: dict[str, Any]) -> Config:
     """The parameters as typed values. Raises Mistakes: all of them, each with key path, value and what is allowed."""
     try:
-        return Config.model_validate(parameters)
+        config = Config.model_validate(parameters)
     except ValidationError as error:
         raise Mistakes(_with_allowed_keys(error)) from error
+    if endless := list(_not_finite(config.model_dump(mode="json"), "")):
+        raise Mistakes([f"{where}: it must be a finite number" for where in endless])
+    return config
+
+
+def _not_finite(value: Any, where: str) -> Iterator[str]:
+    """Key paths of numbers that no result can be named by: infinite ones, and nan."""
+    if isinstance(value, float) and not isfinite(value):
+        yield where
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{where}[{index}]")
 
 
 def with_multiples(parameters: dict[str, Any]) -> dict[str, Any]:

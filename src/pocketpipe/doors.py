@@ -128,7 +128,8 @@ def option_mistakes(factory: Callable[..., Any], options: dict[str, Any], *, whe
         for name, p in _signature(factory).parameters.items()
         if p.kind is p.KEYWORD_ONLY
     }
-    model = create_model("Options", __config__=ConfigDict(extra="forbid"), **parameters)  # type: ignore[call-overload]
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model = create_model("Options", __config__=config, **parameters)  # type: ignore[call-overload]
     try:
         model.model_validate(options)
     except ValidationError as error:

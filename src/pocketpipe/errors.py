@@ -32,7 +32,7 @@ class NotMeasured(Exception):
     """A figure cannot be had on this machine (no emulator, say); the message says how to get it."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says, in a line without a full stop; its class where it says nothing.
 
     >>> first_line(ValueError("not so.\\nBut so.")), first_line(KeyError())

@@ -1,5 +1,6 @@
 """Evaluation: what came out when the test split was opened, once, after plan and weights were final."""
 
+from math import fsum
 from typing import Annotated
 
 from pydantic import Field
@@ -114,6 +115,13 @@ class Evaluation(Value):
         by_target = [s for name, s in named.items() if name not in ("teacher", "student", "onnx")]
         seen = next((s for s in by_target if s.metric is not None and s.examples == whole), None)
         return seen or named.get("onnx") or named.get("student")
+
+    @property
+    def delivered_metric(self) -> float | None:
+        """Metric of the student as delivered: mean of its scores, else what its subject tells."""
+        if self.scores:
+            return fsum(self.scores) / len(self.scores)
+        return None if self.delivered is None else self.delivered.metric
 
     def subject(self, name: str) -> Subject:
         """The subject of that name. Raises KeyError."""

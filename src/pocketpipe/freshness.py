@@ -15,6 +15,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from pocketpipe import machine
+from pocketpipe.budget import Budget
 from pocketpipe.config import Config
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.datasets.sources import SourceDataset, Workspace
@@ -64,7 +65,7 @@ def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dic
     for node in pipeline.nodes:
         stage = str(node.namespace)
         modules = _modules(node, config)
-        own = {name: parameters[name] for name in _parameter_inputs(node)}
+        own = {name: _that_decides(node, name, parameters[name]) for name in _parameter_inputs(node)}
         for name in _data_inputs(node):
             if name not in made_by and name not in outside:
                 outside[name] = _source_digest(catalog[name], config)
@@ -88,7 +89,8 @@ def request_fingerprint(found: Mapping[str, Ingredients], config: Config) -> str
     teachers = {str(teacher.weights): teacher.digest(machine.data_root()) for teacher in named}
     modules = [*chain.from_iterable(_named(config).values())]
     modules += chain.from_iterable(NETWORKS.modules_of(teacher.name) for teacher in named)
-    return fingerprint(parameters=config, teachers=teachers, code=code_of(modules).digest, **sources)
+    parameters = config.model_dump(mode="json")
+    return fingerprint(parameters=parameters, teachers=teachers, code=code_of(modules).digest, **sources)
 
 
 def hand_over(pipeline: Pipeline, catalog: DataCatalog, found: dict[str, Ingredients]) -> None:
@@ -98,6 +100,17 @@ def hand_over(pipeline: Pipeline, catalog: DataCatalog, found: dict[str, Ingredi
             dataset = catalog[name]
             if isinstance(dataset, Workspace) or (isinstance(dataset, FreshDataset) and name in node.outputs):
                 dataset.fingerprint = found[node.name].fingerprint
+
+
+PLANNING = ("profile", "search")
+"""Stages that look at what a budget says of costs, and at nothing that is asked of what was made."""
+
+
+def _that_decides(node: Node, name: str, value: Any) -> Any:
+    """Of a section of parameters what the node's outputs depend on. A champion's plan is judged by its metric, too."""
+    if name != "budget" or node.namespace not in PLANNING or "champion" in node.inputs:
+        return value
+    return {term: bound for term, bound in value.items() if term not in Budget.judged}
 
 
 def _source_digest(dataset: Any, config: Config) -> str:

@@ -75,8 +75,10 @@ class RunHooks:
         """Type the parameters before Kedro touches them: all mistakes at once, in our words."""
         try:
             parameters = context.config_loader["parameters"]
-        except ValueError as error:  # the same section in two files of a recipe
-            raise UserError(" ".join(str(error).split())) from error
+        except (
+            Exception
+        ) as error:  # the same section in two files, a list for a mapping; libraries have no base in common
+            raise UserError(f"recipe: {' '.join(str(error).split())}") from error
         context.config_loader["parameters"] = with_multiples(parameters)
         self.config = checked_config(context.config_loader["parameters"])
 
@@ -269,10 +271,12 @@ def _refuse_without_entry(pipeline: Pipeline, catalog: DataCatalog) -> None:
 def _stage_lock(name: str) -> FileLock:
     """Held while a stage is made; the kernel releases it if the process dies."""
     folder = machine.output_root() / "workspaces" / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+    except OSError as error:
+        raise UserError(f"output folder {machine.output_root()}: cannot be written ({error.strerror})") from error
     except Timeout:
         log.info("%s: another run makes the same; waiting for it", name.partition("-")[0])
         lock.acquire()

@@ -2,8 +2,8 @@
 
 | variable | meaning | default |
 |---|---|---|
-| POCKETPIPE_DATA | folder with this machine's data sets and weights | `data` |
-| POCKETPIPE_OUTPUT | folder for everything that runs write | `data` |
+| POCKETPIPE_DATA | folder with this machine's data sets and weights | `data` of the project |
+| POCKETPIPE_OUTPUT | folder for everything that runs write | `data` of the project |
 | MLFLOW_TRACKING_URI | MLflow store or server | SQLite file under the output folder |
 """
 
@@ -16,12 +16,26 @@ from pathlib import Path
 
 def data_root() -> Path:
     """Folder in which tasks look for data sets, and in which relative weight paths lie."""
-    return Path(os.environ.get("POCKETPIPE_DATA", "data")).expanduser().absolute()
+    return _root("POCKETPIPE_DATA")
 
 
 def output_root() -> Path:
     """Folder under which all outputs, workspaces and the default MLflow store lie."""
-    return Path(os.environ.get("POCKETPIPE_OUTPUT", "data")).expanduser().absolute()
+    return _root("POCKETPIPE_OUTPUT")
+
+
+def _root(variable: str) -> Path:
+    """What the variable says, from this folder on; else `data` of the project that this folder is in, or of itself."""
+    if variable in os.environ:
+        return Path(os.environ[variable]).expanduser().absolute()
+    here = Path.cwd()
+    return next(filter(_is_project, (here, *here.parents)), here) / "data"
+
+
+def _is_project(folder: Path) -> bool:
+    """As Kedro tells: commands may be given in any folder below."""
+    file = folder / "pyproject.toml"
+    return file.is_file() and "[tool.kedro]" in file.read_text()
 
 
 def tracking_uri() -> str:

@@ -41,8 +41,13 @@ def test_the_penalty_is_the_sum_of_what_zeroing_each_channel_takes_away(name: st
     network, shape = example(name)
     traced = trace(network, shape)
     groups = [group for group in traced.groups if group.slimmable]
-    expected = sum(zeroed_away(network, traced, group, i) for group in groups for i in range(group.channels))
-    assert penalty(network, traced).item() == pytest.approx(expected, rel=1e-4)
+    taken = [torch.tensor([zeroed_away(network, traced, group, i) for i in range(group.channels)]) for group in groups]
+    assert penalty(network, traced).item() == pytest.approx(sum(each.sum().item() for each in taken), rel=1e-4)
+    focused = 0.0
+    for norms in taken:  # DepGraph, equation 5
+        weakest, strongest = norms.min() ** 2, norms.max() ** 2
+        focused += (2 ** (3 * (strongest - norms**2) / (strongest - weakest)) * norms).sum().item()
+    assert penalty(network, traced, focus=3.0).item() == pytest.approx(focused, rel=1e-3)
 
 
 def test_the_norm_of_a_depthwise_channel_is_what_zeroing_it_takes_away() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,13 @@ class House:
         return found.resolve()
 
 
+def with_tables(output: Path, empty_database: Path) -> Path:
+    """An output folder with MLflow's tables in it."""
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_database, output / "mlflow.db")
+    return output
+
+
 def digests(house: House) -> dict[str, str]:
     """SHA-256 of each file that a run delivers: the ONNX file, the plan, and all of the delivery folders."""
     places = [house.latest("student_onnx"), house.latest("plan"), house.latest("deliveries") / "content"]
@@ -131,6 +139,6 @@ def _finish(process: Running) -> Finished:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    """A fresh house: nothing made yet."""
-    return House(tmp_path / "output")
+def house(tmp_path: Path, empty_database: Path) -> House:
+    """A fresh house: nothing made yet but MLflow's tables."""
+    return House(with_tables(tmp_path / "output", empty_database))

@@ -289,6 +289,35 @@ def test_a_recipe_that_says_a_thing_twice(tmp_path: Path) -> None:
     assert len(result.output.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "methods: {channels: {multiple: 4}}",  # a mapping where base has a list
+        "budget: [{speedup: 2}]",
+        "- seed: 1",
+    ],
+)
+def test_a_recipe_of_another_form_than_base(content: str, tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "conf", tmp_path / "conf")
+    (tmp_path / "conf" / "gru" / "parameters.yml").write_text(content)
+    bootstrap_project(PROJECT)
+    arguments = ["run", "--pipeline", "compress", "--env", "gru", "--conf-source", str(tmp_path / "conf")]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("recipe: ")
+    assert len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["pipelines: retrain", "- run", "run: retrain", ""])
+@pytest.mark.parametrize("command", [["run"], ["schedule", "--cron", "0 3 * * *"]], ids=["run", "schedule"])
+def test_a_run_file_without_options_of_run(command: list[str], content: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text(content)
+    result = CliRunner().invoke(cli, [*command, "--config", str(tmp_path / "mine.yml")])
+    assert result.exit_code == 2, result.output
+    assert "options of `kedro run` stand under `run:`" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
 def test_a_schedule_knows_the_recipes_that_its_run_file_names(tmp_path: Path) -> None:
     (tmp_path / "recipes" / "mine").mkdir(parents=True)
     run_file = tmp_path / "retrain.yml"

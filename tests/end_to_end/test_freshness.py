@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from end_to_end.conftest import House, digests, kill_when
+from end_to_end.conftest import House, digests, kill_when, with_tables
 
 ALL = [
     "data", "teacher", "profile", "sparsify", "search", "finetune",
@@ -16,12 +16,11 @@ ALL = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> House:
-    """A house in which the quick recipe ran once, as users start it."""
-    house = House(tmp_path_factory.mktemp("fresh") / "output", cold=True)
+    """A house in which the quick recipe ran once, in an output folder that was not there."""
+    house = House(tmp_path_factory.mktemp("fresh") / "output")
     run = house.run()
     assert run.code == 0, run.out
     assert run.stages() == ALL
-    house.cold = False
     return house
 
 
@@ -34,11 +33,17 @@ def test_the_same_again_makes_nothing(made: House) -> None:
 
 
 def test_a_finetuning_parameter_rebuilds_what_follows_and_a_kill_there_changes_nothing(
-    made: House, tmp_path: Path
+    made: House, tmp_path: Path, empty_database: Path
 ) -> None:
     """To the byte. Kills in other stages: `test_interruptions`."""
-    house = House(tmp_path / "output")
-    shutil.copytree(made.output, house.output, symlinks=True, ignore=shutil.ignore_patterns("mlflow*", "workspaces"))
+    house = House(with_tables(tmp_path / "output", empty_database))
+    shutil.copytree(
+        made.output,
+        house.output,
+        symlinks=True,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("mlflow*", "workspaces"),
+    )
     longer = "finetune.learning_rate=0.03,finetune.epochs=12"
     rest = ALL[ALL.index("finetune") :]
     uninterrupted = House(made.output, cold=True).run("compress", longer)
@@ -92,10 +97,12 @@ def test_one_stage_alone_finds_its_inputs(made: House) -> None:
 
 
 @pytest.mark.slow  # by default: tests/test_hooks.py
-def test_a_delivery_that_is_made_again_is_judged_again(made: House, tmp_path: Path) -> None:
+def test_a_delivery_that_is_made_again_is_judged_again(made: House, tmp_path: Path, empty_database: Path) -> None:
     made.run()  # `latest` points at the quick recipe, whatever ran before
-    house = House(tmp_path / "output")
-    shutil.copytree(made.output, house.output, symlinks=True, ignore=shutil.ignore_patterns("mlflow*"))
+    house = House(with_tables(tmp_path / "output", empty_database))
+    shutil.copytree(
+        made.output, house.output, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlflow*")
+    )
     shutil.rmtree(house.latest("deliveries"))
     assert house.run("compress", "", "--namespaces", "compile").stages() == ["compile"]
     again = house.run()

@@ -46,13 +46,11 @@ def test_codes_are_prefix_free_and_waste_nothing(counts: list[int]) -> None:
     assert sum(2.0 ** -len(word) for word in words) == 1
 
 
-@pytest.mark.parametrize("count", [1, 2, LANE - 1, LANE, LANE + 1, 5 * LANE + 17, 3_000_000])
+@pytest.mark.parametrize("count", [2, LANE - 1, LANE, LANE + 1, 5 * LANE + 17, 3_000_000])
 def test_streams_come_back(count: int) -> None:
     symbols = np.minimum(np.random.default_rng(count).geometric(0.3, count) - 1, 40).astype(np.uint16)
     symbols[:2] = [0, 1][: len(symbols)]
     symbols = np.unique(symbols, return_inverse=True)[1]
-    if symbols.max() == 0:
-        return
     lengths = code_lengths(np.bincount(symbols))
     rank = np.empty(len(lengths), np.uint16)
     rank[np.argsort(lengths, kind="stable")] = np.arange(len(lengths))

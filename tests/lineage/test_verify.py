@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from pocketpipe.cli import cli
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
 from pocketpipe.lineage.ancestry import ancestry, made_around
@@ -153,3 +155,20 @@ def test_files_of_that_name_that_are_others_are_passed_over(tmp_path: Path) -> N
     folder.mkdir(parents=True)
     (tmp_path / "app" / "provenance.json").write_text('{"_type": "https://in-toto.io/Statement/v1"}')
     assert made_around(folder) is None
+
+
+def test_verify_ends_with_1_where_a_file_is_not_what_was_checked(delivery: Path) -> None:
+    fine = CliRunner().invoke(cli, ["verify", str(delivery)])
+    assert fine.exit_code == 0
+    assert "model.so: unchanged" in fine.output
+    (delivery / "model.so").write_bytes(b"another")
+    changed = CliRunner().invoke(cli, ["verify", str(delivery)])
+    assert changed.exit_code == 1
+    assert "model.so: changed" in changed.output
+
+
+def test_trace_tells_plan_and_data(delivery: Path) -> None:
+    traced = CliRunner().invoke(cli, ["trace", str(delivery)])
+    assert traced.exit_code == 0
+    assert traced.output.startswith("delivery: resnet8 for task digits, target x86_64")
+    assert "stage search: fingerprint plan-2" in traced.output

@@ -12,9 +12,10 @@ from pocketpipe.champion import Champion
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.cost import Cost
+from pocketpipe.errors import Diverged
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.network import StoredNetwork
-from pocketpipe.pipelines.search.nodes import _keeps
+from pocketpipe.pipelines.search.nodes import _champions_score, _keeps, _uses
 from pocketpipe.plan import CompressionPlan
 
 TASK: Any = type("Task", (), {"input_shape": DIGIT, "labels": tuple("0123456789")})
@@ -43,3 +44,37 @@ def test_a_plan_that_fits_the_network_no_more_keeps_nothing(caplog: pytest.LogCa
     assert not _keeps(champion(fitting), TASK, profile, Limits(macs=1000))
     other = {"state": {"quantizers.relu.scale": zoo("resnet8", DIGIT).conv1.weight}}
     assert not _keeps(champion(fitting, **other), TASK, profile, limits), "weights of other code"
+
+
+def test_a_champion_of_a_budget_that_was_relaxed_since_is_not_kept_without_a_search() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    plan = CompressionPlan((ChannelsStep(widths={"conv1": 8}, channels={"conv1": tuple(range(8))}),))
+    macs = plan.predict(profile).cost().macs
+    assert _uses(plan, profile, Limits(macs=macs))
+    assert _uses(plan, profile, Limits(macs=int(macs / 0.91)))
+    assert not _uses(plan, profile, Limits(macs=int(macs / 0.89)))
+    assert _uses(CompressionPlan(), profile, Limits(macs=2 * profile.cost().macs)), "more than all is not to be had"
+
+
+@pytest.mark.parametrize(
+    ("as_it_is", "tuned", "kept", "doubts"),
+    [(0.95, None, 0.95, 0), (0.85, 0.92, 0.92, 0), (0.85, 0.7, 0.85, 0), (0.85, Diverged("it went away"), 0.85, 1)],
+    ids=["enough", "better", "worse", "diverged"],
+)
+def test_a_champion_is_tuned_where_it_is_not_enough_as_it_is(
+    as_it_is: float, tuned: Any, kept: float, doubts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its better score counts: the short training can cost more than it brings."""
+
+    def tune(student: StoredNetwork, name: str) -> float:
+        if isinstance(tuned, Exception):
+            raise tuned
+        assert tuned is not None, "it was good enough"
+        return float(tuned)
+
+    monkeypatch.setattr("pocketpipe.pipelines.search.nodes.metric_of", lambda *_: as_it_is)
+    step = ChannelsStep(widths={"conv1": 8}, channels={"conv1": tuple(range(8))})
+    task: Any = type("Task", (), {"higher_is_better": True, "input_shape": DIGIT, "labels": tuple("0123456789")})
+    monkeypatch.setattr(StoredNetwork, "build", lambda *_: None)
+    found = _champions_score(champion(step), task, None, lambda score: score >= 0.9, tune)  # type: ignore[arg-type]
+    assert (found[0], len(found[1])) == (kept, doubts)

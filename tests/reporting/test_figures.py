@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.reporting.drawing import PALETTE, inline
-from pocketpipe.reporting.figures import MOST_CLASSES, classes_compared, figures
+from pocketpipe.reporting.figures import MOST_CLASSES, classes_compared, figures, macs
 from pocketpipe.reporting.report import render
 from pocketpipe.reporting.search_figures import budget_terms, pareto
 from reporting.sample import Thin, findings
@@ -93,7 +93,7 @@ def test_bars_name_what_each_group_and_layer_lost(drawn: dict[str, str]) -> None
 
 def test_layers_that_are_gone_are_drawn_as_nothing() -> None:
     plan = CompressionPlan((WithoutBlock(widths={}),))
-    texts = _texts(figures(replace(findings(), plan=plan))["macs"])
+    texts = _texts(macs(replace(findings(), plan=plan)))
     assert texts.count("147 k → 0") == 2
     assert "layer1.0.conv1" in texts
 

@@ -83,7 +83,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def kept() -> str:
-    return render(findings())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pocketpipe.reporting.report.figures", lambda case: drawn_once())
+        return render(findings())
 
 
 def test_same_findings_give_same_bytes_in_another_process_too(kept: str) -> None:

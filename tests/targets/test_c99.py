@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from compression.zoo import zoo
+from integer.natively import host_compiler
 from integer.qdq import File, statically_quantized
 from pocketpipe.delivery.folder import RUN, RUNNER_SOURCE, write_runner
 from pocketpipe.exporting.onnx import export_onnx
@@ -30,8 +31,7 @@ def run_c(graph: IntegerGraph, inputs: np.ndarray, folder: Path, entry: np.ndarr
     entering, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
     kind = "int8_t" if entry is None else "uint8_t"
     write_runner(folder, header=HEADER, run=RUN, inputs=(kind, entering.elements), outputs=("int8_t", leaving.elements))
-    compiler = find_toolchain("x86_64").shared
-    subprocess.run([*compiler[:2], *STRICT, RUNNER_SOURCE, MODEL, "-o", "run"], cwd=folder, check=True)
+    subprocess.run([*host_compiler(), *STRICT, RUNNER_SOURCE, MODEL, "-o", "run"], cwd=folder, check=True)
     inputs.tofile(folder / "input.bin")
     subprocess.run([folder / "run", "input.bin", "output.bin"], cwd=folder, check=True)
     return np.fromfile(folder / "output.bin", np.int8).reshape(len(inputs), *leaving.shape)
@@ -93,7 +93,7 @@ def test_there_is_no_floating_point_and_no_library_in_the_sources() -> None:
 def test_memory_is_planned_so_that_what_lives_at_the_same_time_lies_apart() -> None:
     graph = lower(every_operator())
     made = sources(graph)
-    assert made.arena < sum(tensor.elements for tensor in graph.tensors.values())
+    assert made.arena < 0.5 * sum(tensor.elements for tensor in graph.tensors.values())
     assert made.constants > sum(operator.weight.nbytes for operator in graph.operators if hasattr(operator, "weight"))
 
 

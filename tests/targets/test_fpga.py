@@ -45,10 +45,15 @@ def copied(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "fpga"))
 
 
-def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def build_bench(folder: Path, *options: str) -> None:
     command = (*digits.ZIG, *digits.STRICT, *options, "testbench.c", "model.c", "-o", "testbench")
     subprocess.run(command, cwd=folder, check=True)
-    return subprocess.run(["./testbench"], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def run_bench(folder: Path) -> tuple[int, str]:
+    """(exit code, what it said)"""
+    done = subprocess.run(["./testbench"], cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
 
 
 def test_all_digits_give_the_integers_of_the_reference(folder: Path) -> None:
@@ -60,15 +65,14 @@ def test_all_digits_give_the_integers_of_the_reference(folder: Path) -> None:
 
 
 def test_the_test_bench_passes_and_can_fail(copied: Path) -> None:
-    passed = bench(copied)
-    assert (passed.returncode, passed.stdout) == (0, "8 examples, 0 of 80 values differ\n")
+    build_bench(copied)
+    assert run_bench(copied) == (0, "8 examples, 0 of 80 values differ\n")
     golden = bytearray((copied / "golden" / "outputs.bin").read_bytes())
     golden[17] ^= 1
     (copied / "golden" / "outputs.bin").write_bytes(golden)
-    failed = bench(copied)
-    assert (failed.returncode, failed.stdout) == (1, "8 examples, 1 of 80 values differ\n")
+    assert run_bench(copied) == (1, "8 examples, 1 of 80 values differ\n")
     (copied / "golden" / "outputs.bin").write_bytes(golden[:-1])
-    assert bench(copied).returncode == 2
+    assert run_bench(copied)[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,8 @@ def test_pragmas_stand_where_the_tools_want_them_and_change_nothing(
     copied: Path, tool: str, before: str, inside: str
 ) -> None:
     options = (f"-DPOCKETPIPE_{tool}", "-Wno-unknown-pragmas")
-    assert bench(copied, *options).returncode == 0
+    build_bench(copied, *options)
+    assert run_bench(copied)[0] == 0
     text = subprocess.run(
         [*digits.ZIG, "-E", "-P", *options, "model.c"], cwd=copied, capture_output=True, text=True, check=True
     ).stdout
@@ -217,7 +222,8 @@ def test_weights_that_share_values_are_counted_as_indices() -> None:
 def test_unroll_is_written_into_the_sources(by_five: Path, tmp_path: Path) -> None:
     assert "#define POCKETPIPE_UNROLL 5 " in (by_five / "model.c").read_text()
     copied = Path(shutil.copytree(by_five, tmp_path / "out"))
-    assert bench(copied).stdout == "8 examples, 0 of 80 values differ\n"
+    build_bench(copied)
+    assert run_bench(copied) == (0, "8 examples, 0 of 80 values differ\n")
     with pytest.raises(UserError, match="unroll=0 must be 1 or more"):
         Fpga(unroll=0)
 

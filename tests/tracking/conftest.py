@@ -1,4 +1,4 @@
-"""A store for each test: a copy of one that is made once, since making MLflow's tables costs seconds."""
+"""A store for each test: a copy of the empty one."""
 
 import shutil
 from collections.abc import Callable
@@ -10,13 +10,6 @@ from pocketpipe.cost import Cost
 from pocketpipe.evaluation import Evaluation, Subject
 from pocketpipe.tracking.store import Store, open_store
 from pocketpipe.verdict import Verdict
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("template")
-    open_store(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts", "template")
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from pocketpipe.errors import UserError
 from pocketpipe.tracking.runs import RunTracker
-from pocketpipe.tracking.store import Store, open_store
+from pocketpipe.tracking.store import RETRIES, Store, open_store
 
 OPEN_AND_WRITE = """
 import sys
@@ -88,6 +88,18 @@ def test_a_store_that_cannot_be_opened_is_one_line(uri: str, said: str, tmp_path
     with pytest.raises(UserError, match=said) as caught:
         open_store(uri, tmp_path, "pocketpipe")
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_is_waited_for_as_mlflow_does_once_it_was_there(tmp_path: Path, monkeypatch):
+    """Few tries are for opening alone: an hour's training must not end with a restart of the server."""
+    monkeypatch.delenv(RETRIES, raising=False)
+    tries: list[str | None] = []
+    monkeypatch.setattr(
+        "pocketpipe.tracking.store._experiment", lambda *_: tries.append(os.environ.get(RETRIES)) or "0"
+    )
+    open_store("http://127.0.0.1:9", tmp_path, "pocketpipe")
+    assert tries == ["3"]
+    assert RETRIES not in os.environ
 
 
 def test_a_file_that_is_no_database_is_one_line(tmp_path: Path):

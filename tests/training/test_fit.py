@@ -134,9 +134,10 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         train(tmp_path, settings=TrainerSettings(accelerator="gpu"))
 
 
-def test_bf16_trains_and_the_result_is_float32(tmp_path: Path) -> None:
+def test_bf16_trains_and_the_result_is_float32(tmp_path: Path, whole: Fitted) -> None:
     fitted = train(tmp_path, settings=TrainerSettings(precision="bf16", compile="never", threads=1))
     assert fitted.facts["precision"] == "bf16"
+    assert fitted.network.digest() != whole.network.digest()
     assert fitted.curves["val_accuracy"][-1] > 0.9
     assert {t.dtype for t in fitted.network.state.values() if t.is_floating_point()} == {torch.float32}
 

@@ -101,12 +101,12 @@ def tiles(findings: Findings) -> list[Tile]:
             _arrow(bytes_text(was.file_bytes), bytes_text(now.file_bytes)),
         ),
     ]
-    after, before = evaluation.delivered, teacher(evaluation)
-    if after is not None and after.metric is not None:
-        note = f"on {after.file}"
+    after, before = evaluation.delivered_metric, teacher(evaluation)
+    if after is not None:
+        note = f"on {evaluation.delivered.file}" if evaluation.delivered is not None else ""
         if before is not None and before.metric is not None:
-            note = f"teacher {metric_text(before.metric)}, {difference_text(after.metric - before.metric)}"
-        shown.append(Tile(evaluation.metric_name, metric_text(after.metric), note))
+            note = f"teacher {metric_text(before.metric)}, {difference_text(after - before.metric)}"
+        shown.append(Tile(evaluation.metric_name, metric_text(after), note))
     shown += [
         Tile(f"{subject.name}, one example", milliseconds_text(subject.latency_ms), _beside_runtime(subject))
         for subject in evaluation.subjects
@@ -168,11 +168,11 @@ def cost_rows(was: Cost, now: Cost) -> list[tuple[str, str, str, str]]:
 
 def uncertain_drop(findings: Findings) -> bool:
     """Whether the change of the metric is within one standard error: this much test data cannot tell them apart."""
-    after, before = findings.evaluation.delivered, teacher(findings.evaluation)
+    after, before = findings.evaluation.delivered_metric, teacher(findings.evaluation)
     error = standard_error(findings.evaluation.scores)
-    if error is None or after is None or before is None or after.metric is None or before.metric is None:
+    if error is None or after is None or before is None or before.metric is None:
         return False
-    return abs(after.metric - before.metric) < error
+    return abs(after - before.metric) < error
 
 
 def group_rows(findings: Findings) -> list[tuple[str, str, int, int, str]]:

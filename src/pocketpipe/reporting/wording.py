@@ -121,10 +121,10 @@ def standard_error(scores: Sequence[float]) -> float | None:
 def _achievement(evaluation: Evaluation) -> str:
     ratio = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
     parts = [f"{ratio['speedup']:.2f}x fewer MACs", f"a {ratio['compression']:.2f}x smaller file"]
-    subject, dense = evaluation.delivered, teacher(evaluation)
-    if subject is not None and subject.metric is not None:
+    metric, dense = evaluation.delivered_metric, teacher(evaluation)
+    if metric is not None:
         beside = f" (teacher {metric_text(dense.metric)})" if dense and dense.metric is not None else ""
-        parts.append(f"{evaluation.metric_name} {metric_text(subject.metric)}{beside}")
+        parts.append(f"{evaluation.metric_name} {metric_text(metric)}{beside}")
     return ", ".join(parts)
 
 

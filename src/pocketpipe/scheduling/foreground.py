@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pocketpipe.errors import UserError
 from pocketpipe.scheduling.child import Child
 from pocketpipe.scheduling.cron import Cron, Trigger
 from pocketpipe.scheduling.lock import Busy, only_one
@@ -87,6 +88,8 @@ class _Schedule:
     now: Callable[[], datetime]
     pause: Callable[[float], None]
     signals: Signals
+    has_run: bool = False
+    """Then the command can be started, and what keeps it from that now will pass (no memory for a process, say)."""
 
     def keep(self) -> int:
         """Run at each tick until a stop; returns the exit code."""
@@ -130,6 +133,12 @@ class _Schedule:
         except Busy as busy:
             self.say(f"{busy}; this tick is left out")
             return False
+        except UserError as error:
+            if not self.has_run:
+                raise
+            self.say(f"{error}; this tick is left out")
+            return False
+        self.has_run = True
         result = (
             "succeeded" if code == 0 else f"failed with exit code {code}" if code > 0 else f"ended by {_name(-code)}"
         )

@@ -2,7 +2,6 @@
 
 from pocketpipe.errors import UserError
 from pocketpipe.reporting.wording import metric_text
-from pocketpipe.tracking.gates import delivered_metric
 from pocketpipe.tracking.registry import Registry
 
 
@@ -28,7 +27,7 @@ def describe_champion(registry: Registry, name: str) -> str:
         raise UserError(f"{name!r} has no champion; names in the registry: {known}")
     evaluation = champion.evaluation
     ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
-    delivered = delivered_metric(evaluation)
+    delivered = evaluation.delivered_metric
     metric = "not measured" if delivered is None else metric_text(delivered)
     return "\n".join(
         [

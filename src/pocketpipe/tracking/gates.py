@@ -133,7 +133,7 @@ def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[
 
 
 def _fall(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bool, str]:
-    mine, theirs = delivered_metric(new), delivered_metric(champion)
+    mine, theirs = new.delivered_metric, champion.delivered_metric
     if mine is None or theirs is None or not (isfinite(mine) and isfinite(theirs)):
         return False, f"not comparable: {new.metric_name} of the new one is {mine}, of the champion {theirs}"
     fall = theirs - mine if new.higher_is_better else mine - theirs
@@ -149,10 +149,3 @@ def _fall(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bo
 def _measured_by(evaluation: Evaluation) -> str:
     """The metric and its direction, in words."""
     return f"{evaluation.metric_name} ({'more' if evaluation.higher_is_better else 'less'} is better)"
-
-
-def delivered_metric(evaluation: Evaluation) -> float | None:
-    """Metric of the student as delivered: mean of its scores, else what its subject tells."""
-    if evaluation.scores:
-        return fsum(evaluation.scores) / len(evaluation.scores)
-    return None if evaluation.delivered is None else evaluation.delivered.metric

@@ -19,7 +19,7 @@ from pocketpipe.hashing import file_digest
 from pocketpipe.reporting.wording import metric_text
 from pocketpipe.storage import appearing_whole
 from pocketpipe.tracking.entries import key, text
-from pocketpipe.tracking.gates import Decision, Promotion, delivered_metric
+from pocketpipe.tracking.gates import Decision, Promotion
 from pocketpipe.tracking.store import Store, local_path
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def _content_digest(folder: Path, evaluation: Evaluation) -> str:
 
 def _summary_tags(evaluation: Evaluation) -> dict[str, str]:
     ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
-    metric = delivered_metric(evaluation)
+    metric = evaluation.delivered_metric
     return {
         "budget_kept": text(evaluation.budget_kept),
         "test_digest": evaluation.test_digest,

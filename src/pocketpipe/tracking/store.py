@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
+from pocketpipe import machine
 from pocketpipe.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ SQLITE = "sqlite:///"
 
 NOT_KEPT = ("file:", "mlruns")
 """MLflow itself refuses to keep runs as plain files since 3.10."""
+
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 EXPERIMENT = "pocketpipe"
 """Where all runs are."""
@@ -61,7 +64,7 @@ def open_store(uri: str, artifacts: Path, experiment: str) -> Store:
     _check(uri)
     client_class = _quiet_client_class()
     try:
-        with _creation_lock(uri):
+        with _soon_given_up(), _creation_lock(uri):
             if uri.startswith(SQLITE):
                 _make_database(Path(uri.removeprefix(SQLITE)), client_class)
             client = client_class(tracking_uri=uri, registry_uri=uri)
@@ -129,12 +132,31 @@ def _quiet_client_class() -> type[MlflowClient]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # by default a missing server costs minutes
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient
+
+
+def denied_by_server(error: BaseException) -> str | None:
+    """What a person is told of an MLflow server that refuses or is gone; None for any other error."""
+    if not (is_server(machine.tracking_uri()) and type(error).__name__ in ("MlflowException", "RestException")):
+        return None
+    return f"MLFLOW_TRACKING_URI {shown(machine.tracking_uri())!r}: {shown(first_line(error))}"
+
+
+@contextmanager
+def _soon_given_up() -> Iterator[None]:
+    """A missing server costs seconds when a store is opened; one that is away for minutes later ends no run."""
+    if RETRIES in os.environ:
+        yield
+        return
+    os.environ[RETRIES] = "3"
+    try:
+        yield
+    finally:
+        del os.environ[RETRIES]
 
 
 def local_path(uri: str) -> Path:

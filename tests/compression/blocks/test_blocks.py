@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.network import NETWORKS
 from pocketpipe.plan import STEPS, CompressionPlan, order_mistakes
+from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.search.store import TrialStore, Tried
@@ -33,8 +35,13 @@ from pocketpipe.task import TASKS, Preprocessing, Split, Task
 from pocketpipe.tasks.classification import ClassificationTask
 
 DIGITS: Task = TASKS.resolve("digits")(Path())
-PROFILE = profile_of(zoo("resnet20", DIGIT), DIGIT)
 THREE = ("blocks.0", "blocks.1", "blocks.2")
+
+
+@cache
+def resnet20() -> NetworkProfile:
+    """Its profile."""
+    return profile_of(zoo("resnet20", DIGIT), DIGIT)
 
 
 class Noise(ClassificationTask):
@@ -85,12 +92,12 @@ def test_it_is_behind_the_door() -> None:
 
 
 def test_the_space_is_how_many_blocks_of_each_run_stay() -> None:
-    assert BlocksStep().space(PROFILE) == {
+    assert BlocksStep().space(resnet20()) == {
         "layer1.0": {"_type": "randint", "_value": [0, 4]},
         "layer2.1": {"_type": "randint", "_value": [0, 3]},
         "layer3.1": {"_type": "randint", "_value": [0, 3]},
     }
-    step = BlocksStep().proposed({"layer1.0": np.int64(2), "layer3.1": 0, "gone": 1}, PROFILE)  # type: ignore[dict-item]
+    step = BlocksStep().proposed({"layer1.0": np.int64(2), "layer3.1": 0, "gone": 1}, resnet20())  # type: ignore[dict-item]
     assert step == BlocksStep(keep={"layer1.0": 2, "layer3.1": 0})
     assert BlocksStep().space(profile_of(zoo("lenet", DIGIT), DIGIT)) == {}
 
@@ -150,10 +157,10 @@ def test_those_that_stay_compute_what_they_did_in_their_order() -> None:
 
 def test_a_plan_is_carried_out_and_replayed_from_its_json() -> None:
     network = zoo("resnet20", DIGIT)
-    limits = Limits(macs=int(PROFILE.cost().macs / 2))
-    step = BlocksStep(keep={"layer1.0": 1}).project(PROFILE, limits)
+    limits = Limits(macs=int(resnet20().cost().macs / 2))
+    step = BlocksStep(keep={"layer1.0": 1}).project(resnet20(), limits)
     short, pinned = CompressionPlan((step,)).carry_out(network, DIGITS, DIGIT_SPLIT)
-    assert profile_of(short, DIGIT).cost() == pinned.predict(PROFILE).cost() == step.predict(PROFILE).cost()
+    assert profile_of(short, DIGIT).cost() == pinned.predict(resnet20()).cost() == step.predict(resnet20()).cost()
     again = CompressionPlan.from_json(pinned.to_json())
     assert again == pinned
     fresh = again.steps[0].apply(NETWORKS.resolve("resnet20")(DIGIT, 10), DIGITS).eval()
@@ -167,19 +174,19 @@ def test_a_plan_is_carried_out_and_replayed_from_its_json() -> None:
 
 def test_projection_removes_the_fewest_blocks_that_keep_the_limits() -> None:
     """In MACs all blocks of ResNet-20 are alike, so it is a count."""
-    block = sum(PROFILE.layer(name).cost(PROFILE.widths()).macs for name in PROFILE.blocks[0].layers)
-    dense = PROFILE.cost().macs
+    block = sum(resnet20().layer(name).cost(resnet20().widths()).macs for name in resnet20().blocks[0].layers)
+    dense = resnet20().cost().macs
     for blocks in range(1, 8):
         for over in (0, block // 2):
             limits = Limits(macs=dense - blocks * block + over)
-            step = BlocksStep(keep={"layer1.0": 1, "layer2.1": 2}).project(PROFILE, limits)
+            step = BlocksStep(keep={"layer1.0": 1, "layer2.1": 2}).project(resnet20(), limits)
             assert sum(step.keep.values()) == 7 - blocks
 
 
 def test_projection_goes_by_way_of_the_proposal() -> None:
-    block = PROFILE.cost().macs - PROFILE.without(["layer1.0"]).cost().macs
+    block = resnet20().cost().macs - resnet20().without(["layer1.0"]).cost().macs
     proposal = BlocksStep(keep={"layer1.0": 0, "layer2.1": 2, "layer3.1": 1})
-    kept = {n: proposal.project(PROFILE, Limits(macs=PROFILE.cost().macs - n * block)).keep for n in range(8)}
+    kept = {n: proposal.project(resnet20(), Limits(macs=resnet20().cost().macs - n * block)).keep for n in range(8)}
     assert kept[4] == proposal.keep
     assert kept[2] in ({"layer1.0": 1, "layer2.1": 2, "layer3.1": 2}, {"layer1.0": 2, "layer2.1": 2, "layer3.1": 1})
     assert kept[7] == {"layer1.0": 0, "layer2.1": 0, "layer3.1": 0}
@@ -199,10 +206,12 @@ def test_blocks_that_a_large_one_made_up_for_come_back() -> None:
 
 
 def test_the_smallest_is_without_blocks_and_out_of_reach_is_said() -> None:
-    smallest = BlocksStep().proposed(dict.fromkeys(BlocksStep().space(PROFILE), 0), PROFILE).predict(PROFILE).cost()
-    assert sum(BlocksStep().project(PROFILE, Limits(macs=smallest.macs)).keep.values()) == 0
+    smallest = (
+        BlocksStep().proposed(dict.fromkeys(BlocksStep().space(resnet20()), 0), resnet20()).predict(resnet20()).cost()
+    )
+    assert sum(BlocksStep().project(resnet20(), Limits(macs=smallest.macs)).keep.values()) == 0
     with pytest.raises(UserError, match=r"without any block .* reachable: speedup \d\.\d+, compression \d\.\d+"):
-        BlocksStep().project(PROFILE, Limits(macs=smallest.macs - 1))
+        BlocksStep().project(resnet20(), Limits(macs=smallest.macs - 1))
 
 
 def test_greedy_by_loss_is_brute_force_one_block_at_a_time() -> None:
@@ -351,19 +360,19 @@ def test_pinning_repeats_and_leaves_the_network_as_it_is(criterion: Any) -> None
 
 def test_portions_lead_to_the_whole() -> None:
     step = BlocksStep(keep={"layer1.0": 0, "layer2.1": 1}, criterion="last")
-    parts = step.in_portions(PROFILE, 2)
+    parts = step.in_portions(resnet20(), 2)
     assert [part.keep for part in parts] == [{"layer1.0": 2}, {"layer1.0": 0, "layer2.1": 1}]  # type: ignore[attr-defined]
-    assert CompressionPlan(parts).predict(PROFILE) == step.predict(PROFILE)
+    assert CompressionPlan(parts).predict(resnet20()) == step.predict(resnet20())
     pinned = step.pin(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)
-    assert pinned.in_portions(PROFILE, 1) == (pinned,)
-    short, _ = CompressionPlan(pinned.in_portions(PROFILE, 3)).carry_out(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)
-    assert profile_of(short, DIGIT) == step.predict(PROFILE)
+    assert pinned.in_portions(resnet20(), 1) == (pinned,)
+    short, _ = CompressionPlan(pinned.in_portions(resnet20(), 3)).carry_out(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)
+    assert profile_of(short, DIGIT) == step.predict(resnet20())
 
 
 def test_portions_lead_to_blocks_that_are_open_again_where_masks_made_them_differ() -> None:
     """Which block goes decides what is stored; the parts choose anew, so they promise the densest of the run."""
-    densities = {layer.name: 0.1 for layer in PROFILE.layers if layer.name.startswith(("layer1.0.", "layer2.1."))}
-    sparse = SparsityStep(protocol="given", densities=densities).predict(PROFILE)
+    densities = {layer.name: 0.1 for layer in resnet20().layers if layer.name.startswith(("layer1.0.", "layer2.1."))}
+    sparse = SparsityStep(protocol="given", densities=densities).predict(resnet20())
     pinned = BlocksStep(keep={"layer1.0": 1}, removed=("layer1.1", "layer1.2"))
     parts = pinned.in_portions(sparse, 2)
     reached, asked = CompressionPlan(parts).predict(sparse).cost(), pinned.predict(sparse).cost()
@@ -374,7 +383,7 @@ def test_portions_lead_to_blocks_that_are_open_again_where_masks_made_them_diffe
 
 def test_layer_by_layer_is_one_block_after_the_other_from_the_front() -> None:
     step = BlocksStep(keep={"layer1.0": 1, "layer2.1": 0, "layer3.1": 1}, criterion="last")
-    one, two = step.by_layers(PROFILE, 2), step.by_layers(PROFILE, 3)
+    one, two = step.by_layers(resnet20(), 2), step.by_layers(resnet20(), 3)
     assert [part.keep for part in one] == [  # type: ignore[attr-defined]
         {"layer1.0": 2},
         {"layer1.0": 1},
@@ -384,7 +393,7 @@ def test_layer_by_layer_is_one_block_after_the_other_from_the_front() -> None:
     ]
     assert len(two) == 3
     for parts in (one, two):
-        assert CompressionPlan(parts).predict(PROFILE) == step.predict(PROFILE)
+        assert CompressionPlan(parts).predict(resnet20()) == step.predict(resnet20())
 
 
 def test_after_channels_blocks_of_other_widths_are_runs_of_their_own() -> None:
@@ -401,18 +410,18 @@ def test_after_channels_blocks_of_other_widths_are_runs_of_their_own() -> None:
 def test_blocks_and_then_channels_on_one_budget(tmp_path: Path) -> None:
     """The tuner varies both; what is made costs what was predicted, whichever blocks pinning took."""
     network = zoo("resnet20", DIGIT)
-    limits, made = Budget(speedup=4.0).limits(PROFILE.cost()), []
+    limits, made = Budget(speedup=4.0).limits(resnet20().cost()), []
 
     def try_plan(plan: CompressionPlan) -> Tried:
         short, pinned = plan.carry_out(network, DIGITS, DIGIT_SPLIT)
         cost = profile_of(short, DIGIT).cost()
-        assert cost.macs == pinned.predict(PROFILE).cost().macs == plan.predict(PROFILE).cost().macs
+        assert cost.macs == pinned.predict(resnet20()).cost().macs == plan.predict(resnet20()).cost().macs
         made.append(sum(plan.steps[0].keep.values()))  # type: ignore[attr-defined]
         return Tried(pinned, score=-abs(made[-1] - 4))
 
     cheap = BlocksStep(criterion="similarity", examples=32)  # one look
     trials = search(
-        PROFILE, limits, [cheap, ChannelsStep()], try_plan, SearchSettings(trials=4, controls=1, ladder=()), seed=0,
+        resnet20(), limits, [cheap, ChannelsStep()], try_plan, SearchSettings(trials=4, controls=1, ladder=()), seed=0,
         store=TrialStore(tmp_path),
     )  # fmt: skip
     on_budget = [trial for trial in trials if trial.origin != "ladder"]
@@ -444,7 +453,7 @@ def test_orders_that_make_no_sense() -> None:
     ],
 )
 def test_what_does_not_fit_is_named(step: BlocksStep, line: str) -> None:
-    for use in (lambda: step.predict(PROFILE), lambda: step.pin(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)):
+    for use in (lambda: step.predict(resnet20()), lambda: step.pin(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)):
         with pytest.raises(Mistakes) as refused:
             use()
         assert str(refused.value).startswith(line)
@@ -487,10 +496,10 @@ def test_layers_of_a_transformer_go(name: str) -> None:
 )
 def test_what_a_mask_left_in_a_block_stays_with_it(removed: tuple[str, ...] | None, density: float) -> None:
     """The first block is sparse, the others are not: which one goes decides about the weights that stay."""
-    densities = {layer.name: 0.1 for layer in PROFILE.layers if layer.name.startswith("layer1.0.")}
+    densities = {layer.name: 0.1 for layer in resnet20().layers if layer.name.startswith("layer1.0.")}
     blocks = BlocksStep(keep={"layer1.0": 2}, removed=removed, criterion="last")
     plan = CompressionPlan((SparsityStep(protocol="given", densities=densities), blocks))
-    promised = plan.predict(PROFILE)
+    promised = plan.predict(resnet20())
     assert promised.layer("layer1.0.conv1").density == pytest.approx(density, abs=0.01)
     made, _ = plan.carry_out(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)
     for layer in promised.layers:

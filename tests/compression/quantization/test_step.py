@@ -134,8 +134,7 @@ def test_values_on_a_grid_keep_it() -> None:
 
 
 def test_bits_of_runs_hold_where_blocks_took_layers_out() -> None:
-    shape = (3, 32, 32)
-    profile = profile_of(zoo("resnet56", shape), shape)
+    profile = profile_of(zoo("resnet56", DIGIT), DIGIT)
     step = QuantizationStep()
     proposal = {key: CHOICES[place % len(CHOICES)] for place, key in enumerate(step.space(profile))}
     shorter = profile.without(["layer1.1", "layer1.2", "layer2.4", "layer3.3"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.residual_networks import RESIDUAL, slow_but
-from compression.zoo import DIGIT, SMALL, trained_looking, zoo
+from compression.zoo import DIGIT, trained_looking, zoo
 from pocketpipe.compression.taking_out import emptied, moved_up, put, swapped
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.profile import Block, ChannelGroup, NetworkProfile
@@ -75,7 +75,7 @@ def test_runs_of_the_zoo(name: str, runs: dict[str, int]) -> None:
 
 
 def test_a_block_knows_its_layers() -> None:
-    blocks = profile_of(zoo("mobilenet_v2", SMALL), SMALL).blocks
+    blocks = profile_of(zoo("mobilenet_v2", DIGIT), DIGIT).blocks
     assert blocks[0].layers == ("features.3.conv.0.0", "features.3.conv.1.0", "features.3.conv.2")
     (first, *_) = profile_of(*_network("pre-activation")).blocks
     norms = tuple(f"blocks.0.norm1.{name}" for name in ("weight", "bias", "running_mean", "running_var"))

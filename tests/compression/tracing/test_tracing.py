@@ -52,21 +52,21 @@ def test_option_a_couples_a_stage_into_the_middle_of_the_later_ones() -> None:
 
 
 def test_option_b_couples_the_shortcut_with_its_stage_alone() -> None:
-    groups = _by_name(trace(zoo("resnet18", SMALL), SMALL))
+    groups = _by_name(trace(zoo("resnet18", DIGIT), DIGIT))
     assert groups["conv1"] == (64, ("conv1", "layer1.0.conv2", "layer1.1.conv2"))
     assert groups["layer2.0.conv2"] == (128, ("layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2"))
     assert len(groups) == 4 + 8  # a residual stream a stage, an inner layer a block
 
 
 def test_depthwise_convolutions_go_with_their_input() -> None:
-    groups = _by_name(trace(zoo("mobilenet_v1", SMALL), SMALL))
+    groups = _by_name(trace(zoo("mobilenet_v1", DIGIT), DIGIT))
     assert groups["stem.0"] == (32, ("stem.0", "blocks.0.0.0"))
     assert groups["blocks.0.1.0"] == (64, ("blocks.0.1.0", "blocks.1.0.0"))
     assert len(groups) == 14
 
 
 def test_inverted_residuals() -> None:
-    groups = _by_name(trace(zoo("mobilenet_v2", SMALL), SMALL))
+    groups = _by_name(trace(zoo("mobilenet_v2", DIGIT), DIGIT))
     assert groups["features.2.conv.2"] == (24, ("features.2.conv.2", "features.3.conv.2"))
     assert groups["features.3.conv.0.0"] == (144, ("features.3.conv.0.0", "features.3.conv.1.0"))
 

@@ -1,6 +1,7 @@
 """From a budget and what was measured to verdicts: a pure function."""
 
 from collections.abc import Callable
+from math import nan
 
 from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
@@ -29,7 +30,8 @@ def judge(
     """
     verdicts = _cost_verdicts(budget, *costs)
     for subject in delivered:
-        verdicts += _metric_verdicts(budget, task, subject, teacher_metric(subject.examples or 1))
+        compared = budget.accuracy_drop is not None and subject.metric is not None
+        verdicts += _metric_verdicts(budget, task, subject, teacher_metric(subject.examples) if compared else nan)
         verdicts += _device_verdicts(budget, subject)
     return (*verdicts, *(_same_answers(subject) for subject in delivered if subject.name != "onnx"))
 
@@ -71,7 +73,7 @@ def _sizes(student: Cost) -> str:
 def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: float) -> list[Verdict]:
     verdicts = []
     better = 1.0 if task.higher_is_better else -1.0
-    metric = subject.metric if subject.metric is not None else float("nan")
+    metric = subject.metric if subject.metric is not None else nan
     if budget.accuracy_drop is not None:
         drop = better * (teacher - metric)
         word = "drop" if task.higher_is_better else "rise"

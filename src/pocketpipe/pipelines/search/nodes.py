@@ -53,7 +53,7 @@ def find_plan(
 
     Plans are carried out on `start`; `teacher` is the yardstick, and taught by in the short fine-tunings.
     With a champion of the same methods and options its plan is tried first, on its own weights; the search runs only if
-    that fails the budget.
+    that fails the budget, or leaves much of it unused, and the plan is kept if what is found is no better.
     """
     task = task_choice.build(data_root)
     dense = profile.as_it_is()
@@ -71,11 +71,14 @@ def find_plan(
 
     dense_score = metric_of(teacher.build(task), task, splits.selection)
     steps = [method.step() for method in MethodChoice.all_of(methods)]
+    sign = 1.0 if task.higher_is_better else -1.0
+    kept: float | None = None
     doubts: tuple[str, ...] = ()
     if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits):
-        score, doubts = _tuned(champion, tune)
-        if score is not None and budget.allows_metric(score, dense_score, higher_is_better=task.higher_is_better):
-            record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": score})
+        enough = partial(budget.allows_metric, dense=dense_score, higher_is_better=task.higher_is_better)
+        kept, doubts = _champions_score(champion, task, splits.selection, enough, tune)
+        if enough(kept) and _uses(champion.plan, profile, limits):
+            record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": kept})
             return champion.plan, champion.student, [], record
 
     try_plan, slim = _trial_functions(start, task, splits)
@@ -100,6 +103,11 @@ def find_plan(
         higher_is_better=task.higher_is_better,
     )
     winner = choice.winner
+    found = winner.score if winner.tuned_score is None else winner.tuned_score
+    if champion is not None and kept is not None and sign * kept >= sign * found:
+        facts = {"plan": "the champion's, as none that was found is better"}
+        record = _record(task, splits, choice.trials, dense_score, facts, {"score": kept}, (*doubts, *choice.dropped))
+        return champion.plan, champion.student, choice.trials, record
     facts = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
     metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
@@ -112,12 +120,23 @@ def _of_these(start: StoredNetwork, teacher: StoredNetwork, selection: Split) ->
     return f"trials-{hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}"
 
 
-def _tuned(champion: Champion, tune: Callable[[StoredNetwork, str], float]) -> tuple[float | None, tuple[str, ...]]:
-    """(score of the champion's student after a short fine-tuning, nothing), or (None, a line why there is none)."""
+def _champions_score(
+    champion: Champion,
+    task: Task,
+    data: Split,
+    enough: Callable[[float], bool],
+    tune: Callable[[StoredNetwork, str], float],
+) -> tuple[float, tuple[str, ...]]:
+    """(score of the champion's student, after a short fine-tuning where it is not enough and that helps; doubts)."""
+    score = metric_of(champion.student.build(task), task, data)
+    if enough(score):
+        return score, ()
     try:
-        return tune(champion.student, "champion's plan"), ()
+        tuned = tune(champion.student, "champion's plan")
     except Diverged as error:
-        return None, (f"the champion's plan is passed over: {error}",)
+        return score, (f"the champion's plan counts as it is: {error}",)
+    sign = 1.0 if task.higher_is_better else -1.0
+    return (score if sign * score >= sign * tuned else tuned), ()
 
 
 def _trial_functions(
@@ -180,6 +199,17 @@ def _keeps(champion: Champion, task: Task, profile: NetworkProfile, limits: Limi
     except Exception as error:  # steps and networks are the user's, too
         log.warning("warning: the champion's plan does not fit the network as it is now: %s", first_line(error))
         return False
+
+
+MOSTLY = 0.9
+"""Share of a budget that a champion's plan must use to be kept without a search: of a budget that was relaxed since,
+the network is to have what it can."""
+
+
+def _uses(plan: CompressionPlan, profile: NetworkProfile, limits: Limits) -> bool:
+    """Whether the plan uses most of the limits, or the whole network would not use more."""
+    used, whole = limits.usage(plan.predict(profile).cost()), limits.usage(profile.cost())
+    return used >= MOSTLY or whole <= used
 
 
 def _record(

@@ -1,0 +1,37 @@
+"""Where a machine's files lie by default."""
+
+from pathlib import Path
+
+import pytest
+
+from pocketpipe import machine
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("POCKETPIPE_DATA", "POCKETPIPE_OUTPUT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_by_default_in_the_project_from_any_folder_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run that is started in a subfolder trains everything again, and has a registry of its own."""
+    below = tmp_path / "notebooks" / "deep"
+    below.mkdir(parents=True)
+    (tmp_path / "notebooks" / "pyproject.toml").write_text("[project]\nname = 'of another kind'\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.kedro]\npackage_name = 'pocketpipe'\n")
+    monkeypatch.chdir(below)
+    assert machine.data_root() == machine.output_root() == tmp_path / "data"
+    assert machine.tracking_uri() == f"sqlite:///{tmp_path}/data/mlflow.db"
+
+
+def test_outside_of_a_project_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert machine.output_root() == tmp_path / "data"
+
+
+def test_what_is_said_counts_from_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.kedro]\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", "here")
+    assert machine.output_root() == tmp_path / "below" / "here"
