@@ -241,6 +241,31 @@ def test_layer_norm_and_softmax() -> None:
         assert [type(operator).__name__ for operator in graph.operators] == ["LayerNorm", "Softmax"]
 
 
+@pytest.mark.parametrize(("weight", "bias"), [((1, 1, 7), (1, 7)), ((7,), ()), ((1,), (7,))])
+def test_a_layer_norms_weight_may_have_more_axes_or_one_number(weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    file = File((3, 7))
+    given = (file.constant(random.normal(0, 1, shape).astype(np.float32)) for shape in (weight, bias))
+    normal = file.node("LayerNormalization", file.on_grid("input", 0.0211, -17), *given, axis=-1)
+    agrees(file.bytes(file.on_grid(normal, 0.0307, 5)), some(8, 3, 7))
+
+
+def test_a_layer_norms_weight_along_another_axis_is_refused() -> None:
+    file = File((3, 7))
+    weight = file.constant(np.ones((3, 1), np.float32))
+    normal = file.node("LayerNormalization", file.on_grid("input", 0.0211, -17), weight, axis=-1)
+    with pytest.raises(UserError, match=r"\(LayerNormalization\): its weight or bias of shape \(3, 1\) is not along"):
+        lower(file.bytes(file.on_grid(normal, 0.0307, 5)))
+
+
+def test_a_batchnorm_that_takes_statistics_is_refused() -> None:
+    file = File((4, 5))
+    given = [file.constant(np.ones(4, np.float32)) for _ in range(4)]
+    y = file.node("BatchNormalization", file.on_grid("input", 0.0211), *given, training_mode=1)
+    with pytest.raises(UserError, match="takes statistics of the batch; export the network in evaluation mode"):
+        lower(file.bytes(file.on_grid(y, 0.0307)))
+
+
 def test_equal_numbers_are_normalized_to_the_bias() -> None:
     file = File((2, 6))
     ones, bias = file.constant(np.ones(6, np.float32)), file.constant(np.arange(6, dtype=np.float32))

@@ -133,11 +133,42 @@ def test_scales_that_lie_along_no_axis_any_more_are_refused() -> None:
         lower(file.bytes(file.on_grid(y, 0.0507)))
 
 
+@pytest.mark.parametrize(("axis", "along"), [(0, 0), (1, 1), (0, None)], ids=["rows", "columns", "one scale"])
+def test_constants_are_joined(axis: int, along: int | None) -> None:
+    """A fused projection: three quantized weights side by side."""
+    file = File((6,) if axis else (8,))
+    random = np.random.default_rng(0)
+    shape = (6, 4) if axis else (4, 5)
+    parts = [
+        file.weight(
+            random.integers(-127, 128, shape),
+            np.full(1, 0.01)[0] if along is None else random.uniform(0.005, 0.015, shape[along]),
+            axis=along or 0,
+        )
+        for _ in range(2)
+    ]
+    y = file.node("MatMul", file.on_grid("input", 0.0211, 8), file.node("Concat", *parts, axis=axis))
+    if axis == 0 and along == 0:  # scales along what is summed
+        with pytest.raises(UserError, match="MatMul"):
+            lower(file.bytes(file.on_grid(y, 0.0507)))
+        return
+    graph = agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, *file.shape))
+    assert sum(isinstance(operator, Linear) for operator in graph.operators) == 1
+
+
+def test_quantized_constants_beside_others_are_refused() -> None:
+    file = File((6,))
+    parts = file.weight(_integers(6, 4), _scales(1)), file.constant(np.ones((6, 4), np.float32))
+    y = file.node("MatMul", file.on_grid("input", 0.0211, 8), file.node("Concat", *parts, axis=1))
+    with pytest.raises(UserError, match=r"\(Concat\): joins quantized constants with others; quantize all of them"):
+        lower(file.bytes(file.on_grid(y, 0.0507)))
+
+
 def test_numbers_that_are_looked_up_are_refused() -> None:
     file = File((6,))
     table = file.weight(_integers(9, 6), _scales(1))
     y = file.node("Gather", table, file.node("Cast", file.on_grid("input", 1.0), to=7))
-    with pytest.raises(UserError, match=r"node 'n\d+' \(Gather\): of a constant, only by constants; 'v\d+' is none"):
+    with pytest.raises(UserError, match=r"node 'n\d+' \(Cast\): cuts real numbers to whole ones; quantize them"):
         lower(file.bytes(file.on_grid(y, 0.0507)))
 
 

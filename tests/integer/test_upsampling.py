@@ -73,6 +73,20 @@ def test_any_transposed_convolution(c: dict[str, Any]) -> None:
     agrees(file.bytes(file.on_grid(y, 0.1009, -7)), some(c["seed"], *shape), share=0.01)
 
 
+@pytest.mark.parametrize("size", [(8, 7), (9, 8), (7, 9), (6, 5)])
+@pytest.mark.parametrize("padding", [[0, 0], [1, 0]])
+def test_an_output_shape_takes_the_place_of_pads(size: tuple[int, int], padding: list[int]) -> None:
+    """As tf2onnx writes them: the half of what is too much goes on either side, the odd line at the beginning."""
+    file = File((3, 4, 4))
+    weight = file.weight(np.random.default_rng(0).integers(-127, 128, (3, 5, 3, 3)), np.full(5, 0.0103), axis=1)
+    y = file.node(
+        "ConvTranspose", file.on_grid("input", 0.0503, 4), weight, strides=[2, 2], kernel_shape=[3, 3],
+        output_shape=list(size), output_padding=padding,
+    )  # fmt: skip
+    graph = agrees(file.bytes(file.on_grid(y, 0.1009, -7)), some(3, 3, 4, 4))
+    assert graph.tensors[graph.output].shape == (5, *size)
+
+
 def test_a_transposed_convolution_multiplies_no_zeros_that_were_put_in() -> None:
     file = File((3, 5, 5))
     weight = file.weight(np.ones((3, 4, 2, 2)), np.full(4, 0.01), axis=1)

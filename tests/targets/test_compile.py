@@ -11,10 +11,11 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 
-from pocketpipe.delivery.folder import MEASURED, README, write_measured
+from pocketpipe.delivery.folder import MEASURED, README
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.lineage.verify import verify
+from pocketpipe.pipelines.compile.nodes import write_measured
 from pocketpipe.targets.base import TARGETS
 from targets.graphs import Graph, examples, gru, metadata, reference, residual, tiny
 
@@ -157,7 +158,6 @@ def test_gnu_compiler_does_where_ziglang_is_missing(tmp_path: Path, monkeypatch:
 COMPILE = """
 import sys
 from pathlib import Path
-from pocketpipe.delivery.folder import MEASURED, README, write_measured
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.targets.base import TARGETS
 onnx, metadata, folder = (Path(argument) for argument in sys.argv[1:])

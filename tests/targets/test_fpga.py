@@ -73,6 +73,11 @@ def test_the_test_bench_passes_and_can_fail(copied: Path) -> None:
     assert run_bench(copied) == (1, "8 examples, 1 of 80 values differ\n")
     (copied / "golden" / "outputs.bin").write_bytes(golden[:-1])
     assert run_bench(copied)[0] == 2
+    (copied / "golden" / "outputs.bin").write_bytes(golden)
+    inputs = (copied / "golden" / "inputs.bin").read_bytes()
+    for kept in (len(inputs) - 1, len(inputs) // 8, 0):
+        (copied / "golden" / "inputs.bin").write_bytes(inputs[:kept])
+        assert run_bench(copied)[0] == 2, f"{kept} of {len(inputs)} bytes"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +261,52 @@ target_link_libraries(runner pocketpipe_model)
     assert (np.float32(scale), int(zero_point)) == (np.float32(output.scale), output.zero_point)
     assert not list((tmp_path / "build").rglob("testbench*"))
 
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake")
+def test_a_project_takes_two_networks_with_cmake(folder: Path, by_five: Path, tmp_path: Path) -> None:
+    networks = {"wake": folder, "speech": by_five}
+    subfolders = "".join(
+        f'set(POCKETPIPE_TARGET {name})\nadd_subdirectory("{each}" {name})\n' for name, each in networks.items()
+    )
+    (tmp_path / "CMakeLists.txt").write_text(
+        f"""cmake_minimum_required(VERSION 3.10)
+project(device C)
+{subfolders}add_executable(both main.c wake.c speech.c)
+target_link_libraries(both wake speech)
+"""
+    )
+    for name, each in networks.items():
+        (tmp_path / f"{name}.c").write_text(_SUMS.replace("NAME", name).replace("FOLDER", str(each)))
+    (tmp_path / "main.c").write_text(
+        "#include <stdio.h>\nlong wake(void), speech(void);\n"
+        'int main(void) { return printf("%ld %ld", wake(), speech()) < 0; }\n'
+    )
+    for line in ("cmake -B build", "cmake --build build"):
+        subprocess.run(line.split(), cwd=tmp_path, check=True, capture_output=True)
+    printed = subprocess.run([tmp_path / "build" / "both"], capture_output=True, text=True, check=True).stdout
+    sums = []
+    for each in networks.values():
+        entering = np.zeros((1, *DeliveryMetadata.read(each).input_shape), np.uint8)
+        integers = DeliveryMetadata.read(each).integers
+        assert integers is not None
+        outputs = TARGETS.resolve("fpga").run(each, entering)
+        sums.append(round(float((outputs / integers.output.scale + integers.output.zero_point).sum())))
+    assert [int(number) for number in printed.split()] == sums
+
+
+_SUMS = """
+#define pocketpipe_run NAME_run
+#define pocketpipe_run_in NAME_run_in
+#include "FOLDER/model.h"
+long NAME(void) {
+    static pocketpipe_input input[POCKETPIPE_INPUTS];
+    static int8_t output[POCKETPIPE_OUTPUTS];
+    long sum = 0;
+    pocketpipe_run(input, output);
+    for (int i = 0; i < POCKETPIPE_OUTPUTS; i++) sum += output[i];
+    return sum;
+}
+"""
 
 _PRINTS_THE_GRID = """
 #include <stdio.h>

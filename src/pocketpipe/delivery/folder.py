@@ -1,13 +1,11 @@
 """What lies in a delivery folder."""
 
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.delivery.readme import library_page, with_measured
+from pocketpipe.delivery.readme import library_page
 from pocketpipe.hashing import file_digest
-from pocketpipe.storage import replacing, write_json
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
 CMAKE = "CMakeLists.txt"
@@ -43,7 +41,7 @@ _ONE, _SEVERAL = "no allocation, no threads, no files", "no allocation but of th
 _CMAKE_THREADS = """
 set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
-target_link_libraries(pocketpipe_model INTERFACE Threads::Threads)
+target_link_libraries(${POCKETPIPE_TARGET} INTERFACE Threads::Threads)
 """
 
 
@@ -99,14 +97,6 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file by its name within the folder, but for those with times."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return {name: file_digest(folder / name) for name in names if name not in WITH_TIMES}
-
-
-def write_measured(folder: Path, figures: Mapping[str, float]) -> None:
-    """What one example took where this was compiled: in the README, then, when that is done, for programs."""
-    readme = folder / README
-    with replacing(readme) as whole:
-        whole.write_text(with_measured(readme.read_text(), figures))
-    write_json(folder / MEASURED, dict(figures))
 
 
 def folder_name(target: str) -> str:

@@ -9,7 +9,7 @@ even have. Why once: rounding twice (a high half-product, then a shift) is off b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import frexp
+from math import frexp, inf
 
 import numpy as np
 
@@ -113,13 +113,13 @@ def fixed_point(factor: float) -> tuple[int, int]:
     >>> fixed_point(0.75), fixed_point(1.0), fixed_point(0.0)
     ((1610612736, 31), (1073741824, 30), (0, 1))
     """
-    if not 0.0 <= factor < 2.0 ** (MULTIPLIER_BITS - 1):
-        raise UserError(f"a scale of {factor:g} cannot be written as multiplier and shift; {CALIBRATED}")
-    mantissa, exponent = frexp(factor)
+    mantissa, exponent = frexp(factor) if 0.0 <= factor < inf else (0.0, MULTIPLIER_BITS)
     multiplier = round(mantissa * 2**MULTIPLIER_BITS)
     if multiplier == 2**MULTIPLIER_BITS:
         multiplier, exponent = multiplier // 2, exponent + 1
     shift = MULTIPLIER_BITS - exponent
+    if shift < 1:
+        raise UserError(f"a scale of {factor:g} cannot be written as multiplier and shift; {CALIBRATED}")
     if shift > LARGEST_SHIFT:  # far below a half: the result is 0 for every accumulator
         return 0, 1
     return (multiplier, shift) if multiplier else (0, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from math import prod
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -36,9 +37,26 @@ from pocketpipe.integer.graph import (
 LOWEST = -128
 
 
+MOST_AT_ONCE = 16
+"""Examples: more of them only leave the processor's caches."""
+MOST_NUMBERS = 2**26
+"""Of a layer's windows, in float64, that lie in memory at once: half a gigabyte, or those of one example."""
+
+
 def run(graph: IntegerGraph, inputs: np.ndarray) -> np.ndarray:
-    """int8 outputs (N, ...) for int8 inputs (N, *shape of the input)."""
-    return run_all(graph, inputs)[graph.output]
+    """int8 outputs (N, ...) for int8 inputs (N, *shape of the input); a few examples at once, to spare memory."""
+    largest = max((_numbers(operator, graph) for operator in graph.operators), default=1)
+    count = max(1, min(MOST_AT_ONCE, MOST_NUMBERS // largest))
+    parts = [inputs[start : start + count] for start in range(0, max(1, len(inputs)), count)]
+    return np.concatenate([run_all(graph, part)[graph.output] for part in parts])
+
+
+def _numbers(operator: Operator, graph: IntegerGraph) -> int:
+    """That lie in memory for one example while the operator is computed."""
+    made = graph.tensors[operator.output].shape
+    if isinstance(operator, Convolution):
+        return prod(made[:2]) * operator.groups * prod(operator.weight.shape[1:])
+    return prod(made) * (prod(operator.window) if isinstance(operator, MaxPool | SumPool) else 1)
 
 
 def run_all(graph: IntegerGraph, inputs: np.ndarray) -> dict[str, np.ndarray]:

@@ -32,6 +32,8 @@ def batch_norm(lowering: Lowering, node: NodeProto) -> None:
     weight, bias, mean, variance = (None if each is None else each.values.astype(np.float64) for each in given)
     if weight is None or bias is None or mean is None or variance is None:
         raise lowering.refusal(node, "its weight, bias, mean and variance must be constants")
+    if attributes(node).get("training_mode", 0):
+        raise lowering.refusal(node, "takes statistics of the batch; export the network in evaluation mode")
     factors = weight / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
     value = lowering.known.get(node.input[0])
     if not isinstance(value, Real) or value.functions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int, int]
 """Start, stop, step."""
+FLOATING = (1, 10, 11, 16)
+"""Of ONNX's TensorProto: float32, float16, double, bfloat16."""
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -67,7 +69,10 @@ def identity(lowering: Lowering, node: NodeProto) -> None:
     if constant is not None and node.op_type == "Cast" and constant.quantized is None:
         kind = helper.tensor_dtype_to_np_dtype(attributes(node)["to"])
         lowering.known[node.output[0]] = Constant(constant.values.astype(kind))
-    elif source in lowering.known:
+        return
+    if node.op_type == "Cast" and source in lowering.known and attributes(node)["to"] not in FLOATING:
+        raise lowering.refusal(node, "cuts real numbers to whole ones; quantize them instead")
+    if source in lowering.known:
         lowering.known[node.output[0]] = lowering.known[source]
     if source in lowering.quantized:
         lowering.alias(node)
@@ -172,11 +177,15 @@ def _ranges(lowering: Lowering, node: NodeProto, shape: Shape) -> list[tuple[int
 def concatenation(lowering: Lowering, node: NodeProto) -> None:
     """Each tensor is brought onto the grid of the result."""
     axis = attributes(node)["axis"]
+    constants = [lowering.constant(node, position) for position in range(len(node.input))]
+    if all(constants):
+        lowering.known[node.output[0]] = _joined(lowering, node, constants, axis)
+        return
     shape = lowering.shapes[node.output[0]]
     rank = len(shape) + 1
     if axis % rank == 0:
         raise lowering.refusal(node, "along the batch axis")
-    if any(lowering.constant(node, position) for position in range(len(node.input))):
+    if any(constants):
         lowering.known[node.output[0]] = _beside_constants(lowering, node, axis % rank - 1)
         return
     tensors, image = lowering.together(node)
@@ -202,6 +211,25 @@ def on_the_grid_of(lowering: Lowering, node: NodeProto, part: str, tensor: str, 
     if tensor in lowering.images:
         lowering.images.add(made.name)
     return made.name
+
+
+def _joined(lowering: Lowering, node: NodeProto, constants: Sequence[Constant | None], axis: int) -> Constant:
+    """Constants side by side: quantized where all are, with scales that lie along the same axis or are one."""
+    parts = [constant for constant in constants if constant is not None]
+    values = np.concatenate([part.values for part in parts], axis)
+    integers = [part.quantized for part in parts if part.quantized is not None]
+    scales = [part.scale for part in parts if part.scale is not None]
+    if not integers:
+        return Constant(values)
+    if len(integers) < len(parts) or len(scales) < len(parts):
+        raise lowering.refusal(node, "joins quantized constants with others; quantize all of them")
+    quantized, along = np.concatenate(integers, axis), axis % values.ndim
+    if all(scale.size == 1 and scale == scales[0] for scale in scales):
+        return Constant(values, quantized, scales[0])
+    if all(scale.size == 1 or part.axis == along for scale, part in zip(scales, parts, strict=True)):
+        spread = [np.broadcast_to(s, part.values.shape[along]) for s, part in zip(scales, parts, strict=True)]
+        return Constant(values, quantized, np.concatenate(spread), along)
+    raise lowering.refusal(node, "what it makes has its scales along no one axis; quantize its parts per tensor")
 
 
 def _beside_constants(lowering: Lowering, node: NodeProto, axis: int) -> Sum:

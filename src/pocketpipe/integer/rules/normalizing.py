@@ -11,7 +11,7 @@ from pocketpipe.integer.fixed_point import FRACTION_BITS
 from pocketpipe.integer.graph import LayerNorm, Softmax
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.onnx_file import attributes
-from pocketpipe.integer.real import Sum, Target
+from pocketpipe.integer.real import Constant, Sum, Target
 from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def layer_norm(lowering: Lowering, node: NodeProto) -> None:
     if weight is None or (bias is None and len(node.input) > 2):
         raise lowering.refusal(node, "its weight and bias must be constants")
     shape = lowering.shapes[node.output[0]]
-    factors = np.broadcast_to(weight.values.astype(np.float64), (width,))
-    offsets = np.broadcast_to(0.0 if bias is None else bias.values.astype(np.float64), (width,))
+    factors, offsets = (_of_each(lowering, node, each, width) for each in (weight, bias))
     epsilon = attributes(node).get("epsilon", 1e-5) * (width / lowering.tensors[tensor].scale) ** 2
 
     def finish(target: Target, low: int, high: int) -> None:
@@ -47,12 +46,21 @@ def layer_norm(lowering: Lowering, node: NodeProto) -> None:
         shift = FRACTION_BITS + min(MULTIPLIER_BITS - frexp(largest)[1], LARGEST_SHIFT - FRACTION_BITS)
         # A result in steps is z * factor / scale, and z is in units of 2^-16.
         multiplier = np.floor(factors / target.scale * 2.0 ** (shift - FRACTION_BITS) + 0.5).astype(np.int32)
-        added = np.floor(offsets / target.scale * 2.0**FRACTION_BITS + 0.5).astype(np.int32)
+        added = np.floor(offsets / target.scale * 2.0**FRACTION_BITS + 0.5)
+        added = added.clip(-(2**31), 2**31 - 1).astype(np.int32)  # just below the limit it rounds up to 2^31
         operator = LayerNorm(label(node), (tensor,), target.name, max(1, round(min(epsilon, 2.0**59))), multiplier,
                              added, shift, target.zero_point, low, high)  # fmt: skip
         lowering.add(operator, target.tensor(shape, low, high))
 
     lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+
+
+def _of_each(lowering: Lowering, node: NodeProto, given: Constant | None, width: int) -> np.ndarray:
+    """(width,) Numbers of each place of the last axis; 0 where nothing is given."""
+    values = np.zeros(1) if given is None else given.values.astype(np.float64)
+    if values.size not in (1, width) or values.size != (values.shape[-1] if values.ndim else 1):
+        raise lowering.refusal(node, f"its weight or bias of shape {values.shape} is not along the last axis alone")
+    return np.broadcast_to(values.reshape(-1), (width,))
 
 
 @rule("Softmax")

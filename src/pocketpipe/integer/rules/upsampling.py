@@ -125,8 +125,14 @@ def _sides(node: NodeProto, image: Shape, made: Shape, kernel: Shape, flat: bool
     """Rows and columns; `image` (height, width, ...) goes in, `made` (height, width) comes out."""
     given = attributes(node)
     strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
-    pads = given.get("pads", [0] * 4)
-    cuts = (0, int(pads[0])) if flat else pair(pads, flat)
+    if "output_shape" in given:  # it takes the place of pads: half of what is too much goes, at the beginning more
+        longer = pair(given.get("output_padding", [0, 0]), flat)
+        sides = zip(image[:2], made, kernel, strides, dilations, longer, strict=True)
+        off = [s * (n - 1) + more + d * (k - 1) + 1 - m for n, m, k, s, d, more in sides]
+        cuts = (0 if flat else off[0] - off[0] // 2, off[1] - off[1] // 2)
+    else:
+        pads = given.get("pads", [0] * 4)
+        cuts = (0, int(pads[0])) if flat else pair(pads, flat)
     first, second = zip(image[:2], made, kernel, strides, dilations, cuts, strict=True)
     return Along(*first), Along(*second)
 

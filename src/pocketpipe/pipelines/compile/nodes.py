@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 
-from pocketpipe.delivery.folder import MEASURED, folder_name, write_measured
+from pocketpipe.delivery.folder import MEASURED, README, folder_name
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.readme import with_measured
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
-from pocketpipe.storage import remove_whole
+from pocketpipe.storage import remove_whole, replacing, write_json
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import Splits, TaskChoice
@@ -87,6 +88,14 @@ def _measured(target: str, folder: Path) -> dict[str, float]:
         write_measured(folder, measured)
     found: dict[str, float] = json.loads(file.read_text())
     return found
+
+
+def write_measured(folder: Path, figures: Mapping[str, float]) -> None:
+    """What one example took where this was compiled: in the README, then, when that is done, for programs."""
+    readme = folder / README
+    with replacing(readme) as whole:
+        whole.write_text(with_measured(readme.read_text(), figures))
+    write_json(folder / MEASURED, dict(figures))
 
 
 def untuned(name: str, settings: CompileSettings) -> Iterator[str]:

@@ -23,7 +23,8 @@ int main(int argc, char **argv) {
     FILE *inputs = opened(folder, "inputs.bin"), *outputs = opened(folder, "outputs.bin");
     long examples = 0, differing = 0;
     if (inputs == NULL || outputs == NULL) return 2;
-    while (fread(input, 1, sizeof input, inputs) == sizeof input) {
+    size_t read;
+    while ((read = fread(input, 1, sizeof input, inputs)) == sizeof input) {
         if (fread(golden, 1, sizeof golden, outputs) != sizeof golden) {
             fprintf(stderr, "testbench: outputs.bin ends before inputs.bin\n");
             return 2;
@@ -31,6 +32,10 @@ int main(int argc, char **argv) {
         pocketpipe_run(input, output);
         for (long i = 0; i < POCKETPIPE_OUTPUTS; i++) differing += output[i] != golden[i];
         examples++;
+    }
+    if (read != 0 || fgetc(outputs) != EOF) {
+        fprintf(stderr, "testbench: inputs.bin ends before outputs.bin, or within an example\n");
+        return 2;
     }
     printf("%ld examples, %ld of %ld values differ\n", examples, differing, examples * POCKETPIPE_OUTPUTS);
     return examples == 0 || differing != 0;
