@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from compression.zoo import DIGIT, zoo
 from own.tasks import Shapes
-from pocketpipe.compression.batchnorm import reestimate, reestimate_on
+from pocketpipe.compression.batchnorm import batch_statistics, reestimate, reestimate_on
 from pocketpipe.compression.sampling import training_views
 
 
@@ -104,3 +105,32 @@ def test_statistics_are_those_of_augmented_views() -> None:
     reestimate_on(network, task, splits.train)
     mean = float((255 - splits.train.inputs.astype(np.float64)).mean() / 255 - 0.5) / 0.5
     assert float(network[0].running_mean) == pytest.approx(mean, abs=1e-5)
+
+
+class OwnForward(nn.BatchNorm1d):
+    """A BatchNorm that hands its momentum on, as older libraries' do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        arguments = (self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum)
+        return functional.batch_norm(x, *arguments)
+
+
+def test_a_forward_of_its_own_is_averaged_too() -> None:
+    own, plain = nn.Sequential(OwnForward(3)), nn.Sequential(nn.BatchNorm1d(3))
+    batches = torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(0))
+    for network in (own, plain):
+        reestimate(network, batches)
+    assert torch.equal(own[0].running_mean, plain[0].running_mean)
+    assert torch.equal(own[0].running_var, plain[0].running_var)
+
+
+def test_statistics_of_a_batch_leave_a_synchronized_batchnorm_as_it_was() -> None:
+    """It refuses to be trained without a count of its batches."""
+    norm = nn.SyncBatchNorm(3).eval()
+    norm.num_batches_tracked.fill_(7)
+    x = torch.randn(16, 3, 4, generator=torch.Generator().manual_seed(0))
+    with batch_statistics(norm):
+        found = norm(x)
+    assert torch.allclose(found, functional.batch_norm(x, None, None, training=True), atol=1e-5)
+    assert norm.num_batches_tracked == 7
+    assert torch.equal(norm.running_mean, torch.zeros(3))

@@ -165,3 +165,12 @@ def test_corrected_answers_are_right_and_share_the_rest_as_before(shape: tuple[i
 def test_only_answers_about_classes_are_corrected() -> None:
     with pytest.raises(ValueError, match="no classes"):
         corrected(torch.zeros(4, 3), torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32])
+def test_classes_may_be_stored_in_any_integers(kind: torch.dtype) -> None:
+    student, teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 4, 1, 2, 2, 3])
+    assert torch.equal(corrected(teacher, targets.to(kind)), corrected(teacher, targets))
+    losses = [decoupled_loss(student, teacher, each, 4.0, alpha=1.0, beta=8.0) for each in (targets.to(kind), targets)]
+    assert torch.equal(*losses)

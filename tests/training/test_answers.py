@@ -88,9 +88,32 @@ def test_choices_among_labels_may_have_positions() -> None:
     Distillation().check((16, 4), 4)
 
 
+def test_a_label_to_be_ignored_is_told_where_classes_are_looked_at() -> None:
+    masks = np.array([[0, 3], [255, 1]], np.uint8)
+    Distillation().check((2, 4), 4, masks)
+    with pytest.raises(UserError, match=r"targets from 0 to 255 are not all of 4 labels, which dkd and mistakes"):
+        Distillation(mistakes="corrected").check((2, 4), 4, masks)
+
+
 @pytest.mark.parametrize("targets", [np.zeros((9, 4), np.float32), np.zeros(9, np.float32), np.zeros((9, 4), np.int64)])
 def test_targets_that_are_no_choice_among_labels_are_not_softened(targets: np.ndarray) -> None:
     """Two coordinates, or several labels at once, come in the shape of a choice."""
     with pytest.raises(UserError, match=r"targets are .* for an example, no such choice; set distillation to null"):
         Distillation().check((4,), 4, targets)
     Distillation().check((4,), 4, np.zeros(9, np.int64))
+
+
+class Skipping(nn.Module):
+    """LayerDrop: a layer is skipped by chance, one time in three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skipped = self.training and torch.rand(()) < 1 / 3
+        return self.head(x if skipped else self.layer(x))
+
+
+def test_parameters_that_idle_by_chance_are_found() -> None:
+    assert has_idle_parameters(Skipping(), (4,))

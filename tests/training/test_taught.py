@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pocketpipe.compression.distillation import distillation_loss
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Split
@@ -83,6 +84,15 @@ def test_large_logits_keep_their_digits(tmp_path: Path) -> None:
     cache.make(0, [logits], lambda part: part)
     found = cache.of(0, torch.tensor([0]))
     assert torch.allclose(found.softmax(1), logits.softmax(1), atol=2e-3)
+
+
+def test_a_class_that_is_ruled_out_is_no_infinity(tmp_path: Path) -> None:
+    cache = TaughtViews(tmp_path)
+    cache.make(0, [torch.tensor([[0.0, 1.0, -1e9]])], lambda part: part)
+    found = cache.of(0, torch.tensor([0]))
+    loss = distillation_loss(torch.zeros(1, 3, requires_grad=True), found, 4.0)
+    assert torch.isfinite(loss)
+    assert found.softmax(1)[0, 2] == 0
 
 
 def test_a_cached_training_ends_where_the_asking_one_does(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -29,18 +30,18 @@ VIEW_SEED = 0
 def batch_statistics(network: nn.Module) -> Iterator[None]:
     """While this lasts, BatchNorm takes the statistics of each batch, as if just re-estimated on it; none is kept."""
     kept = [(norm, norm.training, norm.momentum) for norm in _norms(network)]
-    counts = [norm.num_batches_tracked for norm, _, _ in kept]
+    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm, _, _ in kept]
     try:
         for norm, _, _ in kept:
             norm.train()
             norm.momentum = 0.0
-            norm.num_batches_tracked = None  # torch then leaves out counting
         yield
     finally:
         for (norm, training, momentum), count in zip(kept, counts, strict=True):
             norm.train(training)
             norm.momentum = momentum
-            norm.num_batches_tracked = count
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)
 
 
 def reestimate_on(network: nn.Module, task: Task, data: Split | None) -> None:
@@ -72,10 +73,9 @@ def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     momenta = [norm.momentum for norm in norms]
     seen = 0
     try:
-        with evaluating(network), torch.no_grad():
+        with evaluating(network), torch.no_grad(), _averaging(norms):
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # torch's sign for the plain average of all batches
                 norm.train()
             for batch in batches:
                 network(batch.to(device))
@@ -85,6 +85,23 @@ def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:
             norm.momentum = momentum
     if not seen:
         raise ValueError("reestimate needs at least one batch: the statistics are reset")
+
+
+@contextmanager
+def _averaging(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Each call counts the same. By its momentum, not by None, which only torch's own forward understands."""
+    calls: Counter[int] = Counter()
+
+    def count(norm: nn.Module, _: object) -> None:
+        calls[id(norm)] += 1
+        norm.momentum = 1.0 / calls[id(norm)]  # type: ignore[assignment]
+
+    handles = [norm.register_forward_pre_hook(count) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _norms(network: nn.Module) -> list[_BatchNorm]:

@@ -36,6 +36,7 @@ def decoupled_loss(
     """
     _refuse_cold(temperature)
     _refuse_other_than_classes(student, targets)
+    targets = targets.long()  # masks are often bytes, which no index may be
     student, teacher = student / temperature, teacher.detach() / temperature
     others = _other_classes(targets, student.shape[-1])
     on_target = _divergence(_target_or_not(teacher, targets, others), _target_or_not(student, targets, others))
@@ -54,7 +55,7 @@ def corrected(teacher: Tensor, targets: Tensor) -> Tensor:
             [3., 1., 2.]])
     """
     _refuse_other_than_classes(teacher, targets)
-    target, best = targets.unsqueeze(-1), teacher.argmax(-1, keepdim=True)
+    target, best = targets.long().unsqueeze(-1), teacher.argmax(-1, keepdim=True)
     of_target, largest = teacher.gather(-1, target), teacher.gather(-1, best)
     return teacher.scatter(-1, best, of_target).scatter(-1, target, largest)
 

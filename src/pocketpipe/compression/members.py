@@ -83,8 +83,11 @@ def reading_layers(network: nn.Module, name: str) -> tuple[str, ...]:
     """Paths of all layers that have the stored parameter as their weight, and are plain products with it."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     layers = (layer_name(other) for other, parameter in parameters.items() if parameter is parameters[name])
-    found = {id(module): layer for layer in layers if (module := reading_module(network, layer)) is not None}
-    return tuple(found.values())  # a module that has two names runs once
+    found: dict[int, str] = {}
+    for layer in layers:
+        if (module := reading_module(network, layer)) is not None:
+            found.setdefault(id(module), layer)  # one that has two names runs once, and is known by the first
+    return tuple(found.values())
 
 
 def reading_module(network: nn.Module, layer: str) -> ReadingModule | None:

@@ -99,6 +99,12 @@ class Distillation(Value):
                 f"{targets.dtype} {targets.shape[1:]} for an example, no such choice; set distillation to null, or its "
                 "weight to 0 and features to {kind: attention}"
             )
+        by_class = isinstance(self.outputs, Decoupled) or self.mistakes == "corrected"
+        if targets is not None and by_class and len(targets) and not 0 <= targets.min() <= targets.max() < labels:
+            raise UserError(
+                f"distillation: targets from {targets.min()} to {targets.max()} are not all of {labels} labels, which "
+                "dkd and mistakes: corrected look at; set outputs to {kind: logits} and mistakes to kept"
+            )
         if labels < 2 or answer[-1:] != (labels,):
             raise UserError(
                 f"distillation: outputs are softened along the last axis, which must be the {labels} labels; they are "

@@ -182,7 +182,8 @@ class Training(lightning.LightningModule):
             module.at(progress)
         if self.average is not None:
             self.average.copy_others(self.network)
-            if self._recipe.ema_statistics == "reestimated" and self._shard.rank == 0:
+            together = any(isinstance(module, nn.SyncBatchNorm) for module in self.average.network.modules())
+            if self._recipe.ema_statistics == "reestimated" and (self._shard.rank == 0 or together):
                 self._reestimate(self.average.network)
 
     def _compiled_forward(self) -> Forward:

@@ -52,5 +52,9 @@ class TaughtViews:
         return self._outputs.index_select(0, chosen).float()
 
 
+LOWEST = -6e4
+"""About the lowest float16: a class that a network rules out by -1e9 is as impossible here, and no infinity."""
+
+
 def _below_largest(logits: Tensor) -> Tensor:
-    return (logits.float() - logits.float().amax(-1, keepdim=True)).half()
+    return (logits.float() - logits.float().amax(-1, keepdim=True)).clamp_min(LOWEST).half()

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -184,3 +185,31 @@ def test_a_network_without_a_static_graph_is_refused() -> None:
 
     with pytest.raises(UserError, match="cannot be traced"):
         fold_batchnorm(Odd(), (3,))
+
+
+class Activated(nn.BatchNorm2d):
+    """As timm's: its forward ends in an activation."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(super().forward(x))
+
+
+class TwoNames(nn.Module):
+    """Modules under a name of their own, and in the sequence that runs."""
+
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, bias=False), norm(4)
+        self.body = nn.Sequential(self.conv, self.norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, Activated])
+def test_what_is_folded_computes_the_same(norm: type[nn.Module]) -> None:
+    network = trained_looking(TwoNames(norm)).eval()
+    x = torch.randn(3, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    folded_network = fold_batchnorm(network, (2, 6, 6))
+    assert torch.allclose(folded_network(x), network(x), atol=1e-5)
+    assert isinstance(folded_network.norm, Activated if norm is Activated else nn.Identity)

@@ -12,6 +12,7 @@ from pocketpipe.compression.quantization.quantizers import (
     ActivationQuantizer,
     WeightQuantizer,
     activation_levels,
+    learned_step,
     lsq_step,
     weight_levels,
 )
@@ -130,3 +131,15 @@ def test_under_autocast_integers_are_not_lost() -> None:
         rounded = quantizer(torch.tensor([[20.1]], dtype=torch.bfloat16))
     assert rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(20.1, abs=1e-5)
+
+
+def test_minus_infinity_moves_no_step() -> None:
+    """Attention masks hold it: 0 times infinity is no number."""
+    x = torch.tensor([-math.inf, 0.5, 1.3])
+    step = torch.tensor(0.1, requires_grad=True)
+    low, high = torch.tensor(-128.0), torch.tensor(127.0)
+    learned_step(x, step, low, high, 3)[1:].sum().backward()
+    with_mask = step.grad
+    step.grad = None
+    learned_step(x[1:], step, low, high, 3).sum().backward()
+    assert torch.equal(with_mask, step.grad)

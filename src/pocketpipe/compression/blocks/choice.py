@@ -135,7 +135,9 @@ def taylor(
         return entry + gates[path] * (exit_ - entry)
 
     examples = 0
-    with _watching(network, paths, gated), torch.enable_grad():
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    # cuDNN's recurrent modules have no gradient in eval mode.
+    with torch.backends.cudnn.flags(enabled=not recurrent), _watching(network, paths, gated), torch.enable_grad():
         for inputs, targets in batches:
             summed = task.loss(network(inputs).contiguous(), targets) * len(inputs)
             slopes = torch.autograd.grad(summed, [gates[path] for path in paths])

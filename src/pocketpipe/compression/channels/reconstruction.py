@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.members import ReadingModule, readers, reading_module
 from pocketpipe.compression.modules import evaluating
+from pocketpipe.compression.quantization.folding import norms_after
 from pocketpipe.compression.refitting import Target, fitted, fitted_with_bias, refitting, targets
 from pocketpipe.compression.slimming import Kept
 from pocketpipe.compression.tracing import Trace
@@ -38,9 +39,9 @@ def reconstruct(
         layer: Target(target.positions, target.outputs[:, _kept_outputs(trace, kept, layer, target)])
         for layer, target in targets(before, layers, examples).items()
     }
-    normalized = {layer.name for layer in trace.layers if layer.bias is not None}
+    normalized = norms_after(before, tuple(examples.shape[1:]))
     anew = batch_statistics(network) if statistics == "reestimated" else nullcontext()
-    shifts = normalized if statistics == "reestimated" else frozenset()
+    shifts = frozenset(normalized) if statistics == "reestimated" else frozenset()
 
     def refit(layer: str, module: ReadingModule, inputs: Tensor, outputs: Tensor) -> None:
         # A constant may be added to outputs that a BatchNorm with new statistics takes it from.

@@ -59,7 +59,8 @@ def norms_after(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, s
     """Layer -> the BatchNorm that alone reads its output, by their module paths, in order of execution.
 
     Layers are convolutions, transposed ones, and linear layers on vectors. Both modules are used once, and the
-    BatchNorm has running statistics. Raises UserError for a network without a static graph.
+    BatchNorm has running statistics and torch's own forward (a subclass's may end in an activation). Raises UserError
+    for a network without a static graph.
     """
     reading = read(network, input_shape)
     paths = {node: _path(reading, node) for node in reading.nodes if _is_batchnorm(node)}
@@ -69,7 +70,9 @@ def norms_after(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, s
         if call is None or len(call.node.users) > 1 or list(paths.values()).count(path) > 1:
             continue
         on_vectors = operator_name(call.node) != "aten.linear" or len(shape_of(call.node)) == 2
-        if on_vectors and _is_a(network, call.layer, (_ConvNd, nn.Linear)) and _is_a(network, path, (_BatchNorm,)):
+        if not on_vectors or not _is_a(network, call.layer, (_ConvNd, nn.Linear)):
+            continue
+        if _is_a(network, path, (_BatchNorm,)) and has_torchs_forward(network.get_submodule(path)):
             pairs[call.layer] = path
     return pairs
 
@@ -105,5 +108,6 @@ def fold_batchnorm(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Modul
         weight, bias = folded(original_of(result, layer), module.bias, norm, module)
         set_weight(result, layer, weight)
         module.bias = nn.Parameter(bias.to(weight.dtype))
-        result.set_submodule(path, nn.Identity())
+        for alias in [name for name, other in result.named_modules(remove_duplicate=False) if other is norm]:
+            result.set_submodule(alias, nn.Identity())
     return result.train(network.training)

@@ -67,7 +67,7 @@ class _LearnedStep(torch.autograd.Function):
         (gradient,) = gradients
         scaled, step, low, high, weight = ctx.saved_tensors
         inside = (scaled > low) & (scaled < high)
-        slope = scaled.round().clamp(low, high) - scaled * inside
+        slope = scaled.round().clamp(low, high) - torch.where(inside, scaled, 0.0)  # masked attention holds -inf
         of_step = (gradient * slope).sum_to_size(step.shape) * weight
         bound = LARGEST_GRADIENT * step
         return gradient * inside, of_step.clamp(-bound, bound), None, None, None
