@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compression.odd_networks import ODD
 from compression.zoo import DIGIT, QUICK_ZOO, ROWS, trained_looking, zoo
@@ -156,7 +156,9 @@ def test_what_layers_read_lies_on_a_grid(name: str, shape: tuple[int, ...], buil
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         read.append(inputs[0].unique().numel())
-        assert all(_on_a_grid(channel) for channel in module.weight.detach().flatten(1))
+        weight = module.weight.detach()
+        channels = weight.transpose(0, 1) if isinstance(module, _ConvTransposeNd) else weight
+        assert all(_on_a_grid(channel) for channel in channels.flatten(1))
 
     for module in quantized.modules():
         if isinstance(module, _ConvNd | nn.Linear):

@@ -13,11 +13,12 @@ from torch import nn
 
 from compression.noise import NO_DATA, SOME, TASK
 from compression.odd_networks import ODD
-from compression.zoo import DIGIT, WHOLE_ZOO, zoo
+from compression.zoo import DIGIT, WHOLE_ZOO, trained_looking, zoo
 from pocketpipe.budget import Limits
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.sparsity.layers import left_dense
+from pocketpipe.compression.sparsity.protocols import erdos_renyi_kernel, global_magnitude, lamp, uniform
 from pocketpipe.compression.sparsity.step import SMALLEST_DENSITY
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import bare, laid_on, original_of, weight_of
@@ -65,6 +66,22 @@ def test_predicted_is_what_is_measured(protocol: Any, density: float) -> None:
     assert pinned.predict(profile).cost().resident_bytes == profile.cost().resident_bytes
     if protocol in ("uniform", "erk"):
         assert pinned.predict(profile) == step.predict(profile)
+
+
+def test_protocols_stand_for_their_rules() -> None:
+    network, profile = trained_looking(zoo("resnet8", DIGIT)), _profile()
+    shapes = {layer.name: tuple(weight_of(network, layer.name).shape) for layer in profile.layers}
+    weights = {name: weight_of(network, name) for name in shapes}
+    expected = {
+        "uniform": uniform(shapes, 0.1),
+        "erk": erdos_renyi_kernel(shapes, 0.1),
+        "global": global_magnitude(weights, 0.1),
+        "lamp": lamp(weights, 0.1),
+    }
+    assert len({tuple(counts.items()) for counts in expected.values()}) == len(PROTOCOLS)
+    for protocol, counts in expected.items():
+        step = SparsityStep(density=0.1, protocol=protocol).pin(network, TASK, NO_DATA)  # type: ignore[arg-type]
+        assert _nonzeros(step.apply(network, TASK), profile) == counts
 
 
 def test_masks_keep_the_largest_and_leave_the_network_alone() -> None:

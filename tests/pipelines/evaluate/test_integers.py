@@ -14,6 +14,7 @@ import torch
 from integer.qdq import statically_quantized
 from own.tasks import Shapes
 from pocketpipe.budget import Budget
+from pocketpipe.champion import Yardstick
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.evaluation import EvaluateSettings, Evaluation
@@ -47,21 +48,33 @@ class Made:
 
     def evaluated(self, folder: Path, *targets: str, **settings: int) -> Evaluation:
         """Deliver for these targets, then evaluate."""
+        found, record = self.recorded(folder, *targets, **settings)
+        assert record.metrics.get("x86_64_differing", 0) == 0
+        return found
+
+    def recorded(
+        self,
+        folder: Path,
+        *targets: str,
+        search: StageRecord = SEARCH,
+        champion: Yardstick | None = None,
+        threads: int = 1,
+        **settings: int,
+    ) -> tuple[Evaluation, StageRecord]:
+        """The same with the stage's record."""
         task = TASK.build(folder)
         for name in targets:
             metadata = DeliveryMetadata(
                 task="shapes", network="own", target=name, input_shape=task.input_shape, input_dtype="uint8",
-                preprocessing=task.preprocessing, labels=task.labels,
+                preprocessing=task.preprocessing, labels=task.labels, threads=threads,
             )  # fmt: skip
             TARGETS.resolve(name).compile(self.onnx, metadata, folder / name.replace(":", "."))
         on_device = {"flash_kb": {"x86_64": 64}, "ram_kb": {"x86_64": 0.5}, "latency_ms": {"x86_64": 50}}
         budget = Budget(speedup=1, **(on_device if "x86_64" in targets else {}))
-        found, record = evaluate(
+        return evaluate(
             TASK, budget, list(targets), EvaluateSettings(latency_runs=5, **settings), self.test, self.network,
-            self.network, self.float_onnx, self.onnx, pack(self.onnx), folder, [], SEARCH, folder,
+            self.network, self.float_onnx, self.onnx, pack(self.onnx), folder, [], search, folder, champion,
         )  # fmt: skip
-        assert record.metrics.get("x86_64_differing", 0) == 0
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +108,41 @@ def test_integers_metric_sizes_and_time_are_those_of_the_delivered_file(made: Ma
     assert verdicts["latency_ms"].status == "passed"
     few = made.evaluated(tmp_path, "x86_64", reference_macs=3 * found.student_cost.macs).subject("x86_64")
     assert (few.compared, few.examples) == (3, len(made.test))
+
+
+def test_a_quantized_champion_is_measured_by_its_integers(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its own targets had them: what ONNX Runtime makes of its file may round otherwise."""
+    found, record = made.recorded(tmp_path, "fpga")
+    assert record.warnings == ()
+    monkeypatch.setattr(nodes, "run_onnx", lambda onnx_file, inputs: run_onnx(onnx_file, inputs) + 1)
+    other = found.model_copy(update={"test_digest": "of another draw"})
+    beside, told = made.recorded(tmp_path / "again", "fpga", champion=Yardstick(made.onnx, other))
+    assert beside.champion_scores == found.scores
+    (line,) = told.warnings
+    assert "drawn anew since the champion's, so champion and teacher may have learned from it" in line
+
+
+def test_data_that_flatters_the_teacher_are_told(made: Made, tmp_path: Path) -> None:
+    """By more than three standard errors of a share, as weights have that were trained on them."""
+    teacher = made.evaluated(tmp_path, "fpga").subject("teacher").metric
+    assert teacher is not None
+    error = (teacher * (1 - teacher) / len(made.test)) ** 0.5
+    for number, (chosen_on, lines) in enumerate(((teacher + 2.9 * error, 0), (teacher + 3.1 * error, 1))):
+        search = SEARCH.model_copy(update={"metrics": {"dense_accuracy": chosen_on}})
+        _, record = made.recorded(tmp_path / str(number), "fpga", search=search)
+        assert len(record.warnings) == lines
+        assert all("flatters it (seen in training?)" in line for line in record.warnings)
+
+
+def test_several_threads_are_timed(made: Made, tmp_path: Path) -> None:
+    found, _ = made.recorded(tmp_path, "x86_64", threads=2)
+    subject = found.subject("x86_64")
+    assert subject.differing == 0
+    assert subject.latency_ms is not None
+    assert subject.latency_ms > 0
+    assert subject.latency_ratio is not None
 
 
 def test_where_no_target_saw_all_examples_the_integers_stand_for_them(
