@@ -13,7 +13,7 @@ from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
 from pocketpipe.storage import remove_whole, replacing, write_json
-from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.targets.settings import CompileSettings
 from pocketpipe.task import Splits, TaskChoice
 
@@ -38,7 +38,7 @@ def compile_targets(
     metrics: dict[str, float] = {}
     warnings: list[str] = []
     for name in targets:
-        started = perf_counter()
+        target = TARGETS.resolve(name)
         metadata = DeliveryMetadata(
             task=task_choice.name,
             network=network_choice.name,
@@ -47,7 +47,7 @@ def compile_targets(
             input_dtype=str(splits.train.inputs.dtype),
             preprocessing=task.preprocessing,
             labels=task.labels,
-            threads=settings.threads_of(TARGETS.resolve(name)),
+            threads=settings.threads_of(target),
             hashes={
                 "onnx": hashlib.sha256(student_onnx).hexdigest(),
                 "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
@@ -58,16 +58,18 @@ def compile_targets(
         warnings += untuned(name, settings)
         if not _is_of(folder, metadata):  # it appears whole or not at all: an interrupted stage goes on
             remove_whole(folder)
-            if settings.tune is not None and TARGETS.resolve(name).untunable() is None:
-                found = TARGETS.resolve(name).compile_tuned(
+            started = perf_counter()
+            found: Mapping[str, float] = {}
+            if settings.tune is not None and target.untunable() is None:
+                found = target.compile_tuned(
                     student_onnx, metadata, folder, settings.tune, tuning_records, splits.val.inputs[:GOLDEN]
                 )
-                metrics |= {f"{name}_{figure}": value for figure, value in found.items()}
             else:
-                TARGETS.resolve(name).compile(student_onnx, metadata, folder, splits.val.inputs[:GOLDEN])
-        metrics |= {f"{name}_{figure}": value for figure, value in _measured(name, folder).items()}
-        metrics[f"{name}_bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        metrics[f"{name}_seconds"] = perf_counter() - started
+                target.compile(student_onnx, metadata, folder, splits.val.inputs[:GOLDEN])
+            write_json(_told(folder), {**found, "seconds": perf_counter() - started})
+        figures = _read(_told(folder)) | _measured(target, folder)
+        figures["bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        metrics |= {f"{name}_{figure}": value for figure, value in figures.items()}
     return workspace / "deliveries", StageRecord(
         stage="compile", metrics=metrics, warnings=tuple(warnings), data="student.onnx"
     )
@@ -78,15 +80,21 @@ def _is_of(folder: Path, metadata: DeliveryMetadata) -> bool:
     return folder.exists() and metadata.hashes.items() <= DeliveryMetadata.read(folder).hashes.items()
 
 
-def _measured(target: str, folder: Path) -> dict[str, float]:
+def _measured(target: Target, folder: Path) -> dict[str, float]:
     """What one example takes here, kept beside the delivery."""
     file = folder / MEASURED
-    if not file.exists():
-        measured = TARGETS.resolve(target).measured(folder)
-        if not measured:
-            return {}
+    if not file.exists() and (measured := target.measured(folder)):
         write_measured(folder, measured)
-    found: dict[str, float] = json.loads(file.read_text())
+    return _read(file)
+
+
+def _told(folder: Path) -> Path:
+    """What compiling it told, beside the delivery: a stage that goes on after a crash tells it, too."""
+    return folder.parent.parent / f"{folder.name}.json"
+
+
+def _read(figures: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads(figures.read_text()) if figures.exists() else {}
     return found
 
 
