@@ -56,9 +56,9 @@ def unchanged() -> dict[str, str]:
     return fingerprints()
 
 
-def by_stage(config: Config) -> dict[str, str]:
+def by_stage(config: Config, pipeline: str = "compress") -> dict[str, str]:
     catalog = DataCatalog.from_config(loader()["catalog"])
-    found = ingredients(register_pipelines()["compress"], catalog, config)
+    found = ingredients(register_pipelines()[pipeline], catalog, config)
     return {entry.stage: entry.fingerprint for entry in found.values()}
 
 
@@ -85,6 +85,16 @@ def by_stage(config: Config) -> dict[str, str]:
 def test_a_change_makes_stale_what_depends_on_it_and_nothing_else(change: dict[str, Any], stale: list[str]) -> None:
     before, after = unchanged(), fingerprints(**change)
     assert [stage for stage in ALL if before[stage] != after[stage]] == stale
+
+
+def test_a_champions_plan_is_judged_anew_by_what_is_asked_of_it(tmp_path: Path, empty_database: Path) -> None:
+    """It is kept as long as its metric is good enough: in `retrain` the search depends on the whole budget."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    parameters = loader()["parameters"]
+    before = by_stage(read_config(parameters), "retrain")
+    parameters["budget"]["accuracy_drop"] = 0.5
+    after = by_stage(read_config(parameters), "retrain")
+    assert [stage for stage in ALL if before[stage] != after[stage]] == ALL[4:]
 
 
 def test_of_an_instance_the_module_that_makes_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,13 +202,19 @@ def download(name: str) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-def champion(name: str | None) -> None:
+@click.option("--path", "path_only", is_flag=True, help="Only the folder of NAME's files: deliveries/ lies in it.")
+def champion(name: str | None, path_only: bool) -> None:
     """Show the champion of the registered model NAME (all models, if no name is given)."""
     from pocketpipe.datasets.champion import open_registry
-    from pocketpipe.tracking.describe import describe_champion, describe_champions
+    from pocketpipe.tracking.describe import describe_champion, describe_champions, named_champion
 
     def show() -> None:
         registry = open_registry()
+        if path_only:
+            if name is None:
+                raise UserError(f"--path: name a model; in the registry: {', '.join(registry.names()) or 'none yet'}")
+            click.echo(named_champion(registry, name).folder)
+            return
         for text in [describe_champion(registry, name)] if name else describe_champions(registry):
             click.echo(text)
 
@@ -306,16 +312,20 @@ def _ended_in_order() -> Iterator[None]:
 
 def _user_error(error: BaseException | None) -> UserError | None:
     """The UserError behind an error (Kedro wraps what a dataset raises), or of what the machine or a server denies."""
+    follows = True  # what was merely being handled when a fault happened does not explain it
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, YAMLError):
             return UserError(" ".join(str(error).split()))
-        if isinstance(error, OSError) and error.errno in DENIED:
-            return UserError(f"{error.filename or 'a file'}: {error.strerror} (docs/scheduling.md, Room)")
-        if (said := denied_by_server(error)) is not None:
+        if follows and isinstance(error, OSError) and error.errno in DENIED:
+            hint = " (docs/scheduling.md, Room)" if error.errno in FULL else ""
+            return UserError(f"{error.filename or 'a file'}: {error.strerror}{hint}")
+        if follows and (said := denied_by_server(error)) is not None:
             return UserError(said)
+        follows = follows and error.__cause__ is not None
         error = error.__cause__ or error.__context__
     return error
 
 
-DENIED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DENIED = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 """What is wrong with a place, not with code: no room, or not to be written."""

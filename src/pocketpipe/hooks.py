@@ -27,7 +27,7 @@ from pocketpipe.datasets.champion import (
     open_registry,
 )
 from pocketpipe.datasets.fresh import FreshDataset
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.freshness import Ingredients, hand_over, ingredients, request_fingerprint
 from pocketpipe.lineage.provenance import git_commit, provenance_now, read_provenance
@@ -73,11 +73,10 @@ class RunHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Type the parameters before Kedro touches them: all mistakes at once, in our words."""
+        # A section in two files, a list for a mapping: libraries have no base class for these in common.
         try:
             parameters = context.config_loader["parameters"]
-        except (
-            Exception
-        ) as error:  # the same section in two files, a list for a mapping; libraries have no base in common
+        except Exception as error:
             raise UserError(f"recipe: {' '.join(str(error).split())}") from error
         context.config_loader["parameters"] = with_multiples(parameters)
         self.config = checked_config(context.config_loader["parameters"])
@@ -152,9 +151,12 @@ class RunHooks:
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
         """Close the run as failed."""
-        if self.stage is not None:
-            self._close_stage(error)
-        self._tracker().end("FAILED", error=_said(error))
+        try:
+            if self.stage is not None:
+                self._close_stage(error)
+            self._tracker().end("FAILED", error=_said(error))
+        except Exception as failure:  # a server that is gone must not hide what has happened
+            log.warning("warning: MLflow was not told that the run failed: %s", first_line(failure))
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -275,11 +277,11 @@ def _stage_lock(name: str) -> FileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except OSError as error:
-        raise UserError(f"output folder {machine.output_root()}: cannot be written ({error.strerror})") from error
-    except Timeout:
+    except Timeout:  # an OSError, too
         log.info("%s: another run makes the same; waiting for it", name.partition("-")[0])
         lock.acquire()
+    except OSError as error:
+        raise UserError(f"output folder {machine.output_root()}: cannot be written ({error.strerror})") from error
     return lock
 
 

@@ -34,8 +34,10 @@ def _root(variable: str) -> Path:
 
 def _is_project(folder: Path) -> bool:
     """As Kedro tells: commands may be given in any folder below."""
-    file = folder / "pyproject.toml"
-    return file.is_file() and "[tool.kedro]" in file.read_text()
+    try:
+        return "[tool.kedro]" in (folder / "pyproject.toml").read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return False
 
 
 def tracking_uri() -> str:

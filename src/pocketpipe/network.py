@@ -80,6 +80,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
         if callable(take):
             take(state, f"{path}." if path else "")
     own = network.state_dict()
+    state = _as_named_here(state, own)
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     missing = sorted(needed - set(state))
     surplus = sorted(set(state) - set(own))
@@ -96,6 +97,17 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
     if problems:
         raise UserError(f"weights do not fit network {of!r}; " + "; ".join(problems))
     network.load_state_dict(state, strict=False)
+
+
+def _as_named_here(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the words before all names that scripts put there (`model.`, `_orig_mod.`), where the rest fits."""
+    shorter = state
+    while shorter and shorter.keys().isdisjoint(own):
+        first = {name.partition(".")[0] for name in shorter}
+        if len(first) > 1 or not all("." in name for name in shorter):
+            return state
+        shorter = {name.partition(".")[2]: tensor for name, tensor in shorter.items()}
+    return shorter
 
 
 class NetworkChoice(Value):

@@ -190,7 +190,8 @@ def _check_data(choice: TaskChoice) -> None:
             )
     if choice.holdout is not None and choice.holdout not in task.holdouts:
         allowed = ", ".join(("null", *task.holdouts))
-        raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}")
+        hint = "" if task.holdouts else ", or let its load() return a hold-out (docs/your-own.md, A task)"
+        raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}{hint}")
 
 
 def _check_drop(choice: TaskChoice, budget: Budget | None) -> None:

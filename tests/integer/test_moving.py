@@ -135,7 +135,7 @@ def test_scales_that_lie_along_no_axis_any_more_are_refused() -> None:
 
 @pytest.mark.parametrize(("axis", "along"), [(0, 0), (1, 1), (0, None)], ids=["rows", "columns", "one scale"])
 def test_constants_are_joined(axis: int, along: int | None) -> None:
-    """A fused projection: three quantized weights side by side."""
+    """A fused projection: two quantized weights side by side."""
     file = File((6,) if axis else (8,))
     random = np.random.default_rng(0)
     shape = (6, 4) if axis else (4, 5)

@@ -87,6 +87,15 @@ def test_an_output_shape_takes_the_place_of_pads(size: tuple[int, int], padding:
     assert graph.tensors[graph.output].shape == (5, *size)
 
 
+def test_an_output_shape_beyond_what_is_made_is_refused() -> None:
+    file = File((3, 4, 4))
+    weight = file.weight(np.ones((3, 5, 3, 3)), np.full(5, 0.01), axis=1)
+    x, given = file.on_grid("input", 0.05), {"strides": [2, 2], "kernel_shape": [3, 3], "output_shape": [11, 8]}
+    y = file.node("ConvTranspose", x, weight, **given)
+    with pytest.raises(UserError, match=r"\(ConvTranspose\): output_shape \[11, 8\] is larger than what it makes"):
+        lower(file.bytes(file.on_grid(y, 0.1)))
+
+
 def test_a_transposed_convolution_multiplies_no_zeros_that_were_put_in() -> None:
     file = File((3, 5, 5))
     weight = file.weight(np.ones((3, 4, 2, 2)), np.full(4, 0.01), axis=1)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pocketpipe.errors import UserError
-from pocketpipe.network import StoredNetwork
+from pocketpipe.network import StoredNetwork, load_weights
 from pocketpipe.networks.weights import read_weights
 from pocketpipe.tasks.digits import Digits
 
@@ -44,8 +44,10 @@ def test_safetensors(tmp_path: Path) -> None:
         {"state_dict": STATE, "epoch": 3},
         {f"module.{name}": tensor for name, tensor in STATE.items()},
         {"state_dict": {f"module.{name}": tensor for name, tensor in STATE.items()}},
+        {"epoch": 3, "model": STATE, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "scheduler": {}},
+        {"state_dict": STATE, "ema": {name: tensor + 1 for name, tensor in STATE.items()}},
     ],
-    ids=["plain", "wrapped", "parallel", "both"],
+    ids=["plain", "wrapped", "parallel", "both", "checkpoint", "one of two"],
 )
 def test_state_dicts(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pth")
@@ -113,9 +115,32 @@ def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
     assert "a list" in _refusal(tmp_path / "w.pth")
 
 
-def test_a_number_is_no_tensor(tmp_path: Path) -> None:
+def test_a_checkpoint_without_weights_of_its_own_or_with_several(tmp_path: Path) -> None:
     torch.save({"epoch": 3, **STATE}, tmp_path / "w.pth")
-    assert "'epoch' is a int" in _refusal(tmp_path / "w.pth")
+    assert "of its entries (epoch, " in _refusal(tmp_path / "w.pth")
+    assert "none is a state_dict" in _refusal(tmp_path / "w.pth")
+    torch.save({"model": STATE, "ema": STATE}, tmp_path / "w.pth")
+    assert "several have weights (model, ema)" in _refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("before", ["model.", "_orig_mod.", "_orig_mod.module.net."])
+def test_words_before_all_names_are_taken_off(before: str) -> None:
+    """Lightning's, torch.compile's, and those of a class around the network."""
+    network, other = (nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)) for _ in range(2))
+    load_weights(network, {f"{before}{name}": tensor for name, tensor in other.state_dict().items()}, of="mine")
+    assert _equal(network.state_dict(), other.state_dict())
+
+
+def test_words_that_are_the_networks_own_stay() -> None:
+    network, other = (nn.ModuleDict({"model": nn.Linear(3, 2)}) for _ in range(2))
+    load_weights(network, other.state_dict(), of="mine")
+    assert _equal(network.state_dict(), other.state_dict())
+    with pytest.raises(UserError, match=r"missing: model\.bias, model\.weight; unknown: net\.0\.bias, net\.1\.bias"):
+        load_weights(network, {"net.0.bias": torch.ones(2), "net.1.bias": torch.ones(2)}, of="mine")
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

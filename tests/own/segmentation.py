@@ -51,7 +51,7 @@ class Boxes(Task):
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         found, true = outputs.argmax(1) == 1, targets == 1
         both, either = ((found & true).sum((1, 2)), (found | true).sum((1, 2)))
-        return both / np.maximum(either, 1)
+        return np.where(either == 0, 1.0, both / np.maximum(either, 1))  # nothing there, and nothing found: right
 
     def metric_by_class(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Small and large boxes."""

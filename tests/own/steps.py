@@ -1,4 +1,4 @@
-"""A user's own compression steps: one that makes a network smaller, one that changes what its weights may be."""
+"""A user's own compression steps: one makes a network smaller, one changes what weights may be, one other modules."""
 
 import copy
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pocketpipe.budget import Limits
+from pocketpipe.compression.batchnorm import reestimate_on
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.weights import lay_on
 from pocketpipe.errors import UserError
@@ -94,3 +95,38 @@ class Rounded(Step):
             if isinstance(module, nn.Linear):
                 lay_on(changed, name, OnGrid(self.grid))
         return changed
+
+
+class Clipped(Step):
+    """Each nn.ReLU becomes a ReLU6, beyond whose results no range of a quantization needs to go."""
+
+    kind: ClassVar[str] = "own.steps:Clipped"
+
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        return self
+
+    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
+        if not limits.keeps(profile.cost()):
+            raise UserError(f"Clipped saves nothing: {limits.over(profile.cost())}")
+        return self
+
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        return profile
+
+    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
+        return self
+
+    def apply(self, network: nn.Module, task: Task) -> nn.Module:
+        changed = copy.deepcopy(network)
+        places = [name for name, module in changed.named_modules(remove_duplicate=False) if type(module) is nn.ReLU]
+        if not places:
+            raise UserError("Clipped: no nn.ReLU in the network; calls of functional.relu are not seen")
+        for name in places:  # a module under two names, too
+            changed.set_submodule(name, nn.ReLU6())
+        return changed
+
+    def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
+        reestimate_on(network, task, data)

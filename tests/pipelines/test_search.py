@@ -9,6 +9,7 @@ import pytest
 from compression.zoo import DIGIT, zoo
 from pocketpipe.budget import Limits
 from pocketpipe.champion import Champion
+from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.cost import Cost
@@ -47,13 +48,15 @@ def test_a_plan_that_fits_the_network_no_more_keeps_nothing(caplog: pytest.LogCa
 
 
 def test_a_champion_of_a_budget_that_was_relaxed_since_is_not_kept_without_a_search() -> None:
-    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    profile, steps = profile_of(zoo("resnet8", DIGIT), DIGIT), [ChannelsStep()]
     plan = CompressionPlan((ChannelsStep(widths={"conv1": 8}, channels={"conv1": tuple(range(8))}),))
     macs = plan.predict(profile).cost().macs
-    assert _uses(plan, profile, Limits(macs=macs))
-    assert _uses(plan, profile, Limits(macs=int(macs / 0.91)))
-    assert not _uses(plan, profile, Limits(macs=int(macs / 0.89)))
-    assert _uses(CompressionPlan(), profile, Limits(macs=2 * profile.cost().macs)), "more than all is not to be had"
+    assert _uses(plan, steps, profile, Limits(macs=macs))
+    assert _uses(plan, steps, profile, Limits(macs=int(macs / 0.92)))
+    assert not _uses(plan, steps, profile, Limits(macs=int(macs / 0.87)))
+    assert _uses(CompressionPlan(), steps, profile, Limits(macs=2 * profile.cost().macs)), "no more is to be had"
+    blocks = CompressionPlan((BlocksStep(keep={"layer1.0": 0}),))
+    assert _uses(blocks, [BlocksStep()], profile, Limits(macs=int(blocks.predict(profile).cost().macs * 1.2)))
 
 
 @pytest.mark.parametrize(

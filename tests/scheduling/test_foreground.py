@@ -225,7 +225,7 @@ def test_a_command_that_cannot_be_started_for_once_leaves_a_tick_out(tmp_path: P
     """No memory for a process at three in the morning, say; that it can be started was seen before."""
     clock, lines = Clock(datetime(2026, 3, 1, 12, 30, tzinfo=UTC)), []
     program = tmp_path / "program"
-    program.write_text(f"#!/bin/sh\necho x >> {tmp_path}/runs\nchmod -x {program}\n")
+    program.write_text(f"#!/bin/sh\necho x >> {tmp_path}/runs\nchmod a-x {program}\n")
     program.chmod(0o755)
 
     def say(line: str) -> None:
@@ -233,7 +233,7 @@ def test_a_command_that_cannot_be_started_for_once_leaves_a_tick_out(tmp_path: P
         if "cannot start" in line:
             program.chmod(0o755)
 
-    trigger = Until("0 * * * *", datetime(2026, 3, 1, 15, 30, tzinfo=UTC))
+    trigger = Until("0 */12 * * *", datetime(2026, 3, 3, 1, tzinfo=UTC))
     run_schedule(trigger, [str(program)], lock=tmp_path / "lock", say=say, now=clock.now, pause=clock.pause)
     assert (tmp_path / "runs").read_text() == "x\n" * 2
     assert f"cannot start {program}: Permission denied; this tick is left out" in lines

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pocketpipe.cli import cli
 from pocketpipe.errors import UserError
 from pocketpipe.tracking.describe import describe_champion, describe_champions
 from pocketpipe.tracking.gates import Decision
@@ -203,6 +205,18 @@ def test_an_unknown_name_is_answered_with_those_that_are_known(registry: Registr
     add("one")
     with pytest.raises(UserError, match=f"has no champion; names in the registry: {NAME}"):
         describe_champion(registry, "nobody") if act == "champion" else registry.rollback("nobody")
+
+
+def test_the_command_tells_the_folder_to_ship_from(registry: Registry, add, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketpipe.datasets.champion.open_registry", lambda: registry)
+    registry.settle(NAME, add("one"), YES, against=None)
+    champion = registry.champion(NAME)
+    assert champion is not None
+    found = CliRunner().invoke(cli, ["champion", NAME, "--path"])
+    assert (found.exit_code, found.output) == (0, f"{champion.folder}\n")
+    nameless = CliRunner().invoke(cli, ["champion", "--path"])
+    assert nameless.exit_code == 2
+    assert f"--path: name a model; in the registry: {NAME}" in nameless.output
 
 
 def test_a_model_without_a_champion_hides_no_other(registry: Registry, add):

@@ -1,12 +1,16 @@
-"""A user's step that lays something on weights: training and export keep it."""
+"""A user's steps: what lies on weights is kept by training and export, exchanged modules are there in a replay."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
+import torch
+from torch import nn
 
-from own.steps import Rounded
+from own.steps import Clipped, Rounded
+from pocketpipe.errors import UserError
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
@@ -26,3 +30,20 @@ def test_weights_on_a_grid_stay_there_through_training_and_export(tmp_path: Path
     assert len(np.unique(matrix)) > 5
     name = "5.parametrizations.weight.original"
     assert not np.array_equal(trained.state[name].numpy(), start.state[name].numpy()), "it was trained"
+
+
+def test_modules_are_exchanged_and_statistics_measured_anew() -> None:
+    task, dense = Blobs(), StoredNetwork("training.samples:normalized")
+    data = blobs("train", 32, 0)
+    network = dense.build(task).eval()
+    (norm,) = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)][:1]
+    with torch.no_grad():
+        norm.running_mean.fill_(100.0)
+    clipped, plan = CompressionPlan((Clipped(),)).carry_out(network, task, data)
+    assert not any(type(module) is nn.ReLU for module in clipped.modules())
+    assert any(type(module) is nn.ReLU for module in network.modules()), "the network itself is left alone"
+    assert next(m for m in clipped.modules() if isinstance(m, nn.BatchNorm2d)).running_mean.max() < 50
+    again = CompressionPlan.from_json(plan.to_json()).steps[0].apply(dense.build(task), task)
+    assert again.state_dict().keys() == clipped.state_dict().keys()
+    with pytest.raises(UserError, match=r"Clipped: no nn\.ReLU in the network"):
+        Clipped().apply(nn.Linear(3, 2), task)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pocketpipe.compression.modules import device_of, evaluating
+from pocketpipe.compression.modules import device_of, evaluating, hooked
 from pocketpipe.errors import UserError
 from pocketpipe.samples import even_parts, examples_at_once, training_view
 
@@ -96,12 +96,8 @@ def _averaging(norms: Iterable[_BatchNorm]) -> Iterator[None]:
         calls[id(norm)] += 1
         norm.momentum = 1.0 / calls[id(norm)]  # type: ignore[assignment]
 
-    handles = [norm.register_forward_pre_hook(count) for norm in norms]
-    try:
+    with hooked(norm.register_forward_pre_hook(count) for norm in norms):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _norms(network: nn.Module) -> list[_BatchNorm]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,12 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in held:
             handle.remove()
+
+
+def with_gradients(network: nn.Module) -> AbstractContextManager[object]:
+    """While this lasts, a `network` in eval mode has gradients on a GPU, too: cuDNN's recurrent modules have none."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    return torch.backends.cudnn.flags(enabled=not recurrent)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -32,8 +32,8 @@ std {list(preprocessing.std)} (one for all, or one for each index of the first a
 
 {usage}
 
-`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from, and of all files but
-this one.
+`{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from, and of all other
+files but `measured.json`.
 """
 
 

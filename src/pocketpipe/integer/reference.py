@@ -33,6 +33,7 @@ from pocketpipe.integer.graph import (
     Table,
     Transpose,
 )
+from pocketpipe.samples import in_batches
 
 LOWEST = -128
 
@@ -47,7 +48,7 @@ def run(graph: IntegerGraph, inputs: np.ndarray) -> np.ndarray:
     """int8 outputs (N, ...) for int8 inputs (N, *shape of the input); a few examples at once, to spare memory."""
     largest = max((_numbers(operator, graph) for operator in graph.operators), default=1)
     count = max(1, min(MOST_AT_ONCE, MOST_NUMBERS // largest))
-    parts = [inputs[start : start + count] for start in range(0, max(1, len(inputs)), count)]
+    parts = list(in_batches(inputs, count)) or [inputs]
     return np.concatenate([run_all(graph, part)[graph.output] for part in parts])
 
 

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pocketpipe.task import Task
 
 WRAPPER, PREFIX = "state_dict", "module."
-"""What training scripts and DataParallel put around the weights."""
+"""What Lightning and DataParallel put around the weights."""
 
 PICKLE = b"\x80"
 """First byte of a pickle, as it lies bare in files of older versions of torch."""
@@ -31,7 +31,8 @@ PICKLE = b"\x80"
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of the file by name, on CPU. Raises UserError, one line that names the file.
 
-    A dictionary under 'state_dict' is taken out of its wrapper, and a prefix 'module.' common to all names is cut off.
+    Of a checkpoint the one entry that is a state_dict is taken (`state_dict` of several), and a prefix 'module.' common
+    to all names is cut off; `network.load_weights` sees to other ones.
     """
     if not path.is_file():
         raise UserError(f"weights {path}: {'a folder' if path.is_dir() else 'there is no such file'}; name a file")
@@ -61,15 +62,31 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on bytes that it did not write, torch's reader raises whatever it stumbles over
         raise UserError(f"weights {path}: {_why_refused(path, error)}") from error
-    if isinstance(content, Mapping) and isinstance(content.get(WRAPPER), Mapping):
-        content = content[WRAPPER]
     if not isinstance(content, Mapping):
         raise UserError(f"weights {path}: holds a {type(content).__name__}, not a state_dict (names to tensors)")
-    wrong = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
-    if wrong is not None:
-        kind = type(content[wrong]).__name__
-        raise UserError(f"weights {path}: {wrong!r} is a {kind}, not a tensor; save network.state_dict() alone")
+    if not _are_weights(content):
+        content = _taken_out(path, content)
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _are_weights(content: object) -> bool:
+    return isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
+
+
+def _taken_out(path: Path, checkpoint: Mapping[Any, Any]) -> Mapping[Any, Tensor]:
+    """The weights among what a training script has kept: optimizer, epoch. Raises UserError."""
+    inside = {
+        str(name): entry
+        for name, entry in checkpoint.items()
+        if isinstance(entry, Mapping) and entry and _are_weights(entry)
+    }
+    if WRAPPER in inside or len(inside) == 1:
+        return inside.get(WRAPPER) or next(iter(inside.values()))
+    which = f"several have weights ({', '.join(inside)})" if inside else "none is a state_dict"
+    raise UserError(
+        f"weights {path}: of its entries ({', '.join(map(str, list(checkpoint)[:8]))}) {which}; save the "
+        "network.state_dict() that is meant alone"
+    )
 
 
 def _why_refused(path: Path, error: Exception) -> str:

@@ -14,14 +14,21 @@ if TYPE_CHECKING:
 INK, MUTED, GRID, PAPER = "#1f2933", "#637080", "#e4e8ed", "#fefefe"
 BEFORE, AFTER = "#b7c2ce", "#2b6cb0"
 WINNER, TEACHER, BUDGET = "#c11f5d", "#1d7a50", "#b3321f"
-ORIGINS = {"tuner": AFTER, "uniform": "#c77700", "informed": "#0f8a8a", "random": "#7a58c1", "ladder": "#8593a3"}
+ORIGINS = {
+    "tuner": AFTER,
+    "uniform": "#c77700",
+    "informed": "#0f8a8a",
+    "champion": "#a3386b",
+    "random": "#7a58c1",
+    "ladder": "#8593a3",
+}
 """Colour of a trial, by who proposed it."""
 SERIES = (AFTER, "#c77700", "#7a58c1", TEACHER, WINNER, "#8593a3")
 
 PALETTE = {
     "ink": INK, "muted": MUTED, "grid": GRID, "paper": PAPER, "before": BEFORE, "after": AFTER,
     "winner": WINNER, "teacher": TEACHER, "budget": BUDGET,
-    "uniform": ORIGINS["uniform"], "informed": ORIGINS["informed"],
+    "uniform": ORIGINS["uniform"], "informed": ORIGINS["informed"], "champion": ORIGINS["champion"],
     "random": ORIGINS["random"], "ladder": ORIGINS["ladder"],
 }  # fmt: skip
 """Colours by the name of their CSS property, `--figure-NAME`."""

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
 COMPARED: tuple[Origin, ...] = ("uniform", "informed", "random")
 """Plans that need no search."""
-MARKERS: dict[Origin, str] = {"tuner": "o", "uniform": "s", "informed": "D", "random": "^", "ladder": "v"}
+MARKERS: dict[Origin, str] = {
+    "tuner": "o",
+    "uniform": "s",
+    "informed": "D",
+    "champion": "P",
+    "random": "^",
+    "ladder": "v",
+}
 
 
 @dataclass(frozen=True)

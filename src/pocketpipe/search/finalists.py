@@ -29,7 +29,7 @@ def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool 
     """The best `count` distinct plans that the tuner, the uniform rule or the weights proposed, best first.
 
     The uniform plan has a place whenever there are two: it is what the winner is compared with after the same
-    fine-tuning. Equal scores: the faster plan, then the earlier one.
+    fine-tuning. So has a champion's, beside the others. Equal scores: the faster plan, then the earlier one.
     """
     distinct = {
         trial.plan_json: trial
@@ -40,7 +40,9 @@ def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool 
     ranked = sorted(distinct.values(), key=lambda trial: (sign * trial.score, -trial.speedup, trial.index))
     best = ranked[:count]
     left_out = [trial for trial in ranked[count:] if trial.origin == "uniform"]
-    return [*best[:-1], *left_out[:1]] if left_out and count > 1 else best
+    chosen = [*best[:-1], *left_out[:1]] if left_out and count > 1 else best
+    known = {trial.plan_json for trial in chosen}
+    return [*chosen, *(trial for trial in trials if trial.origin == "champion" and trial.plan_json not in known)]
 
 
 def choose(

@@ -6,9 +6,9 @@ from pocketpipe.cost import Cost
 from pocketpipe.doors import Value
 from pocketpipe.plan import CompressionPlan
 
-Origin = Literal["tuner", "uniform", "informed", "random", "ladder"]
-"""Who proposed it: the tuner; weights and data (informed); controls of equal budget (uniform, random); a ladder of
-plans that relax the budget step by step."""
+Origin = Literal["tuner", "uniform", "informed", "champion", "random", "ladder"]
+"""Who proposed it: the tuner; weights and data (informed); the champion of a retraining, whose plan it has; controls of
+equal budget (uniform, random); a ladder of plans that relax the budget step by step."""
 
 
 class Trial(Value):

@@ -29,12 +29,18 @@ def outputs_of(command: Sequence[str], entering: np.ndarray, kind: np.dtype) -> 
     """Numbers of type `kind`, flat, that `command` makes of `entering` (N, ...).
 
     It is called in a folder where `input.bin` lies, and leaves `output.bin` there. Raises RuntimeError with what it
-    said if it fails.
+    said if it fails, NotMeasured if it takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as folder:
         np.ascontiguousarray(entering).tofile(Path(folder, INPUT))
         limit = START + PATIENCE * len(entering)
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=limit)
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=limit)
+        except subprocess.TimeoutExpired as error:
+            raise NotMeasured(
+                f"{Path(command[0]).name} took longer than {limit:g} s for {len(entering):,} examples; "
+                "lower evaluate.emulated_examples, or measure on the device"
+            ) from error
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
         return np.fromfile(Path(folder, OUTPUT), kind)

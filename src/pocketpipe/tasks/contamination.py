@@ -85,7 +85,7 @@ def contamination(
         "looks memorized",
         f"val looks memorized by the given weights (right on {train_metric:.2%} of train, {val_metric:.2%} of val): "
         "plans would be chosen on known images and the real loss be hidden, unless the task is just easy; "
-        "name task.holdout to know",
+        "name task.holdout to know (a task with splits of its own returns a hold-out from load)",
     )
 
 

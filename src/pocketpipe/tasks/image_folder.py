@@ -190,6 +190,8 @@ def _decode(file: Path, size: int, colour: Colour) -> np.ndarray | str:
                 _plain(upright, "RGB" if colour == "rgb" else "L"), (size, size), Image.Resampling.BILINEAR
             )
     except Exception as error:  # a damaged or hostile file can make a decoder raise anything
+        if str(file).endswith((".npy", ".npz")):
+            return "holds arrays, not an image: write a task of your own (docs/your-own.md, A task)"
         return f"is not a readable image ({_reason(error)})"
     pixels = np.asarray(square)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if colour == "rgb" else pixels[None].copy()

@@ -2,7 +2,7 @@
 
 from pocketpipe.errors import UserError
 from pocketpipe.reporting.wording import metric_text
-from pocketpipe.tracking.registry import Registry
+from pocketpipe.tracking.registry import Registered, Registry
 
 
 def describe_champions(registry: Registry) -> list[str]:
@@ -19,12 +19,18 @@ def _champion_or_why_not(registry: Registry, name: str) -> str:
         return str(error)
 
 
-def describe_champion(registry: Registry, name: str) -> str:
-    """The champion of `name`: figures, verdicts, data, files, history. Raises UserError if there is none."""
+def named_champion(registry: Registry, name: str) -> Registered:
+    """The champion of `name`. Raises UserError if there is none."""
     champion = registry.champion(name)
     if champion is None:
         known = ", ".join(registry.names()) or "none yet: run compress first"
         raise UserError(f"{name!r} has no champion; names in the registry: {known}")
+    return champion
+
+
+def describe_champion(registry: Registry, name: str) -> str:
+    """The champion of `name`: figures, verdicts, data, files, history. Raises UserError if there is none."""
+    champion = named_champion(registry, name)
     evaluation = champion.evaluation
     ratios = evaluation.teacher_cost.ratio_to(evaluation.student_cost)
     delivered = evaluation.delivered_metric

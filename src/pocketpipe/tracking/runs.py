@@ -161,29 +161,29 @@ class RunTracker:
         Its name then begins with the outcome: MLflow's list of runs has no other place that says it by default.
         Ending twice does nothing.
         """
-        if self._run_id is None:
+        run_id, self._run_id = self._run_id, None
+        if run_id is None:
             return
         if evaluation is not None:
-            self._log_evaluation(evaluation)
+            self._log_evaluation(run_id, evaluation)
         if self._stage is not None:
             self.end_stage(error or ("interrupted" if status != "FINISHED" else None))
         if error is not None:
-            self._log_error(self.run_id, error)
+            self._log_error(run_id, error)
         summary = self._summary
         summary.error, summary.status, summary.promotion = error, status, promotion
         promoted = {} if promotion is None else {"promotion": str(promotion)}
-        entries.log(self.store.client, self.run_id, tags={**(tags or {}), **promoted, NOTE: describe_run(summary)})
+        entries.log(self.store.client, run_id, tags={**(tags or {}), **promoted, NOTE: describe_run(summary)})
         if summary.outcome is not None:
-            self.store.client.update_run(self.run_id, name=f"{summary.outcome}: {self._title}")
-        self.store.client.set_terminated(self.run_id, status)
-        self._run_id = None
+            self.store.client.update_run(run_id, name=f"{summary.outcome}: {self._title}")
+        self.store.client.set_terminated(run_id, status)
 
-    def _log_evaluation(self, evaluation: Evaluation) -> None:
+    def _log_evaluation(self, run_id: str, evaluation: Evaluation) -> None:
         """The run's own figures: what a person compares runs by."""
         self._summary.evaluation = evaluation
         tags = {"budget_kept": evaluation.budget_kept, "data": evaluation.data, "test_digest": evaluation.test_digest}
         metrics = [entries.metric(name, value) for name, value in _figures(evaluation).items()]
-        entries.log(self.store.client, self.run_id, metrics=metrics, tags=tags)
+        entries.log(self.store.client, run_id, metrics=metrics, tags=tags)
 
     def _open_stage(self) -> _OpenStage:
         if self._stage is None:
@@ -209,8 +209,9 @@ class RunTracker:
             "macs": trial.cost.macs,
             "file_bytes": trial.cost.file_bytes,
         }
-        if trial.tuned_score is not None:
-            figures["tuned_score"] = trial.tuned_score
+        predicted = {"flash_bytes": trial.cost.flash_bytes, "peak_ram_bytes": trial.cost.peak_ram_bytes}
+        known = {"tuned_score": trial.tuned_score, **predicted}
+        figures |= {figure: value for figure, value in known.items() if value is not None}
         entries.log(
             client,
             run_id,

@@ -141,7 +141,9 @@ def _quiet_client_class() -> type[MlflowClient]:
 
 def denied_by_server(error: BaseException) -> str | None:
     """What a person is told of an MLflow server that refuses or is gone; None for any other error."""
-    if not (is_server(machine.tracking_uri()) and type(error).__name__ in ("MlflowException", "RestException")):
+    if not (
+        is_server(machine.tracking_uri()) and type(error).__name__ in ("MlflowException", "RestException", "HTTPError")
+    ):
         return None
     return f"MLFLOW_TRACKING_URI {shown(machine.tracking_uri())!r}: {shown(first_line(error))}"
 

@@ -19,12 +19,17 @@ def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:
     """Outputs (N, ...) as float32 for stored inputs (N, *input_shape), in eval mode on the network's device."""
     device = device_of(network)
     at_once = examples_at_once(task.input_shape, fewest=1, most=ON_CPU if device.type == "cpu" else MOST)
+    outputs: np.ndarray | None = None
+    done = 0
     with evaluating(network), torch.inference_mode():
-        outputs = [
-            network(prepared(task.preprocessing, to_tensor(part).to(device))).float().cpu()
-            for part in in_batches(inputs, at_once)
-        ]
-    return torch.cat(outputs).numpy()
+        for part in in_batches(inputs, at_once):
+            made = network(prepared(task.preprocessing, to_tensor(part).to(device))).float().cpu().numpy()
+            if outputs is None:  # of all at once: those of masks are large, and to join them takes as much again
+                outputs = np.empty((len(inputs), *made.shape[1:]), np.float32)
+            outputs[done : done + len(made)] = made
+            done += len(made)
+    assert outputs is not None, "a split has an example"
+    return outputs
 
 
 def metric_of(network: nn.Module, task: Task, split: Split) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from compression.zoo import DIGIT, zoo
 from integer.qdq import statically_quantized
@@ -49,3 +53,33 @@ def test_a_block_is_known_by_what_it_makes() -> None:
     short = profile.without([profile.blocks[0].name])
     assert len(short.buffers) == len(profile.buffers) - 3
     assert short.buffers[1].last == added.last - 3
+
+
+class Clipping(nn.Module):
+    """Two convolutions with a function between them."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.second(self.function(self.first(x)))
+        return result
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.relu6,
+        nn.ReLU6(),
+        lambda x: functional.relu6(x, inplace=True),
+        lambda x: x.clip(0, 6),
+        lambda x: x.clamp(max=6),
+        lambda x: torch.clamp_max(x, 6),
+    ],
+)
+def test_what_clips_is_part_of_the_layer_before_it(function: Callable[[Tensor], Tensor]) -> None:
+    """As quantization fuses it: no tensor of its own."""
+    plain, clipped = (profile_of(Clipping(each), DIGIT).buffers for each in (functional.relu, function))
+    assert clipped == plain

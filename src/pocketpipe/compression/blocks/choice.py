@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.batchnorm import batch_statistics
-from pocketpipe.compression.modules import device_of, hooked
+from pocketpipe.compression.modules import device_of, hooked, with_gradients
 from pocketpipe.compression.taking_out import emptied, swapped
 from pocketpipe.samples import even_parts, examples_at_once, prepared, targets_tensor, to_tensor
 
@@ -135,9 +135,7 @@ def taylor(
         return entry + gates[path] * (exit_ - entry)
 
     examples = 0
-    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
-    # cuDNN's recurrent modules have no gradient in eval mode.
-    with torch.backends.cudnn.flags(enabled=not recurrent), _watching(network, paths, gated), torch.enable_grad():
+    with with_gradients(network), _watching(network, paths, gated), torch.enable_grad():
         for inputs, targets in batches:
             summed = task.loss(network(inputs).contiguous(), targets) * len(inputs)
             slopes = torch.autograd.grad(summed, [gates[path] for path in paths])

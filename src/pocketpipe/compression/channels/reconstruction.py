@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,8 @@ def reconstruct(
         layer: Target(target.positions, target.outputs[:, _kept_outputs(trace, kept, layer, target)])
         for layer, target in targets(before, layers, examples).items()
     }
-    normalized = norms_after(before, tuple(examples.shape[1:]))
     anew = batch_statistics(network) if statistics == "reestimated" else nullcontext()
-    shifts = frozenset(normalized) if statistics == "reestimated" else frozenset()
+    shifts = _normalized(before, tuple(examples.shape[1:])) if statistics == "reestimated" else frozenset()
 
     def refit(layer: str, module: ReadingModule, inputs: Tensor, outputs: Tensor) -> None:
         # A constant may be added to outputs that a BatchNorm with new statistics takes it from.
@@ -54,6 +54,17 @@ def reconstruct(
     with evaluating(network), anew, refitting(network, wanted, refit):
         network(examples)
     return tuple(wanted)
+
+
+_NORMALIZED: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+"""Of networks that were asked about: all trials cut the same one."""
+
+
+def _normalized(network: nn.Module, input_shape: tuple[int, ...]) -> frozenset[str]:
+    """The layers whose output a BatchNorm reads, and nothing else."""
+    if network not in _NORMALIZED:
+        _NORMALIZED[network] = frozenset(norms_after(network, input_shape))
+    return _NORMALIZED[network]
 
 
 def _is_free(network: nn.Module, layer: str) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.members import Member, Reader, members, readers, reading_layers, reading_module
-from pocketpipe.compression.modules import hooked, input_of
+from pocketpipe.compression.modules import hooked, input_of, with_gradients
 from pocketpipe.compression.sampling import channels_last
 from pocketpipe.compression.tracing import TracedGroup
 from pocketpipe.task import Task
@@ -39,10 +39,8 @@ def taylor(
     layers = sorted({reader.layer for found in reading.values() for reader in found})
     parameters = {member.name: copied.get_parameter(member.name) for found in weighing.values() for member in found}
     scores = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups}
-    recurrent = any(isinstance(module, nn.RNNBase) for module in copied.modules())
     for batch, wanted in zip(torch.split(inputs, BATCH), torch.split(targets, BATCH), strict=True):
-        # cuDNN's recurrent modules have no gradient in eval mode.
-        with torch.backends.cudnn.flags(enabled=not recurrent), _read(copied, layers) as read:
+        with with_gradients(copied), _read(copied, layers) as read:
             loss = task.loss(copied(batch).contiguous(), wanted, smoothing=SMOOTHING) * len(batch)
         sources = [*(tensor for _, tensor in read), *parameters.values()]
         gradients = torch.autograd.grad(loss, sources, allow_unused=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pocketpipe.compression.modules import has_torchs_forward
 from pocketpipe.compression.quantization.folding import norms_after
 from pocketpipe.compression.quantization.passing import AtLayer, Recorder, is_layer, pass_through
 
@@ -34,7 +35,8 @@ def _places(reference: nn.Module, batches: Sequence[Tensor]) -> list[str]:
     norms = norms_after(reference, tuple(batches[0].shape[1:])) if without and batches else {}
     behind = [norms[path] for path in without if path in norms]
     own = [path for path, layer in layers.items() if layer.bias is not None]
-    return own + [path for path in behind if reference.get_submodule(path).bias is not None]
+    modules = {path: reference.get_submodule(path) for path in behind}
+    return own + [path for path, norm in modules.items() if has_torchs_forward(norm) and norm.bias is not None]
 
 
 def _correcting(expected: Tensor) -> AtLayer:

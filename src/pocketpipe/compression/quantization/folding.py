@@ -59,8 +59,7 @@ def norms_after(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, s
     """Layer -> the BatchNorm that alone reads its output, by their module paths, in order of execution.
 
     Layers are convolutions, transposed ones, and linear layers on vectors. Both modules are used once, and the
-    BatchNorm has running statistics and torch's own forward (a subclass's may end in an activation). Raises UserError
-    for a network without a static graph.
+    BatchNorm has running statistics. Raises UserError for a network without a static graph.
     """
     reading = read(network, input_shape)
     paths = {node: _path(reading, node) for node in reading.nodes if _is_batchnorm(node)}
@@ -70,9 +69,7 @@ def norms_after(network: nn.Module, input_shape: tuple[int, ...]) -> dict[str, s
         if call is None or len(call.node.users) > 1 or list(paths.values()).count(path) > 1:
             continue
         on_vectors = operator_name(call.node) != "aten.linear" or len(shape_of(call.node)) == 2
-        if not on_vectors or not _is_a(network, call.layer, (_ConvNd, nn.Linear)):
-            continue
-        if _is_a(network, path, (_BatchNorm,)) and has_torchs_forward(network.get_submodule(path)):
+        if on_vectors and _is_a(network, call.layer, (_ConvNd, nn.Linear)) and _is_a(network, path, (_BatchNorm,)):
             pairs[call.layer] = path
     return pairs
 
@@ -103,8 +100,8 @@ def fold_batchnorm(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Modul
         module, norm = result.get_submodule(layer), result.get_submodule(path)
         assert isinstance(module, (_ConvNd, nn.Linear))
         assert isinstance(norm, _BatchNorm)
-        if not (has_torchs_forward(module) and follows_scaling(result, layer)):
-            continue  # a forward of its own need not add the bias
+        if not (has_torchs_forward(module) and has_torchs_forward(norm) and follows_scaling(result, layer)):
+            continue  # a forward of its own need not add the bias, and may end in an activation
         weight, bias = folded(original_of(result, layer), module.bias, norm, module)
         set_weight(result, layer, weight)
         module.bias = nn.Parameter(bias.to(weight.dtype))

@@ -27,8 +27,8 @@ VIEWS = frozenset(f"aten.{name}" for name in (
 ))  # fmt: skip
 """Operators whose result lies where what they are given lies; of those that make a list, its parts are copied."""
 PART_OF_THE_OPERATOR_BEFORE = frozenset(f"aten.{name}" for name in (
-    "batch_norm", "_native_batch_norm_legit_no_training", "relu", "relu_", "hardtanh", "hardtanh_", "clamp", "clamp_",
-    "clamp_min", "clamp_min_",
+    "batch_norm", "_native_batch_norm_legit_no_training", "relu", "relu_", "relu6", "relu6_", "hardtanh",
+    "hardtanh_", "clamp", "clamp_", "clip", "clip_", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_",
 ))  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
     kernel = stored[:, :, None] if flat else stored
     channels, *axes = lowering.shapes[node.output[0]]
     made = (1, *axes) if flat else tuple(axes)
-    rows, columns = _sides(node, lowering.tensors[source].shape, made, kernel.shape[2:], flat)
+    rows, columns = _sides(lowering, node, lowering.tensors[source].shape, made, kernel.shape[2:], flat)
     kernels = _kernels(kernel, groups, rows, columns)
     scales = np.tile(np.broadcast_to(scale_of(weight), kernel.shape[1]), len(kernels[0][0]) // kernel.shape[1])
     grown = replace(weight, scale=scales)
@@ -121,7 +121,9 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
     lowering.known[node.output[0]] = Sum(result, finish, label(node), image=not flat)
 
 
-def _sides(node: NodeProto, image: Shape, made: Shape, kernel: Shape, flat: bool) -> tuple[Along, Along]:
+def _sides(
+    lowering: Lowering, node: NodeProto, image: Shape, made: Shape, kernel: Shape, flat: bool
+) -> tuple[Along, Along]:
     """Rows and columns; `image` (height, width, ...) goes in, `made` (height, width) comes out."""
     given = attributes(node)
     strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
@@ -129,6 +131,8 @@ def _sides(node: NodeProto, image: Shape, made: Shape, kernel: Shape, flat: bool
         longer = pair(given.get("output_padding", [0, 0]), flat)
         sides = zip(image[:2], made, kernel, strides, dilations, longer, strict=True)
         off = [s * (n - 1) + more + d * (k - 1) + 1 - m for n, m, k, s, d, more in sides]
+        if min(off) < 0:
+            raise lowering.refusal(node, f"output_shape {given['output_shape']} is larger than what it makes")
         cuts = (0 if flat else off[0] - off[0] // 2, off[1] - off[1] // 2)
     else:
         pads = given.get("pads", [0] * 4)

@@ -58,6 +58,7 @@ def compile_targets(
         warnings += untuned(name, settings)
         if not _is_of(folder, metadata):  # it appears whole or not at all: an interrupted stage goes on
             remove_whole(folder)
+            _told(folder).unlink(missing_ok=True)
             started = perf_counter()
             found: Mapping[str, float] = {}
             if settings.tune is not None and target.untunable() is None:
@@ -89,7 +90,7 @@ def _measured(target: Target, folder: Path) -> dict[str, float]:
 
 
 def _told(folder: Path) -> Path:
-    """What compiling it told, beside the delivery: a stage that goes on after a crash tells it, too."""
+    """Where what compiling a delivery told is kept, so that a stage that goes on after a crash tells it, too."""
     return folder.parent.parent / f"{folder.name}.json"
 
 
@@ -99,10 +100,11 @@ def _read(figures: Path) -> dict[str, float]:
 
 
 def write_measured(folder: Path, figures: Mapping[str, float]) -> None:
-    """What one example took where this was compiled: in the README, then, when that is done, for programs."""
+    """What one example took where this was compiled: in the README, if there is one, and then for programs."""
     readme = folder / README
-    with replacing(readme) as whole:
-        whole.write_text(with_measured(readme.read_text(), figures))
+    if readme.is_file():
+        with replacing(readme) as whole:
+            whole.write_text(with_measured(readme.read_text(), figures))
     write_json(folder / MEASURED, dict(figures))
 
 

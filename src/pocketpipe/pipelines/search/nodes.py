@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,7 @@ from pocketpipe.plan import CompressionPlan, MethodChoice, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
 from pocketpipe.search.finalists import choose
+from pocketpipe.search.proposal import on_budget, uniform_parameters
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.search.space import joint_parameters, joint_space
@@ -53,7 +55,7 @@ def find_plan(
 
     Plans are carried out on `start`; `teacher` is the yardstick, and taught by in the short fine-tunings.
     With a champion of the same methods and options its plan is tried first, on its own weights; the search runs only if
-    that fails the budget, or leaves much of it unused, and the plan is kept if what is found is no better.
+    that fails the budget, or leaves much of it unused. Then its plan is a finalist beside those that are found.
     """
     task = task_choice.build(data_root)
     dense = profile.as_it_is()
@@ -71,15 +73,17 @@ def find_plan(
 
     dense_score = metric_of(teacher.build(task), task, splits.selection)
     steps = [method.step() for method in MethodChoice.all_of(methods)]
-    sign = 1.0 if task.higher_is_better else -1.0
-    kept: float | None = None
+    if champion is not None and not (_asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits)):
+        champion = None
+    enough = False
     doubts: tuple[str, ...] = ()
-    if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits):
-        enough = partial(budget.allows_metric, dense=dense_score, higher_is_better=task.higher_is_better)
-        kept, doubts = _champions_score(champion, task, splits.selection, enough, tune)
-        if enough(kept) and _uses(champion.plan, profile, limits):
-            record = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": kept})
-            return champion.plan, champion.student, [], record
+    if champion is not None:
+        allowed = partial(budget.allows_metric, dense=dense_score, higher_is_better=task.higher_is_better)
+        score, doubts = _champions_score(champion, task, splits.selection, allowed, tune)
+        enough = allowed(score)
+        kept = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": score}, doubts)
+        if enough and _uses(champion.plan, steps, profile, limits):
+            return champion.plan, champion.student, [], kept
 
     try_plan, slim = _trial_functions(start, task, splits)
     store = TrialStore(workspace / _of_these(start, teacher, splits.selection))
@@ -95,22 +99,26 @@ def find_plan(
             informed=partial(_informed, steps, start.build(task), task, splits.train, profile),
             higher_is_better=task.higher_is_better,
         )
-    choice = choose(
-        trials,
-        lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),
-        count=settings.finalists,
-        store=store,
-        higher_is_better=task.higher_is_better,
-    )
+        if champion is not None:
+            trials.append(_champions_trial(champion.plan, len(trials), try_plan, profile))
+    try:
+        choice = choose(
+            trials,
+            lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),
+            count=settings.finalists,
+            store=store,
+            higher_is_better=task.higher_is_better,
+        )
+    except Diverged:
+        if champion is None or not enough:
+            raise
+        return champion.plan, champion.student, [], kept
     winner = choice.winner
-    found = winner.score if winner.tuned_score is None else winner.tuned_score
-    if champion is not None and kept is not None and sign * kept >= sign * found:
-        facts = {"plan": "the champion's, as none that was found is better"}
-        record = _record(task, splits, choice.trials, dense_score, facts, {"score": kept}, (*doubts, *choice.dropped))
-        return champion.plan, champion.student, choice.trials, record
     facts = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
     metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
+    if champion is not None and winner.origin == "champion":
+        return champion.plan, champion.student, choice.trials, record
     return winner.plan, slim(winner.plan), choice.trials, record
 
 
@@ -135,8 +143,7 @@ def _champions_score(
         tuned = tune(champion.student, "champion's plan")
     except Diverged as error:
         return score, (f"the champion's plan counts as it is: {error}",)
-    sign = 1.0 if task.higher_is_better else -1.0
-    return (score if sign * score >= sign * tuned else tuned), ()
+    return (max if task.higher_is_better else min)(score, tuned), ()
 
 
 def _trial_functions(
@@ -202,14 +209,28 @@ def _keeps(champion: Champion, task: Task, profile: NetworkProfile, limits: Limi
 
 
 MOSTLY = 0.9
-"""Share of a budget that a champion's plan must use to be kept without a search: of a budget that was relaxed since,
-the network is to have what it can."""
+"""Of what a uniform plan uses of the budget, the share that a champion's must use to be kept without a search: of a
+budget that was relaxed since, the network is to have what it can."""
 
 
-def _uses(plan: CompressionPlan, profile: NetworkProfile, limits: Limits) -> bool:
-    """Whether the plan uses most of the limits, or the whole network would not use more."""
-    used, whole = limits.usage(plan.predict(profile).cost()), limits.usage(profile.cost())
-    return used >= MOSTLY or whole <= used
+def _uses(plan: CompressionPlan, steps: Sequence[Step], profile: NetworkProfile, limits: Limits) -> bool:
+    """Whether the plan uses about as much of the limits as these steps can."""
+    uniform = on_budget(steps, uniform_parameters(steps, profile, limits), profile, limits)
+    used, usual = (limits.usage(each.predict(profile).cost()) for each in (plan, uniform))
+    return used >= MOSTLY * usual
+
+
+def _champions_trial(
+    plan: CompressionPlan, index: int, try_plan: Callable[[CompressionPlan], Tried], profile: NetworkProfile
+) -> Trial:
+    """The champion's plan, cut anew as all others are."""
+    started, cost = perf_counter(), plan.predict(profile).cost()
+    score = try_plan(plan).score
+    ratios = profile.as_it_is().ratio_to(cost)
+    return Trial(
+        index=index, origin="champion", plan_json=plan.to_json(), cost=cost, speedup=ratios["speedup"],
+        compression=ratios["compression"], score=score, seconds=perf_counter() - started,
+    )  # fmt: skip
 
 
 def _record(
