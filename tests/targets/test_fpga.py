@@ -20,6 +20,7 @@ from pocketpipe.integer.graph import Convolution, Linear
 from pocketpipe.lineage.verify import verify
 from pocketpipe.preflight import checked_config
 from pocketpipe.targets.base import TARGETS
+from pocketpipe.targets.c99.golden import selftest
 from pocketpipe.targets.c99.resources import resources
 from pocketpipe.targets.c99.sources import sources
 from pocketpipe.targets.fpga import Fpga
@@ -80,6 +81,32 @@ def test_the_test_bench_passes_and_can_fail(copied: Path) -> None:
         assert run_bench(copied)[0] == 2, f"{kept} of {len(inputs)} bytes"
 
 
+def test_a_device_without_files_tests_itself(copied: Path) -> None:
+    (copied / "main.c").write_text(
+        '#include <stdio.h>\n#include "model.h"\nint32_t pocketpipe_selftest(void);\n'
+        'int main(void) { return printf("%ld", (long)pocketpipe_selftest()) < 0; }\n'
+    )
+
+    def differing() -> str:
+        command = (*digits.ZIG, *digits.STRICT, "main.c", "selftest.c", "model.c", "-o", "selftest")
+        subprocess.run(command, cwd=copied, check=True)
+        return subprocess.run(["./selftest"], cwd=copied, capture_output=True, text=True, check=True).stdout
+
+    assert differing() == "0"
+    text = (copied / "selftest.c").read_text()
+    start = text.index("golden_outputs[80] = {") + len("golden_outputs[80] = {\n    ")
+    first = text[start:].split(",")[0]
+    other = str(int(first) - 1 if int(first) > -128 else 0)
+    (copied / "selftest.c").write_text(text[:start] + other + text[start + len(first) :])
+    assert differing() == "1"
+
+
+def test_a_large_example_is_tested_alone() -> None:
+    inputs, outputs = np.zeros((8, 3, 64, 64), np.uint8), np.zeros((8, 10), np.int8)
+    assert "example < 2;" in selftest(inputs, outputs)
+    assert "example < 1;" in selftest(np.zeros((8, 3, 224, 224), np.uint8), outputs)
+
+
 @pytest.mark.parametrize(
     ("tool", "before", "inside"),
     [
@@ -116,6 +143,7 @@ def test_same_file_gives_same_bytes_and_the_metadata_know_them_all(folder: Path,
     assert not [name for name, content in digits.files(again).items() if str(tmp_path).encode() in content]
     findings = {finding.what: finding.status for finding in verify(folder)}
     assert findings.pop("onnx") == "not compared"
+    assert findings.pop("README.md") == "no hash", "times may stand in it"
     assert set(findings.values()) == {"unchanged"}
     assert {"golden/inputs.bin", "golden/outputs.bin", "model.c", "resources.md"} <= set(findings)
 

@@ -23,7 +23,7 @@ class Constants:
     def array(self, role: str, values: np.ndarray) -> str:
         """The name of an array; equal ones are stored once."""
         key = (values.dtype.name, np.ascontiguousarray(values).tobytes())
-        return self._named(key, role, values.nbytes, lambda name: _array(name, values))
+        return self._named(key, role, values.nbytes, lambda name: array_of(name, values))
 
     def struct(self, kind: str, numbers: Sequence[int]) -> str:
         """The name of a constant of type `pocketpipe_<kind>`: C's unnamed ones would take stack for each call."""
@@ -42,7 +42,8 @@ class Constants:
         return self.names[key]
 
 
-def _array(name: str, values: np.ndarray) -> str:
+def array_of(name: str, values: np.ndarray) -> str:
+    """The definition of a constant array."""
     numbers = [_literal(int(value)) for value in values.reshape(-1)]
     lines = [", ".join(numbers[i : i + NUMBERS_A_LINE]) for i in range(0, len(numbers), NUMBERS_A_LINE)]
     return f"static const {C_TYPES[values.dtype.name]} {name}[{len(numbers)}] = {{\n    " + ",\n    ".join(lines) + "};"

@@ -1,4 +1,4 @@
-"""Golden vectors of C: examples where none are given, and the first one that lies in a delivery."""
+"""Golden vectors of C: examples where none are given, the first one of a delivery, and a test without files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import numpy as np
 
 from pocketpipe.delivery.folder import GOLDEN, INPUTS
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.targets.c99.constants import array_of
 
 MADE_UP = 8
 """Examples, where none are given."""
+SELFTEST = "selftest.c"
+SELFTEST_INPUTS = 2**15
+"""Numbers of as many golden examples as a device can spare flash for; one, if it is larger."""
 
 
 def made_up(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
@@ -24,3 +28,33 @@ def one_example(delivery: Path) -> np.ndarray:
     """The first golden input (1, bytes), as it lies in the file."""
     entering = np.fromfile(delivery / GOLDEN / INPUTS, np.uint8)
     return entering.reshape(-1, prod(DeliveryMetadata.read(delivery).input_shape))[:1]
+
+
+def selftest(entering: np.ndarray, leaving: np.ndarray) -> str:
+    """A C file with golden examples (N, ...) and their outputs (N, ...): what a device without files can check."""
+    count = max(1, min(len(entering), SELFTEST_INPUTS // entering[0].size))
+    arrays = (array_of("golden_inputs", entering[:count]), array_of("golden_outputs", leaving[:count]))
+    return _SELFTEST.format(count=count, arrays="\n".join(arrays))
+
+
+_SELFTEST = """\
+/* Golden examples ({count}) for a device without files: link this beside model.c. It returns how many outputs are not
+   the golden ones; 0 is right. With names of your own (-Dpocketpipe_run=...) give it one, too. */
+#include "model.h"
+
+int32_t pocketpipe_selftest(void);
+
+{arrays}
+
+int32_t pocketpipe_selftest(void) {{
+    static int8_t output[POCKETPIPE_OUTPUTS];
+    int32_t differing = 0;
+    for (int32_t example = 0; example < {count}; example++) {{
+        pocketpipe_run(golden_inputs + example * POCKETPIPE_INPUTS, output);
+        for (int32_t i = 0; i < POCKETPIPE_OUTPUTS; i++) {{
+            differing += output[i] != golden_outputs[example * POCKETPIPE_OUTPUTS + i];
+        }}
+    }}
+    return differing;
+}}
+"""

@@ -26,7 +26,7 @@ from pocketpipe.integer.proof import prove
 from pocketpipe.storage import appearing_whole
 from pocketpipe.targets.base import Target
 from pocketpipe.targets.c99.describing import about, ends, usage
-from pocketpipe.targets.c99.golden import made_up
+from pocketpipe.targets.c99.golden import SELFTEST, made_up, selftest
 from pocketpipe.targets.c99.sources import HEADER, UNROLL, Sources, check, sources
 from pocketpipe.targets.entering import byte_tables
 
@@ -157,4 +157,6 @@ def _write_golden(
         stored = made_up(metadata.input_shape, np.dtype(np.uint8)) if examples is None else examples
         entering = integers.entering(stored, metadata.preprocessing)
         inside = graph.quantized(metadata.preprocessing(stored))
-    write_golden(delivery, entering.tobytes(), reference.run(graph, inside).tobytes())
+    leaving = reference.run(graph, inside)
+    write_golden(delivery, entering.tobytes(), leaving.tobytes())
+    (delivery / SELFTEST).write_text(selftest(entering, leaving))
