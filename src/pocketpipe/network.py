@@ -37,6 +37,7 @@ class StoredNetwork:
         """The network in eval mode. Raises UserError if the weights do not fit it, or it cannot be copied."""
         network = NETWORKS.resolve(self.reference)(task.input_shape, len(task.labels), **self.options)
         _refuse_computed_weights(network, self.reference)
+        _settle(network, task.input_shape)
         for step in self.plan.steps:
             network = step.apply(network, task)
         if self.state:
@@ -57,6 +58,20 @@ class StoredNetwork:
         return digest.hexdigest()
 
 
+def _settle(network: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Lazy modules are given their shapes, buffers that are one number seen many times (`expand`) their own memory."""
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    if any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, *input_shape))
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if 0 in buffer.stride() and buffer.numel() > 1:
+                module._buffers[name] = buffer.clone(memory_format=torch.contiguous_format)
+
+
 def _refuse_computed_weights(network: nn.Module, reference: str) -> None:
     """Raise UserError for tensors that lie in a module as results, which torch does not copy."""
     for path, module in network.named_modules():
@@ -74,13 +89,12 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
     BatchNorm's `num_batches_tracked` may be missing: published weights often leave it out. A module that stands for one
     of torch's (`networks.unrolling`) says by `take_names_of_torch` what that one's weights are called in it.
     """
-    state = dict(state)
+    state = _as_named_here(dict(state), network.state_dict())
     for path, module in network.named_modules():
         take = getattr(module, "take_names_of_torch", None)
         if callable(take):
             take(state, f"{path}." if path else "")
     own = network.state_dict()
-    state = _as_named_here(state, own)
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     missing = sorted(needed - set(state))
     surplus = sorted(set(state) - set(own))

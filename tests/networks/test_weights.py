@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from own.keywords import Gru
 from pocketpipe.errors import UserError
-from pocketpipe.network import StoredNetwork, load_weights
+from pocketpipe.network import NETWORKS, StoredNetwork, load_weights
 from pocketpipe.networks.weights import read_weights
 from pocketpipe.tasks.digits import Digits
 
@@ -156,3 +157,46 @@ def old_weight_norm(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
 def test_weights_that_are_kept_as_results_are_refused_with_what_to_do() -> None:
     with pytest.raises(UserError, match=r"1\.weight is computed .*remove_weight_norm"):
         StoredNetwork(f"{__name__}:old_weight_norm").build(Digits())
+
+
+def lazy(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """torch finds the widths by itself when it runs."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(outputs))
+
+
+class Blurring(nn.Module):
+    """Its buffer is one kernel, seen once for each channel."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("blur", torch.full((1, 1, 3), 1 / 3).expand(4, 1, 3))
+        self.conv, self.head = nn.Conv1d(8, 4, 3), nn.Linear(4, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.conv1d(self.conv(x.flatten(1, 2)), self.blur, groups=4)
+        return self.head(x.mean(-1))
+
+
+def blurring(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A factory."""
+    return Blurring(outputs)
+
+
+@pytest.mark.parametrize("factory", ["lazy", "blurring"])
+def test_a_network_that_is_built_can_be_stored_and_loaded(factory: str) -> None:
+    stored = StoredNetwork(f"{__name__}:{factory}")
+    network = stored.build(Digits())
+    again = stored.with_weights(network).build(Digits())
+    assert _equal(network.state_dict(), again.state_dict())
+
+
+def test_weights_of_an_unrolled_network_may_have_words_before_all_names() -> None:
+    """Its own names are found first, those of torch's module then."""
+    network = NETWORKS.resolve("own.keywords:gru")((1, 16, 10), 8)
+    given = Gru(10, 8, 24).state_dict()
+    load_weights(network, {f"model.{name}": tensor for name, tensor in given.items()}, of="gru")
+    x = torch.randn(2, 1, 16, 10, generator=torch.Generator().manual_seed(0))
+    plain = Gru(10, 8, 24)
+    plain.load_state_dict(given)
+    with torch.no_grad():
+        assert torch.allclose(network.eval()(x), plain.eval()(x), atol=1e-5)

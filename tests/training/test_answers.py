@@ -117,3 +117,19 @@ class Skipping(nn.Module):
 
 def test_parameters_that_idle_by_chance_are_found() -> None:
     assert has_idle_parameters(Skipping(), (4,))
+
+
+class Squeezing(nn.Module):
+    """Its batch axis goes with the others where it is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.adaptive_avg_pool2d(self.conv(x), 1).squeeze())
+
+
+def test_an_answer_without_a_batch_axis_is_told_before_any_work() -> None:
+    with pytest.raises(UserError, match=r"answers \(2,\) to one example, \(2, 2\) to two; it drops the batch axis"):
+        answer_shape(Squeezing(), (1, 6, 6))

@@ -106,6 +106,8 @@ def _update_sizes(module: nn.Module) -> None:
             module.num_channels = len(module.weight)
         case nn.PReLU():
             module.num_parameters = module.weight.numel()
+        case nn.Unflatten() if -1 not in module.unflattened_size:
+            module.unflattened_size = (-1, *module.unflattened_size[1:])
         case nn.Embedding():
             module.num_embeddings, module.embedding_dim = module.weight.shape
         case nn.RNNBase():

@@ -18,12 +18,19 @@ DRAWS = 8
 def answer_shape(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the answer to one example, without the batch axis.
 
-    Raises UserError if it is no tensor, or another one while the network is trained (auxiliary heads).
+    Raises UserError if it is no tensor, another one while the network is trained (auxiliary heads), or without a batch
+    axis for a single example.
     """
     probe = copy.deepcopy(network)  # a forward in training moves BatchNorm's statistics and sets quantizers
     examples = _two_examples(probe, input_shape)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         after, during = (_answer(probe.train(mode), examples) for mode in (False, True))
+        alone = _answer(probe.eval(), examples[:1])
+    if alone.shape != (1, *after.shape[1:]):
+        raise UserError(
+            f"network: answers {tuple(alone.shape)} to one example, {tuple(after.shape)} to two; it drops the batch "
+            "axis (x.squeeze()?): write x.flatten(1)"
+        )
     if during.shape != after.shape:
         raise UserError(
             f"network: answers {tuple(during.shape[1:])} while it is trained, {tuple(after.shape[1:])} afterwards; "

@@ -166,6 +166,8 @@ class BlocksStep(Step):
 
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Re-estimate BatchNorm: what comes in after a block that is gone has other statistics."""
+        if not self.removed:
+            return
         reestimate_on(network, task, data)
 
     def reopened(self, profile: NetworkProfile) -> Self:

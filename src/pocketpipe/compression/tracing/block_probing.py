@@ -71,7 +71,7 @@ class _Zeroed(fx.Interpreter):
         values |= dict(self.network.named_parameters(remove_duplicate=False))
         values |= dict(self.network.named_buffers(remove_duplicate=False))
         names = [node.name for node in self.program.graph.nodes if node.op == "placeholder"]
-        example = _example(self.program, self.network)
+        example = _example(self.program, self.network).clone()
         with torch.no_grad():
             inputs = (values[stored[name]] if name in stored else example for name in names)
             return first_output(self.run(*inputs, enable_io_processing=False))

@@ -96,7 +96,7 @@ def _answers(network: nn.Module, example: Tensor) -> list[Tensor]:
     """All that the network says; nothing if it fails, or says what is not finite."""
     try:
         with torch.no_grad():
-            answers = [each for each in tree_leaves(network(example)) if isinstance(each, Tensor)]
+            answers = [each for each in tree_leaves(network(example.clone())) if isinstance(each, Tensor)]
     except Exception:  # the forward is the user's code, and may fail in any way
         return []
     return answers if all(bool(each.isfinite().all()) for each in answers) else []

@@ -155,11 +155,11 @@ def _problem(network: nn.Module, trace: Trace, groups: Sequence[TracedGroup]) ->
     for example in examples_for(network, trace.input_shape):
         with torch.no_grad():
             try:
-                expected = first_output(without(example))
+                expected = first_output(without(example.clone()))  # which code may change in place
             except Exception as error:  # the forward is the user's code, and may fail in any way
                 return f"it cannot be tried out: the network fails on numbers drawn at random ({first_line(error)})"
             try:
-                found = first_output(slimmed(example))
+                found = first_output(slimmed(example.clone()))
             except Exception as error:  # the forward is the user's code, and may fail in any way
                 return f"without some channels its network fails ({first_line(error)})"
         if not expected.isfinite().all():

@@ -110,6 +110,8 @@ def reduction(walk: Walk, node: fx.Node) -> Any:
 @rule("max_pool1d", "avg_pool1d", "adaptive_max_pool1d", "adaptive_avg_pool1d", "upsample_linear1d")
 @rule("max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "max_pool2d_with_indices")
 @rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d")
+@rule("upsample_trilinear3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
+@rule("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
 @rule("max_pool3d", "avg_pool3d", "adaptive_max_pool3d", "adaptive_avg_pool3d")
 def windowed(walk: Walk, node: fx.Node) -> Any:
     """Pooling and resampling: each channel by itself, over the last one, two or three axes."""

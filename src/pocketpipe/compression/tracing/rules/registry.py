@@ -32,11 +32,21 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def rule_for(node: fx.Node) -> Rule:
-    """The rule of the node's operator."""
+    """The rule of the node's operator; of one that works in place, that of its other form."""
     name = operator_name(node)
-    if name not in RULES and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+    if name in RULES:
+        return RULES[name]
+    if torch.Tag.pointwise in getattr(node.target, "tags", ()):
         return RULES[ELEMENTWISE]
-    return RULES.get(name, unknown)
+    plain = name.removesuffix("_")
+    return RULES[ELEMENTWISE] if plain != name and _is_pointwise(plain) else RULES.get(plain, unknown)
+
+
+def _is_pointwise(name: str) -> bool:
+    """Whether torch calls some overload of the operator so; those that work in place do not inherit it."""
+    packet = getattr(torch.ops.aten, name.removeprefix("aten."), None)
+    overloads = () if packet is None else (getattr(packet, overload) for overload in packet.overloads())
+    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
 def unknown(walk: Walk, node: fx.Node) -> Any:

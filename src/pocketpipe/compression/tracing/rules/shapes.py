@@ -39,7 +39,7 @@ def pad(walk: Walk, node: fx.Node) -> Any:
     return Activation(shape_of(node), x.dim, labels, origin)
 
 
-@rule("cat", "concat")
+@rule("cat", "concat", "concatenate")
 def concatenate(walk: Walk, node: fx.Node) -> Any:
     """Along channels: one after the other. Along another axis: channels at the same index are one."""
     given = arguments(node)
@@ -70,9 +70,9 @@ def stack(walk: Walk, node: fx.Node) -> Any:
     return Activation(shape_of(node), dim, together.labels, together.origin)
 
 
-@rule("permute", "transpose", "t", "mT", "numpy_T", "matrix_H", "movedim", "swapaxes", "flip")
+@rule("permute", "transpose", "t", "mT", "numpy_T", "matrix_H", "movedim", "moveaxis", "swapaxes", "swapdims", "flip")
 @rule("squeeze", "unsqueeze", "expand", "expand_as")
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
+@rule("view", "reshape", "_unsafe_view", "flatten", "ravel", "unflatten", "view_as", "reshape_as")
 def rearrangement(walk: Walk, node: fx.Node) -> Any:
     """Channels come to lie elsewhere, or next to each other, or along several axes: heads and their width."""
     x = walk.value(node.args[0])
@@ -94,6 +94,9 @@ def pixel_shuffle(walk: Walk, node: fx.Node) -> Any:
         return _without_labels(walk, node, x)
     (moved,) = _run_on_labels(walk, node, x.spread())
     channel = len(x.shape) - 3
+    if moved.shape[channel] == 1:
+        walk.keep([x], f"{describe(node)}: makes one channel of all")
+        return unlabelled(node)
     return _along_one(walk, node, x, moved, [channel] if x.dim == channel else [])
 
 
