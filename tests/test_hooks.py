@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
@@ -10,7 +11,8 @@ from kedro.pipeline import Pipeline, node
 
 from pocketpipe import hooks
 from pocketpipe.datasets.fresh import JsonDataset, TextDataset
-from pocketpipe.hooks import RunHooks
+from pocketpipe.errors import UserError
+from pocketpipe.hooks import RunHooks, Stage, _stage_lock
 from pocketpipe.lineage.provenance import provenance_now
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking.gates import Promotion
@@ -113,3 +115,28 @@ def test_half_a_promotion_is_none(torn: str, whole: bool, promoted: DataCatalog)
     hooks._forget_what_was_not_decided(promoted)
     assert not promoted.exists("promotion")
     assert not promoted.exists("promote_record")
+
+
+def test_a_server_that_is_gone_hides_no_fault_and_keeps_no_lock(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a stage that failed: what it said must reach the user, and the next run must not wait for it."""
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path))
+
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    tracker: Any = SimpleNamespace(end_stage=gone, end=gone)
+    hooks = RunHooks(tracker=tracker, stage=Stage("teacher", 0.0, _stage_lock("teacher-1"), set()))
+    hooks.on_node_error(ValueError("what happened"))
+    hooks.on_pipeline_error(ValueError("what happened"))
+    assert caplog.text.count("MLflow was not told how it ended: the server is gone") == 2
+    assert hooks.stage is None
+    _stage_lock("teacher-1").release()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workspaces").write_text("a file where a folder should be")
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path))
+    with pytest.raises(UserError, match=r"output folder .*: cannot be written"):
+        _stage_lock("teacher-1")

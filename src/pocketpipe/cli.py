@@ -312,17 +312,15 @@ def _ended_in_order() -> Iterator[None]:
 
 def _user_error(error: BaseException | None) -> UserError | None:
     """The UserError behind an error (Kedro wraps what a dataset raises), or of what the machine or a server denies."""
-    follows = True  # what was merely being handled when a fault happened does not explain it
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, YAMLError):
             return UserError(" ".join(str(error).split()))
-        if follows and isinstance(error, OSError) and error.errno in DENIED:
+        if isinstance(error, OSError) and error.errno in DENIED:
             hint = " (docs/scheduling.md, Room)" if error.errno in FULL else ""
             return UserError(f"{error.filename or 'a file'}: {error.strerror}{hint}")
-        if follows and (said := denied_by_server(error)) is not None:
+        if (said := denied_by_server(error)) is not None:
             return UserError(said)
-        follows = follows and error.__cause__ is not None
-        error = error.__cause__ or error.__context__
+        error = error.__cause__  # what was merely being handled when a fault happened does not explain it
     return error
 
 

@@ -3,6 +3,8 @@
 import atexit
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -146,17 +148,17 @@ class RunHooks:
     @hook_impl
     def on_node_error(self, error: Exception) -> None:
         """Close the stage as failed."""
-        self._close_stage(error)
+        with _as_far_as_possible():
+            self._close_stage(error)
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
         """Close the run as failed."""
-        try:
-            if self.stage is not None:
+        if self.stage is not None:
+            with _as_far_as_possible():
                 self._close_stage(error)
+        with _as_far_as_possible():
             self._tracker().end("FAILED", error=_said(error))
-        except Exception as failure:  # a server that is gone must not hide what has happened
-            log.warning("warning: MLflow was not told that the run failed: %s", first_line(failure))
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -167,7 +169,8 @@ class RunHooks:
             return
         evaluation: Evaluation = catalog.load("evaluation")
         promotion = open_registry().as_of_now(catalog.load("promotion")) if "promotion" in outputs else None
-        tracker.end(evaluation=evaluation, promotion=promotion)
+        with _as_far_as_possible():
+            tracker.end(evaluation=evaluation, promotion=promotion)
         # By fingerprint: `latest` may be another run's by now.
         report = _fresh(catalog, "report").path / REPORT if "report" in outputs else None
         print_verdicts(evaluation, _warnings(pipeline, catalog), report)
@@ -228,10 +231,11 @@ class RunHooks:
                 output.provenance = output.provenance.model_copy(update={"input_runs": known})
 
     def _close_stage(self, error: Exception | None) -> None:
-        stage = self._stage()
-        self._tracker().end_stage(error=None if error is None else _said(error))
-        stage.lock.release()
-        self.stage = None
+        stage, self.stage = self._stage(), None
+        try:
+            self._tracker().end_stage(error=None if error is None else _said(error))
+        finally:
+            stage.lock.release()
 
     def _config(self) -> Config:
         assert self.config is not None, "after_context_created comes first"
@@ -248,6 +252,15 @@ class RunHooks:
     def _stage(self) -> Stage:
         assert self.stage is not None, "before_node_run comes first"
         return self.stage
+
+
+@contextmanager
+def _as_far_as_possible() -> Iterator[None]:
+    """What MLflow is to be told at the end: a server that is gone must not hide what has happened."""
+    try:
+        yield
+    except Exception as failure:
+        log.warning("warning: MLflow was not told how it ended: %s", first_line(failure))
 
 
 UNLOGGED = ("splits", "test_split")

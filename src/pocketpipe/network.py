@@ -114,7 +114,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
 
 
 def _as_named_here(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the words before all names that scripts put there (`model.`, `_orig_mod.`), where the rest fits."""
+    """Without the words before all names that scripts put there (`model.`, `_orig_mod.`), if some of the rest fit."""
     shorter = state
     while shorter and shorter.keys().isdisjoint(own):
         first = {name.partition(".")[0] for name in shorter}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from compression.zoo import DIGIT, zoo
-from pocketpipe.budget import Limits
+from own.tasks import Shapes
+from pocketpipe.budget import Budget, Limits
 from pocketpipe.champion import Champion
 from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
@@ -16,8 +19,13 @@ from pocketpipe.cost import Cost
 from pocketpipe.errors import Diverged
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.network import StoredNetwork
-from pocketpipe.pipelines.search.nodes import _champions_score, _keeps, _uses
+from pocketpipe.pipelines.search.nodes import _champions_score, _keeps, _uses, find_plan
 from pocketpipe.plan import CompressionPlan
+from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.store import Tried
+from pocketpipe.search.trial import Trial
+from pocketpipe.task import TaskChoice
+from pocketpipe.training.recipe import TrainerSettings
 
 TASK: Any = type("Task", (), {"input_shape": DIGIT, "labels": tuple("0123456789")})
 
@@ -81,3 +89,104 @@ def test_a_champion_is_tuned_where_it_is_not_enough_as_it_is(
     monkeypatch.setattr(StoredNetwork, "build", lambda *_: None)
     found = _champions_score(champion(step), task, None, lambda score: score >= 0.9, tune)  # type: ignore[arg-type]
     assert (found[0], len(found[1])) == (kept, doubts)
+
+
+class Scored:
+    """Stands for a stored network whose score is known."""
+
+    def __init__(self, score: float) -> None:
+        self.score = score
+
+    def build(self, task: Any) -> float:
+        return self.score
+
+    def digest(self) -> str:
+        return "scored"
+
+
+def plan_of(width: int) -> CompressionPlan:
+    return CompressionPlan((ChannelsStep(widths={"conv1": width}, channels={"conv1": tuple(range(width))}),))
+
+
+def found_with(
+    tuned: dict[str, float | Exception], student: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, Any, Any]:
+    """(whose plan it is, trials, record) where a budget was relaxed: the teacher has 0.95, half a point may be lost.
+
+    `tuned`: score of each finalist after its short training; the champion's is the third.
+    """
+    profile, splits = profile_of(zoo("resnet8", DIGIT), DIGIT), Shapes(60).load(seed=0, holdout=None)[0]
+
+    def trial(index: int, origin: Any) -> Trial:
+        plan = plan_of(10 + index)
+        cost = plan.predict(profile).cost()
+        return Trial(
+            index=index, origin=origin, plan_json=plan.to_json(), cost=cost, speedup=1.5, compression=1.5, score=0.5,
+            seconds=0.0,
+        )  # fmt: skip
+
+    def fit(cut: Any, *_: Any, title: str, **__: Any) -> Any:
+        score = tuned[title]
+        if isinstance(score, Exception):
+            raise score
+        return SimpleNamespace(network=Scored(score))
+
+    for name, stand_in in {
+        "_uses": lambda *_: False,
+        "metric_of": lambda network, *_: network,
+        "search": lambda *_, **__: [trial(0, "uniform"), trial(1, "tuner")],
+        "_trial_functions": lambda *_: (lambda plan: Tried(plan, 0.5), lambda plan: "cut anew"),
+        "fit": fit,
+    }.items():
+        monkeypatch.setattr(f"pocketpipe.pipelines.search.nodes.{name}", stand_in)
+    champions: Any = Champion(Scored(0.95), Scored(student), plan_of(4), b"", EVALUATION)  # type: ignore[arg-type]
+    teacher: Any = Scored(0.95)
+    recipe: Any = SimpleNamespace(batch_size=8)
+    plan, network, trials, record = find_plan(
+        TaskChoice(name="own.tasks:build", options={"count": 60}), Budget(speedup=1.5, accuracy_drop=0.005),
+        ["channels"], SearchSettings(finalists=2), recipe, TrainerSettings(), 0, teacher, teacher, profile, splits,
+        folder, folder, champions,
+    )  # fmt: skip
+    whose = "champion" if plan == champions.plan else "found"
+    assert (network is champions.student) == (whose == "champion"), "with the weights that it has"
+    return whose, trials, record
+
+
+@pytest.mark.parametrize(
+    ("tuned", "student", "whose", "said"),
+    [
+        ((0.90, 0.95, 0.94), 0.95, "found", "trial 1 (tuner)"),
+        ((0.90, 0.94, 0.95), 0.95, "champion", "trial 2 (champion)"),
+        ((0.90, 0.93, 0.92), 0.95, "champion", "the champion's, as no finalist keeps the budget"),
+        ((0.90, 0.93, 0.92), 0.80, "found", "trial 1 (tuner)"),
+        (None, 0.95, "champion", "the champion's, as all finalists diverged"),
+    ],
+    ids=["another is better", "it is best", "none keeps the budget", "it does not either", "all diverge"],
+)
+def test_a_champions_plan_is_a_finalist_where_the_search_runs(
+    tuned: tuple[float, ...] | None,
+    student: float,
+    whose: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores: dict[str, Any] = {
+        f"finalist {index}": Diverged("it went away; lower finalists.learning_rate") if tuned is None else tuned[index]
+        for index in range(3)
+    } | {"champion's plan": student}
+    found, trials, record = found_with(scores, student, tmp_path, monkeypatch)
+    assert (found, record.facts["plan"]) == (whose, said)
+    assert [trial.origin for trial in trials] == ["uniform", "tuner", "champion"]
+    if tuned is None:
+        assert any("lower finalists.learning_rate" in line for line in record.warnings)
+    if whose == "champion":
+        assert record.metrics["score"] == student
+
+
+def test_without_a_champion_that_is_good_enough_a_search_that_diverges_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores: dict[str, Any] = {f"finalist {index}": Diverged("it went away") for index in range(3)}
+    with pytest.raises(Diverged):
+        found_with(scores | {"champion's plan": 0.8}, 0.8, tmp_path, monkeypatch)

@@ -48,6 +48,13 @@ def test_best_distinct_trials_and_uniform_has_a_place():
     assert indices(finalists_of(TRIALS, 9)) == [2, 1, 4, 0]
 
 
+def test_a_champions_plan_has_a_place_beside_the_others():
+    champion = trial(7, "champion", 0.1)
+    assert indices(finalists_of([*TRIALS, champion], 2)) == [2, 0, 7]
+    found_again = trial(7, "champion", 0.1, plan="twin")
+    assert indices(finalists_of([*TRIALS, found_again], 2)) == [2, 0]
+
+
 def test_lower_is_better():
     assert indices(finalists_of(TRIALS, 2, higher_is_better=False)) == [0, 4]
 

@@ -130,6 +130,19 @@ class Squeezing(nn.Module):
         return self.head(nn.functional.adaptive_avg_pool2d(self.conv(x), 1).squeeze())
 
 
+class Changing(nn.Linear):
+    """Scales its input where it lies, which other networks are shown, too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x *= 2
+        return super().forward(x)
+
+
+def test_a_network_that_changes_its_input_is_told_before_any_work() -> None:
+    with pytest.raises(UserError, match="its forward changes its input where it lies"):
+        answer_shape(Changing(4, 2), (4,))
+
+
 def test_an_answer_without_a_batch_axis_is_told_before_any_work() -> None:
     with pytest.raises(UserError, match=r"answers \(2,\) to one example, \(2, 2\) to two; it drops the batch axis"):
         answer_shape(Squeezing(), (1, 6, 6))

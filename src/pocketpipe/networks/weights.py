@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pocketpipe.network import StoredNetwork
     from pocketpipe.task import Task
 
-WRAPPER, PREFIX = "state_dict", "module."
-"""What Lightning and DataParallel put around the weights."""
+WRAPPER = "state_dict"
+"""Under which Lightning keeps the weights."""
 
 PICKLE = b"\x80"
 """First byte of a pickle, as it lies bare in files of older versions of torch."""
@@ -31,14 +31,12 @@ PICKLE = b"\x80"
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of the file by name, on CPU. Raises UserError, one line that names the file.
 
-    Of a checkpoint the one entry that is a state_dict is taken (`state_dict` of several), and a prefix 'module.' common
-    to all names is cut off; `network.load_weights` sees to other ones.
+    Of a checkpoint the one entry that is a state_dict is taken (`state_dict` of several). Words before all names are
+    left to `network.load_weights`, which knows the network's own.
     """
     if not path.is_file():
         raise UserError(f"weights {path}: {'a folder' if path.is_dir() else 'there is no such file'}; name a file")
     state = _safetensors(path) if path.suffix == ".safetensors" else _state_dict(path)
-    if state and all(name.startswith(PREFIX) for name in state):
-        state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
     return state
 
 
@@ -82,7 +80,8 @@ def _taken_out(path: Path, checkpoint: Mapping[Any, Any]) -> Mapping[Any, Tensor
     }
     if WRAPPER in inside or len(inside) == 1:
         return inside.get(WRAPPER) or next(iter(inside.values()))
-    which = f"several have weights ({', '.join(inside)})" if inside else "none is a state_dict"
+    wrong = next((name, type(entry).__name__) for name, entry in checkpoint.items() if not isinstance(entry, Tensor))
+    which = f"several have weights ({', '.join(inside)})" if inside else f"{wrong[0]!r} is a {wrong[1]}, no tensor"
     raise UserError(
         f"weights {path}: of its entries ({', '.join(map(str, list(checkpoint)[:8]))}) {which}; save the "
         "network.state_dict() that is meant alone"

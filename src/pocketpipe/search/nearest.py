@@ -41,10 +41,10 @@ def nearest_passing(
 
 
 def in_words(trial: Trial | None, dense_score: float, budget: Budget) -> str:
-    """One sentence for the verdicts and the report, in the terms of the budget."""
+    """For the verdicts and the report, in the terms of the budget."""
     if trial is None:
         return (
-            "no plan that was tried keeps the accuracy asked. Those of relaxed budgets were judged before any "
+            "no plan that was tried keeps the accuracy asked. Plans of relaxed budgets are judged before any "
             "fine-tuning, after which they may: relax the budget a little, train longer, or give the search more trials"
         )
     when = "before fine-tuning" if trial.tuned_score is None else "after a short fine-tuning"

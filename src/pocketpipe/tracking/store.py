@@ -139,11 +139,14 @@ def _quiet_client_class() -> type[MlflowClient]:
     return MlflowClient
 
 
+SERVERS_ERRORS = (("mlflow", "MlflowException"), ("mlflow", "RestException"), ("requests", "HTTPError"))
+"""By package and name; the last one is how artefacts are refused."""
+
+
 def denied_by_server(error: BaseException) -> str | None:
     """What a person is told of an MLflow server that refuses or is gone; None for any other error."""
-    if not (
-        is_server(machine.tracking_uri()) and type(error).__name__ in ("MlflowException", "RestException", "HTTPError")
-    ):
+    kind = (type(error).__module__.partition(".")[0], type(error).__name__)
+    if kind not in SERVERS_ERRORS or not is_server(machine.tracking_uri()):
         return None
     return f"MLFLOW_TRACKING_URI {shown(machine.tracking_uri())!r}: {shown(first_line(error))}"
 

@@ -19,12 +19,17 @@ def answer_shape(network: nn.Module, input_shape: tuple[int, ...]) -> tuple[int,
     """Shape of the answer to one example, without the batch axis.
 
     Raises UserError if it is no tensor, another one while the network is trained (auxiliary heads), or without a batch
-    axis for a single example.
+    axis for a single example, or if the network changes what it is given.
     """
     probe = copy.deepcopy(network)  # a forward in training moves BatchNorm's statistics and sets quantizers
     examples = _two_examples(probe, input_shape)
+    untouched = examples._version
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         after, during = (_answer(probe.train(mode), examples) for mode in (False, True))
+        if examples._version != untouched:
+            raise UserError(
+                "network: its forward changes its input where it lies (x.sub_, x *= 2); write x = x.sub(...)"
+            )
         alone = _answer(probe.eval(), examples[:1])
     if alone.shape != (1, *after.shape[1:]):
         raise UserError(
@@ -71,7 +76,8 @@ def _answer(network: nn.Module, examples: Tensor) -> Tensor:
         hint = ""
         if "view size" in str(error):
             hint = "; images lie channels last, which x.view(...) cannot flatten: write x.flatten(1) or x.reshape(...)"
-        raise UserError(f"network: it fails on two examples of zeros, {when} ({first_line(error)}){hint}") from error
+        count = "two examples" if len(examples) > 1 else "one example (x.squeeze() takes the batch axis, too)"
+        raise UserError(f"network: it fails on {count} of zeros, {when} ({first_line(error)}){hint}") from error
     if not isinstance(answer, Tensor):
         raise UserError(f"network: answers with a {type(answer).__name__} {when}; return one tensor in both modes")
     return answer

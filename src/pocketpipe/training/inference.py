@@ -29,6 +29,7 @@ def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:
             outputs[done : done + len(made)] = made
             done += len(made)
     assert outputs is not None, "a split has an example"
+    assert done == len(inputs), "a network answers to every example"
     return outputs
 
 

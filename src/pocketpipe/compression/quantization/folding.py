@@ -89,7 +89,8 @@ def _is_a(network: nn.Module, path: str, kinds: tuple[type[nn.Module], ...]) -> 
 
 @torch.no_grad()
 def fold_batchnorm(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
-    """A copy in which each BatchNorm of `norms_after` is folded into its layer; nn.Identity is left in its place.
+    """A copy in which each BatchNorm of `norms_after` with torch's own forward is folded into its layer; nn.Identity is
+    left in its place.
 
     It computes what `network` does in eval mode, up to rounding. Layers get a bias if they have none. Masked weights
     stay zero. A BatchNorm after a layer with a codebook stays: centroids are no longer shared once channels are scaled.

@@ -13,7 +13,8 @@ from pocketpipe.compression.quantization.symbolic import EXAMPLE, UNCHANGED
 
 _MOVING = {
     "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
-    "transpose", "swapaxes", "swapdims", "movedim", "t", "contiguous", "expand", "expand_as", "repeat",
+    "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "ravel", "t", "contiguous", "expand", "expand_as",
+    "repeat",
     "repeat_interleave", "tile", "chunk", "split", "unbind", "narrow", "select", "index_select", "getitem",
     "flip", "roll", "detach", "clone", "to", "float", "getattr", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "dropout", "amax", "amin", "max_pool1d", "max_pool2d", "max_pool3d",

@@ -71,7 +71,7 @@ class _Zeroed(fx.Interpreter):
         values |= dict(self.network.named_parameters(remove_duplicate=False))
         values |= dict(self.network.named_buffers(remove_duplicate=False))
         names = [node.name for node in self.program.graph.nodes if node.op == "placeholder"]
-        example = _example(self.program, self.network).clone()
+        example = _example(self.program, self.network)
         with torch.no_grad():
             inputs = (values[stored[name]] if name in stored else example for name in names)
             return first_output(self.run(*inputs, enable_io_processing=False))
@@ -85,7 +85,7 @@ class _Zeroed(fx.Interpreter):
 def _example(program: ExportedProgram, network: nn.Module) -> Tensor:
     (name,) = program.graph_signature.user_inputs
     (node,) = (node for node in program.graph.nodes if node.name == name)
-    return example_for(network, shape_of(node)[1:])
+    return example_for(network, shape_of(node)[1:]).clone()  # which code may change in place
 
 
 def _output_with(network: nn.Module, program: ExportedProgram, modules: Mapping[str, nn.Module]) -> Tensor | None:

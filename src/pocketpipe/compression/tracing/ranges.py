@@ -72,7 +72,7 @@ def clamp_of(node: fx.Node) -> Range | None:
     if name == "hardtanh":
         given = arguments(node)
         return Range(given["min_val"], given["max_val"])
-    if name in ("clamp", "clamp_min", "clamp_max"):
+    if name in ("clamp", "clip", "clamp_min", "clamp_max"):
         given = arguments(node)
         low, high = given.get("min"), given.get("max")
         bounds = (-math.inf if low is None else low, math.inf if high is None else high)

@@ -3,9 +3,10 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -35,6 +36,19 @@ from pocketpipe.training.recipe import Recipe, TrainerSettings
 log = logging.getLogger(__name__)
 
 
+Found = tuple[CompressionPlan, StoredNetwork, list[Trial], StageRecord]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A champion whose plan may be kept."""
+
+    of: Champion
+    score: float
+    """Of its student on the selection split."""
+    doubts: tuple[str, ...]
+
+
 def find_plan(
     task_choice: TaskChoice,
     budget: Budget,
@@ -50,7 +64,7 @@ def find_plan(
     data_root: Path,
     workspace: Path,
     champion: Champion | None = None,
-) -> tuple[CompressionPlan, StoredNetwork, list[Trial], StageRecord]:
+) -> Found:
     """(plan, the network it starts fine-tuning from, all trials, record).
 
     Plans are carried out on `start`; `teacher` is the yardstick, and taught by in the short fine-tunings.
@@ -73,17 +87,18 @@ def find_plan(
 
     dense_score = metric_of(teacher.build(task), task, splits.selection)
     steps = [method.step() for method in MethodChoice.all_of(methods)]
-    if champion is not None and not (_asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits)):
-        champion = None
-    enough = False
-    doubts: tuple[str, ...] = ()
-    if champion is not None:
-        allowed = partial(budget.allows_metric, dense=dense_score, higher_is_better=task.higher_is_better)
-        score, doubts = _champions_score(champion, task, splits.selection, allowed, tune)
-        enough = allowed(score)
-        kept = _record(task, splits, [], dense_score, {"plan": "the champion's, kept"}, {"score": score}, doubts)
-        if enough and _uses(champion.plan, steps, profile, limits):
-            return champion.plan, champion.student, [], kept
+    enough = partial(budget.allows_metric, dense=dense_score, higher_is_better=task.higher_is_better)
+    kept: _Kept | None = None
+    if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits):
+        kept = _Kept(champion, *_champions_score(champion, task, splits.selection, enough, tune))
+
+    def keep(champions: _Kept, trials: list[Trial], facts: dict[str, Any], *doubts: str) -> Found:
+        lines, metrics = (*champions.doubts, *doubts), {"score": champions.score}
+        record = _record(task, splits, trials, dense_score, facts, metrics, lines)
+        return champions.of.plan, champions.of.student, trials, record
+
+    if kept is not None and enough(kept.score) and _uses(kept.of.plan, steps, profile, limits):
+        return keep(kept, [], {"plan": "the champion's, kept"})
 
     try_plan, slim = _trial_functions(start, task, splits)
     store = TrialStore(workspace / _of_these(start, teacher, splits.selection))
@@ -99,8 +114,8 @@ def find_plan(
             informed=partial(_informed, steps, start.build(task), task, splits.train, profile),
             higher_is_better=task.higher_is_better,
         )
-        if champion is not None:
-            trials.append(_champions_trial(champion.plan, len(trials), try_plan, profile))
+        if kept is not None:
+            trials += _champions_trial(kept.of.plan, len(trials), try_plan, profile)
     try:
         choice = choose(
             trials,
@@ -109,16 +124,21 @@ def find_plan(
             store=store,
             higher_is_better=task.higher_is_better,
         )
-    except Diverged:
-        if champion is None or not enough:
+    except Diverged as error:
+        if kept is None or not enough(kept.score):
             raise
-        return champion.plan, champion.student, [], kept
+        return keep(kept, trials, {"plan": "the champion's, as all finalists diverged"}, *str(error).splitlines())
     winner = choice.winner
-    facts = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
+    found = winner.score if winner.tuned_score is None else winner.tuned_score
+    if kept is not None and enough(kept.score) and not enough(found):
+        why = {"plan": "the champion's, as no finalist keeps the budget"}
+        return keep(kept, choice.trials, why, *choice.dropped)
+    facts: dict[str, Any] = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
+    if kept is not None and winner.origin == "champion":
+        return keep(kept, choice.trials, facts, *choice.dropped)
+    doubts = () if kept is None else kept.doubts
     metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
-    if champion is not None and winner.origin == "champion":
-        return champion.plan, champion.student, choice.trials, record
     return winner.plan, slim(winner.plan), choice.trials, record
 
 
@@ -142,7 +162,7 @@ def _champions_score(
     try:
         tuned = tune(champion.student, "champion's plan")
     except Diverged as error:
-        return score, (f"the champion's plan counts as it is: {error}",)
+        return score, (f"the champion's student was not tuned: {error}",)
     return (max if task.higher_is_better else min)(score, tuned), ()
 
 
@@ -222,15 +242,20 @@ def _uses(plan: CompressionPlan, steps: Sequence[Step], profile: NetworkProfile,
 
 def _champions_trial(
     plan: CompressionPlan, index: int, try_plan: Callable[[CompressionPlan], Tried], profile: NetworkProfile
-) -> Trial:
-    """The champion's plan, cut anew as all others are."""
+) -> list[Trial]:
+    """The champion's plan, cut anew as all others are; none where that cannot be done on the teacher of today."""
     started, cost = perf_counter(), plan.predict(profile).cost()
-    score = try_plan(plan).score
+    try:
+        score = try_plan(plan).score
+    except Exception as error:  # steps and networks are the user's, too
+        log.warning("warning: the champion's plan cannot be carried out anew: %s", first_line(error))
+        return []
     ratios = profile.as_it_is().ratio_to(cost)
-    return Trial(
+    trial = Trial(
         index=index, origin="champion", plan_json=plan.to_json(), cost=cost, speedup=ratios["speedup"],
         compression=ratios["compression"], score=score, seconds=perf_counter() - started,
     )  # fmt: skip
+    return [trial] if isfinite(score) else []
 
 
 def _record(

@@ -18,7 +18,7 @@ def about(metadata: DeliveryMetadata) -> str:
   called; `weights.h`: all constants.
 - `golden/`: `inputs.bin` and the `outputs.bin` that every build must give, to the last integer; `testbench.c` compares.
 - `selftest.c`: some of these in C, for a device without files: `pocketpipe_selftest()` returns how many outputs differ.
-- `runner.c`: runs the network on a file; `CMakeLists.txt` builds all of it."""
+- `runner.c`: runs the network on a file; `CMakeLists.txt` builds it, the test bench and the library."""
 
 
 def ends(metadata: DeliveryMetadata) -> str:

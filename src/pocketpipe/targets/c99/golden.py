@@ -14,8 +14,8 @@ from pocketpipe.targets.c99.constants import array_of
 MADE_UP = 8
 """Examples, where none are given."""
 SELFTEST = "selftest.c"
-SELFTEST_INPUTS = 2**15
-"""Numbers of as many golden examples as a device can spare flash for; one, if it is larger."""
+SELFTEST_BYTES = 2**15
+"""Of golden examples and their outputs, for which a device may have flash to spare; one, if it is larger."""
 
 
 def made_up(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
@@ -32,7 +32,7 @@ def one_example(delivery: Path) -> np.ndarray:
 
 def selftest(entering: np.ndarray, leaving: np.ndarray) -> str:
     """A C file with golden examples (N, ...) and their outputs (N, ...): what a device without files can check."""
-    count = max(1, min(len(entering), SELFTEST_INPUTS // entering[0].size))
+    count = max(1, min(len(entering), SELFTEST_BYTES // (entering[0].size + leaving[0].size)))
     arrays = (array_of("golden_inputs", entering[:count]), array_of("golden_outputs", leaving[:count]))
     return _SELFTEST.format(count=count, arrays="\n".join(arrays))
 

@@ -9,14 +9,14 @@ from torch import Tensor, fx
 
 from pocketpipe.compression.tracing.activations import Activation, gathered, lines, varying
 from pocketpipe.compression.tracing.rules.elementwise import joined, made_in_code
-from pocketpipe.compression.tracing.rules.registry import rule, unknown
+from pocketpipe.compression.tracing.rules.registry import ELEMENTWISE, RULES, rule, rule_for, unknown
 from pocketpipe.compression.tracing.walking import Walk, arguments, describe, fixed, operator_name, shape_of, unlabelled
 
 PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"})
 MOVES = frozenset({
-    "permute", "transpose", "mT", "view", "reshape", "flatten", "unflatten", "select", "unbind", "getitem", "chunk",
-    "split", "split_with_sizes", "narrow", "slice", "squeeze", "unsqueeze", "contiguous", "clone", "expand",
-    "repeat_interleave", "cat", "stack", "layer_norm", "rms_norm",
+    "permute", "transpose", "mT", "movedim", "moveaxis", "swapaxes", "swapdims", "view", "reshape", "ravel", "flatten",
+    "unflatten", "select", "unbind", "getitem", "chunk", "split", "split_with_sizes", "narrow", "slice", "squeeze",
+    "unsqueeze", "contiguous", "clone", "expand", "repeat_interleave", "cat", "stack", "layer_norm", "rms_norm",
 })  # fmt: skip
 """What may lie, beside pointwise operators, between the place where heads are taken apart and the product of each."""
 
@@ -131,7 +131,7 @@ def _is_multiplied(node: fx.Node) -> bool:
             name = operator_name(user).removeprefix("aten.")
             if name in PRODUCTS:
                 return True
-            if name in MOVES or torch.Tag.pointwise in getattr(user.target, "tags", ()):
+            if name in MOVES or rule_for(user) is RULES[ELEMENTWISE]:
                 seen.add(user)
                 ahead.append(user)
     return False
