@@ -17,8 +17,12 @@ import torch
 from click.testing import CliRunner
 from kedro.framework.startup import bootstrap_project
 from PIL import Image
+from torch import nn
 
+from end_to_end.conftest import with_tables
 from pocketpipe.cli import cli
+from pocketpipe.compression.tracing import profile_of
+from pocketpipe.profile import NetworkProfile
 
 PROJECT = Path(__file__).parents[2]
 
@@ -181,12 +185,28 @@ CASES = {
 }
 
 
+TRACED: dict[tuple[str, tuple[int, ...]], NetworkProfile] = {}
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most cases ask about the same tiny network, which is built and traced anew each time."""
+
+    def once(network: nn.Module, shape: tuple[int, ...]) -> NetworkProfile:
+        key = (repr(network), shape)
+        if key not in TRACED:
+            TRACED[key] = profile_of(network, shape)
+        return TRACED[key]
+
+    monkeypatch.setattr("pocketpipe.compression.tracing.profile_of", once)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_each_mistake_is_one_clear_line_before_any_work(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = CASES[name]
-    data, output = tmp_path / "data", tmp_path / "output"
+    data, output = tmp_path / "data", with_tables(tmp_path / "output", empty_database)
     data.mkdir()
     more = case.prepare(data) if case.prepare is not None else None
     before = lying(tmp_path, output)
