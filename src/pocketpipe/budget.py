@@ -45,8 +45,8 @@ class Limits(Value):
         return all(used <= limit for _, used, limit in self._held_against(cost))
 
     def usage(self, cost: Cost) -> float:
-        """Used share of the binding constraint: the largest used/limit (1.0 = exactly on the budget)."""
-        return max(used / limit for _, used, limit in self._held_against(cost))
+        """Used share of the binding constraint: the largest used/limit (1.0 = exactly on it); 0 if none is known."""
+        return max((used / limit for _, used, limit in self._held_against(cost)), default=0.0)
 
     def over(self, cost: Cost) -> str:
         """What `cost` exceeds, in words."""
