@@ -29,7 +29,13 @@ from pocketpipe.task import Task, TaskChoice
 from pocketpipe.training.batches import Batches, Shard
 
 WEIGHTS = Path(__file__).parent / "weights"
-TEACHERS = {"resnet56": "resnet56", "resnet56_second": "resnet56", "resnet56_first": "resnet56", "resnet20": "resnet20", "airbench": "airbench"}
+TEACHERS = {
+    "resnet56": "resnet56",
+    "resnet56_second": "resnet56",
+    "resnet56_first": "resnet56",
+    "resnet20": "resnet20",
+    "airbench": "airbench",
+}
 """Files of weights, and the networks that they are of."""
 ITS_TEACHERS, TEMPERATURE = ("resnet56_first", "resnet20"), 4.0
 """Of the second ResNet-56."""
