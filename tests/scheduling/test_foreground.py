@@ -156,6 +156,7 @@ def test_killed_scheduler_frees_the_lock_and_its_run_is_not_joined(
     pid_file = tmp_path / "pid"
     command = ["sh", "-c", f"echo $$ > {pid_file}; exec sleep 30"]
     first = schedule(started, tmp_path / "lock", 100, 0.3, 5, *command)
+    line_with(first, "run started")  # by then the lock names the run
     run = pid_in(pid_file)
     first.kill()
     first.wait()
