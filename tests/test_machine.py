@@ -1,5 +1,8 @@
 """Where a machine's files lie by default."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,13 @@ def test_what_is_said_counts_from_this_folder(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path / "below")
     monkeypatch.setenv("POCKETPIPE_OUTPUT", "here")
     assert machine.output_root() == tmp_path / "below" / "here"
+
+
+def test_an_answer_stands_alone_from_any_folder_of_the_project(tmp_path: Path) -> None:
+    """For scripts: `$(pocketpipe champion NAME --path)` must be the path, without a word of Kedro's."""
+    project = Path(__file__).parents[1]
+    environment = os.environ | {"POCKETPIPE_OUTPUT": str(tmp_path)}
+    command = [sys.executable, "-m", "pocketpipe", "verify", str(project / "docs")]
+    done = subprocess.run(command, cwd=project / "docs", env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1

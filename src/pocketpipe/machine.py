@@ -28,8 +28,13 @@ def _root(variable: str) -> Path:
     """What the variable says, from this folder on; else `data` of the project that this folder is in, or of itself."""
     if variable in os.environ:
         return Path(os.environ[variable]).expanduser().absolute()
+    return project_root() / "data"
+
+
+def project_root() -> Path:
+    """The project that this folder is in; this folder, where it is in none."""
     here = Path.cwd()
-    return next(filter(_is_project, (here, *here.parents)), here) / "data"
+    return next(filter(_is_project, (here, *here.parents)), here)
 
 
 def _is_project(folder: Path) -> bool:
