@@ -165,7 +165,8 @@ class RunHooks:
         """Show the verdicts, close the run. Raises BudgetMissed if one failed."""
         tracker, outputs = self._tracker(), pipeline.all_outputs()
         if "evaluation" not in outputs:
-            tracker.end()
+            with _as_far_as_possible():
+                tracker.end()
             return
         evaluation: Evaluation = catalog.load("evaluation")
         promotion = open_registry().as_of_now(catalog.load("promotion")) if "promotion" in outputs else None

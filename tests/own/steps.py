@@ -66,11 +66,8 @@ class OnGrid(nn.Module):
         return weight + (rounded - weight).detach() if self.training else rounded  # gradients pass straight through
 
 
-class Rounded(Step):
-    """Weights of linear layers are multiples of 1 / grid, and stay so while the network is trained."""
-
-    kind: ClassVar[str] = "own.steps:Rounded"
-    grid: Annotated[int, Field(gt=0)] = 64
+class Costless(Step):
+    """The base of steps that leave nothing to the search and cost what was there before."""
 
     def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
         return {}
@@ -80,7 +77,7 @@ class Rounded(Step):
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         if not limits.keeps(profile.cost()):
-            raise UserError(f"Rounded saves nothing by itself: {limits.over(profile.cost())}")
+            raise UserError(f"{self.kind} saves nothing by itself: {limits.over(profile.cost())}")
         return self
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
@@ -88,6 +85,13 @@ class Rounded(Step):
 
     def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
         return self
+
+
+class Rounded(Costless):
+    """Weights of linear layers are multiples of 1 / grid, and stay so while the network is trained."""
+
+    kind: ClassVar[str] = "own.steps:Rounded"
+    grid: Annotated[int, Field(gt=0)] = 64
 
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
         changed = copy.deepcopy(network)
@@ -97,27 +101,10 @@ class Rounded(Step):
         return changed
 
 
-class Clipped(Step):
+class Clipped(Costless):
     """Each nn.ReLU becomes a ReLU6, beyond whose results no range of a quantization needs to go."""
 
     kind: ClassVar[str] = "own.steps:Clipped"
-
-    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
-        return {}
-
-    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
-        return self
-
-    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
-        if not limits.keeps(profile.cost()):
-            raise UserError(f"Clipped saves nothing: {limits.over(profile.cost())}")
-        return self
-
-    def predict(self, profile: NetworkProfile) -> NetworkProfile:
-        return profile
-
-    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
-        return self
 
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
         changed = copy.deepcopy(network)

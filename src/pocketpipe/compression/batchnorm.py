@@ -93,8 +93,9 @@ def _averaging(norms: Iterable[_BatchNorm]) -> Iterator[None]:
     calls: Counter[int] = Counter()
 
     def count(norm: nn.Module, _: object) -> None:
+        assert isinstance(norm, _BatchNorm)
         calls[id(norm)] += 1
-        norm.momentum = 1.0 / calls[id(norm)]  # type: ignore[assignment]
+        norm.momentum = 1.0 / calls[id(norm)]
 
     with hooked(norm.register_forward_pre_hook(count) for norm in norms):
         yield

@@ -72,7 +72,7 @@ def test_protocols_stand_for_their_rules() -> None:
     network, profile = trained_looking(zoo("resnet8", DIGIT)), _profile()
     shapes = {layer.name: tuple(weight_of(network, layer.name).shape) for layer in profile.layers}
     weights = {name: weight_of(network, name) for name in shapes}
-    expected = {
+    expected: dict[Any, dict[str, int]] = {
         "uniform": uniform(shapes, 0.1),
         "erk": erdos_renyi_kernel(shapes, 0.1),
         "global": global_magnitude(weights, 0.1),
@@ -80,7 +80,7 @@ def test_protocols_stand_for_their_rules() -> None:
     }
     assert len({tuple(counts.items()) for counts in expected.values()}) == len(PROTOCOLS)
     for protocol, counts in expected.items():
-        step = SparsityStep(density=0.1, protocol=protocol).pin(network, TASK, NO_DATA)  # type: ignore[arg-type]
+        step = SparsityStep(density=0.1, protocol=protocol).pin(network, TASK, NO_DATA)
         assert _nonzeros(step.apply(network, TASK), profile) == counts
 
 

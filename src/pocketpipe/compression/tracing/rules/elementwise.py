@@ -17,17 +17,7 @@ from pocketpipe.compression.tracing.walking import Walk, describe, inputs_of, sh
 @rule(
     "add", "hardswish", "log_sigmoid", "dropout", "feature_dropout", "to", "_to_copy", "type_as", "contiguous", "clone"
 )
-@rule(
-    "rsub",
-    "clone",
-    "detach",
-    "alias",
-    "lift_fresh_copy",
-    "dropout_",
-    "hardswish_",
-    "alpha_dropout",
-    "feature_alpha_dropout",
-)
+@rule("rsub", "detach", "alias", "lift_fresh_copy", "dropout_", "hardswish_", "alpha_dropout", "feature_alpha_dropout")
 @rule("multiply", "subtract", "divide", "true_divide", "absolute", "negative", "where", "masked_fill")
 def pointwise(walk: Walk, node: fx.Node) -> Any:
     """Elements at the same place go together."""
