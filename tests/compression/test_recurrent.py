@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from compression.noise import Noise
 from pocketpipe.compression.channels.step import ChannelsStep
 from pocketpipe.compression.codebook.step import CodebookStep
 from pocketpipe.compression.sparsity.step import SparsityStep
@@ -21,13 +21,19 @@ from pocketpipe.plan import CompressionPlan
 from pocketpipe.task import Split
 
 SHAPE = (6, 8)
-TASK: Any = type("Task", (), {"input_shape": SHAPE})
-NO_DATA: Any = Split("none", np.zeros((0, *SHAPE), np.float32), np.zeros(0, np.int64))
+DATA = Split("noise", np.random.default_rng(0).random((8, *SHAPE), np.float32), np.zeros(8, np.int64))
 MODULES = {
     "lstm": nn.LSTM,
     "gru, two layers, both directions": partial(nn.GRU, num_layers=2, bidirectional=True),
     "rnn": nn.RNN,
 }
+
+
+class OfSequences(Noise):
+    input_shape = SHAPE
+
+
+TASK = OfSequences()
 
 
 class Sequences(nn.Module):
@@ -55,7 +61,7 @@ def test_channels_masks_and_tables_on_one_module(name: str) -> None:
         (ChannelsStep(criterion="l1", widths={group.name: 24}), SparsityStep(density=0.5), CodebookStep(bits=3))
     )
 
-    made, pinned = plan.carry_out(network, TASK, NO_DATA)
+    made, pinned = plan.carry_out(network, TASK, DATA)
 
     for layer in profile.layers:
         weight = weight_of(made, layer.name)
@@ -72,7 +78,7 @@ def test_channels_masks_and_tables_on_one_module(name: str) -> None:
 
 def test_masks_hold_while_it_is_trained() -> None:
     torch.manual_seed(0)
-    made, _ = CompressionPlan((SparsityStep(density=0.25),)).carry_out(Sequences(nn.LSTM), TASK, NO_DATA)
+    made, _ = CompressionPlan((SparsityStep(density=0.25),)).carry_out(Sequences(nn.LSTM), TASK, DATA)
     layer = "inside.weight_hh_l0"
     before = weight_of(made, layer).detach().clone()
     optimizer = torch.optim.SGD(made.parameters(), lr=1.0)

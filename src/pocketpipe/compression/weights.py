@@ -90,6 +90,11 @@ def set_weight(network: nn.Module, layer: str, values: Tensor) -> None:
     original_of(network, layer).copy_(values)
 
 
+def set_where_seen(network: nn.Module, layer: str, values: Tensor, hidden: Tensor) -> None:
+    """As `set_weight`, but for what a mask hides: where it opens in training, the weight appears as it was."""
+    set_weight(network, layer, torch.where(hidden, original_of(network, layer), values))
+
+
 def lay_on(network: nn.Module, layer: str, parametrization: nn.Module) -> None:
     """Put one more parametrization on the layer's weight: it sees what those before it make.
 
@@ -176,6 +181,11 @@ def laid_on(network: nn.Module, layer: str) -> tuple[nn.Module, ...]:
     if not parametrize.is_parametrized(module, attribute):
         return ()
     return tuple(getattr(module.parametrizations, attribute))
+
+
+def is_made(network: nn.Module, layer: str) -> bool:
+    """Whether something on the weight makes it of other tensors (a codebook): what is set beneath is not looked at."""
+    return any(getattr(entry, "replaces_weight", False) for entry in laid_on(network, layer))
 
 
 def bare(network: nn.Module) -> nn.Module:

@@ -208,8 +208,8 @@ def test_kept_statistics_are_those_of_the_channels_that_stay() -> None:
 @pytest.mark.parametrize(
     ("step", "line"),
     [
-        (ChannelsStep(widths={"conv1": 5}), "BatchNorm's statistics need calibration examples"),
-        (ChannelsStep(widths={"conv1": 5}, reconstruction="least_squares"), "channels.reconstruction: least_squares"),
+        (ChannelsStep(widths={"conv1": 5}, reconstruction=None), "BatchNorm's statistics need calibration examples"),
+        (ChannelsStep(widths={"conv1": 5}), "channels.reconstruction: least_squares"),
     ],
 )
 def test_calibration_without_examples_is_refused(step: ChannelsStep, line: str, data: Any) -> None:

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compression.odd_networks import ODD
 from compression.zoo import DIGIT, QUICK_ZOO, ROWS, trained_looking, zoo
+from pocketpipe.compression.passing import is_layer
 from pocketpipe.compression.quantization.adaround import round_network
 from pocketpipe.compression.quantization.bias_correction import correct_bias
 from pocketpipe.compression.quantization.calibration import set_activation_steps, set_weight_steps, weight_grids
@@ -25,7 +26,6 @@ from pocketpipe.compression.quantization.grids import (
     weight_quantizer,
 )
 from pocketpipe.compression.quantization.insertion import Bits, insert, quantizers_of
-from pocketpipe.compression.quantization.passing import is_layer
 from pocketpipe.compression.quantization.quantizers import WeightQuantizer
 from pocketpipe.compression.quantization.symbolic import lost_in_training
 from pocketpipe.compression.sparsity.mask import Mask

@@ -222,7 +222,8 @@ class _Unequal(nn.Module):
 def _error(options: dict[str, Any]) -> float:
     network = _Unequal()
     step = QuantizationStep(
-        **{"weight_bits": 4, "first_last": 4, "weight_ranges": "minmax", "ranges": "minmax"} | options
+        **{"weight_bits": 4, "first_last": 4, "weight_ranges": "minmax", "ranges": "minmax", "rounding": "nearest"}
+        | options
     )
     quantized = _carried_out(step, network, DIGIT)
     with torch.no_grad():
@@ -234,14 +235,23 @@ def _error(options: dict[str, Any]) -> float:
     ("options", "than"),
     [
         ({"rounding": "adaround"}, {}),
+        ({"rounding": "gptq"}, {}),
         ({"bias_correction": "empirical"}, {}),
         ({}, {"granularity": "per_tensor"}),
         ({"batchnorm": "folded", "equalization": "cross_layer"}, {"batchnorm": "folded"}),
     ],
-    ids=["adaround", "bias correction", "per channel", "equalization"],
+    ids=["adaround", "gptq", "bias correction", "per channel", "equalization"],
 )
 def test_options_bring_the_outputs_nearer(options: dict[str, Any], than: dict[str, Any]) -> None:
     assert _error(options) < 0.9 * _error(than)
+
+
+def test_eight_bits_go_to_the_nearest_integer() -> None:
+    network = zoo("resnet8", DIGIT)
+    default, nearest = (
+        _carried_out(step, network, DIGIT) for step in (QuantizationStep(), QuantizationStep(rounding="nearest"))
+    )
+    assert torch.equal(weight_of(default, "conv1"), weight_of(nearest, "conv1"))
 
 
 def test_folded_first_computes_nearly_what_folded_late_does() -> None:

@@ -57,7 +57,7 @@ class ChannelsStep(Step):
     """Which ones, ascending; None until pinned."""
     criterion: Criterion = "l1"
     """By what pinning chooses them: see `importance`."""
-    reconstruction: Reconstruction | None = None
+    reconstruction: Reconstruction | None = "least_squares"
     """Whether the layers after a cut get weights that reproduce their outputs: see `reconstruct`."""
     statistics: Statistics = "reestimated"
     """Whether BatchNorm's statistics are measured anew after the cut."""

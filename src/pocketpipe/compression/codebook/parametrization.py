@@ -86,6 +86,18 @@ class Codebook(Renewed):
         """(tables, 2 ** bits) what indices stand for; on the int8 grid integers times the scale, exactly."""
         return self._values().detach().view(-1, 2**self.form.bits)
 
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Rows (out, n) of a weight, each element replaced by the nearest value of its table; zero is a mask's."""
+        tables = self.values().to(weight)[:, int(self.form.zero) :].contiguous()
+        rows = weight.reshape(len(tables), -1).contiguous()
+        places = torch.searchsorted((tables[:, 1:] + tables[:, :-1]) / 2, rows)
+        return tables.gather(1, places).view_as(weight)
+
+    @torch.no_grad()
+    def choose(self, weight: Tensor) -> None:
+        """Give each weight the nearest value; those of 0 the mask's, if there is one."""
+        self.indices.copy_(torch.from_numpy(self._assigned(weight.double().cpu().numpy())))
+
     @torch.no_grad()
     def follow(self, progress: float, weight: Tensor) -> None:
         """Where weights are tuned: let them choose the nearest centroid, and move centroids to their means.

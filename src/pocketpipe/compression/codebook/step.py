@@ -11,6 +11,7 @@ from pydantic import Field
 
 from pocketpipe.budget import Limits
 from pocketpipe.compression.batchnorm import reestimate_on
+from pocketpipe.compression.codebook.assignment import choose_by_outputs
 from pocketpipe.compression.codebook.kmeans import Initialization
 from pocketpipe.compression.codebook.parametrization import Codebook, Form, Grid, Tuned
 from pocketpipe.compression.codebook.projection import FEWEST, MOST, projected, refuse_unreachable
@@ -66,6 +67,8 @@ class CodebookStep(Step):
     """Of the initialization k-means++."""
     grid: Grid = "float"
     """Whether values are any numbers, or integers from -127 to 127 times one scale for a layer."""
+    assignment: Literal["nearest", "gptq"] = "gptq"
+    """Which value a weight gets: the nearest, or so that the layer's outputs stay near (see `compression.gptq`)."""
     tuned: Tuned = "centroids"
     """What training changes: the values; `weights`: the weights beneath, which choose their values anew until 75 % of
     the training, then the values; `none`: neither. On gradual masks `weights` unless it is set."""
@@ -165,7 +168,9 @@ class CodebookStep(Step):
         return result
 
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
-        """Re-estimate BatchNorm: what it normalizes has changed."""
+        """Choose each weight's value, if by the outputs; re-estimate BatchNorm: what it normalizes has changed."""
+        if self.assignment == "gptq":
+            choose_by_outputs(network, before, self.layers or (), task, data)
         reestimate_on(network, task, data)
 
     def _tuned_above_masks(self, network: nn.Module, layers: Iterable[str]) -> Tuned:

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
-from pocketpipe.compression.quantization.passing import AtLayer, Recorder, is_layer, pass_through
+from pocketpipe.compression.passing import (
+    AtLayer,
+    Recorder,
+    fitted_layers,
+    is_layer,
+    pass_through,
+    sampled_inputs,
+    sampled_outputs,
+)
 from pocketpipe.compression.quantization.ranges import weight_limit
-from pocketpipe.compression.sampling import channels_last, patches
-from pocketpipe.compression.weights import is_shared, laid_on, original_of, set_weight, weight_of
+from pocketpipe.compression.weights import is_made, set_where_seen, weight_of
 
 STRETCH, SHIFT = 1.2, -0.1
 """Rectified sigmoid: h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)."""
@@ -39,6 +46,11 @@ class WeightGrid:
     scales: Tensor
     """(out,), or (1,) for all channels."""
     bits: int
+
+    def nearest(self, rows: Tensor) -> Tensor:
+        """Rows (out, n) of a weight on the grid."""
+        step, limit = self.scales.to(rows)[:, None], weight_limit(self.bits)
+        return (rows / step).round().clamp(-limit, limit) * step + 0.0  # no negative zeros
 
 
 def adaround(
@@ -138,35 +150,28 @@ def round_network(
     Transposed convolutions, layers that are called more than once or share their weight, and weights that a codebook
     makes keep nearest rounding. Raises ValueError without a batch.
     """
-    layers = [
-        path
-        for path, module in reference.named_modules()
-        if path in grids and _can_be_fitted(module) and not is_shared(reference, path) and not _is_made(quantized, path)
-    ]
+    layers = [path for path in fitted_layers(reference, grids) if not is_made(quantized, path)]
     seeds = {path: seed + number for number, path in enumerate(layers)}
 
     def sampled(path: str, module: nn.Module, output: Tensor) -> Tensor:
         assert is_layer(module)
-        rows = channels_last(module, output).flatten(0, -2)
-        return rows[_sample(len(rows), positions, seeds[path]).to(rows.device)]
+        return sampled_outputs(module, output, positions, seeds[path])
 
     def fitting(path: str, target: Tensor) -> AtLayer:
         def fit(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
             assert is_layer(module)
-            each = channels_last(module, output).flatten(1, -2).shape[1]
-            chosen = _sample(len(output) * each, positions, seeds[path]).to(inputs.device)
+            weight = weight_of(reference, path).to(inputs.device)
             rounded = adaround(
-                weight_of(reference, path).to(inputs.device),
+                weight,
                 grids[path].scales.to(inputs.device),
-                patches(module, inputs, chosen // each, chosen % each),
+                sampled_inputs(module, inputs, output, positions, seeds[path]),
                 target.to(inputs.device),
                 _product(module),
                 grids[path].bits,
                 iterations=iterations,
                 seed=seeds[path],
             )
-            hidden = weight_of(reference, path).to(inputs.device) == 0  # a mask that opens in training shows them again
-            set_weight(quantized, path, torch.where(hidden, original_of(quantized, path), rounded))
+            set_where_seen(quantized, path, rounded, weight == 0)
             again: Tensor = module.forward(inputs)
             return again
 
@@ -175,20 +180,6 @@ def round_network(
     targets = Recorder(sampled)
     pass_through(reference, batches, {path: targets.at(path) for path in layers})
     pass_through(quantized, batches, {path: fitting(path, target) for path, target in targets.made.items()})
-
-
-def _is_made(network: nn.Module, layer: str) -> bool:
-    """Whether something on the weight makes it of other tensors: what is set beneath is not looked at."""
-    return any(getattr(entry, "replaces_weight", False) for entry in laid_on(network, layer))
-
-
-def _can_be_fitted(module: nn.Module) -> bool:
-    return is_layer(module) and not isinstance(module, _ConvTransposeNd)
-
-
-def _sample(total: int, positions: int, seed: int) -> Tensor:
-    """(min(total, positions),) ascending indices."""
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:positions].sort().values
 
 
 def _product(module: nn.Module) -> Forward:

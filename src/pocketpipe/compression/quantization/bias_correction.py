@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pocketpipe.compression.modules import has_torchs_forward
+from pocketpipe.compression.passing import AtLayer, Recorder, is_layer, pass_through
 from pocketpipe.compression.quantization.folding import norms_after
-from pocketpipe.compression.quantization.passing import AtLayer, Recorder, is_layer, pass_through
 
 
 def correct_bias(quantized: nn.Module, reference: nn.Module, batches: Sequence[Tensor]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from pocketpipe.budget import Limits
+from pocketpipe.compression.gptq import Rounding, round_layers
 from pocketpipe.compression.quantization.adaround import round_network
 from pocketpipe.compression.quantization.bias_correction import correct_bias
 from pocketpipe.compression.quantization.calibration import (
@@ -27,6 +28,7 @@ from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granulari
 from pocketpipe.compression.quantization.reading import LAYERS
 from pocketpipe.compression.quantization.symbolic import lost_in_training
 from pocketpipe.compression.sampling import some_of
+from pocketpipe.compression.weights import is_made
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 CHOICES = (8, 6, 4, 3, 2)
 """Bits of a weight that search tries."""
+MOST_BITS = max(CHOICES)
 MOST_CHOICES = 24
 """A network with more layers gets the same bits for several in a row: tuners lose their way in larger spaces."""
 BATCH = 64
@@ -104,8 +107,9 @@ class QuantizationStep(Step):
     """How a weight's step follows from the weight."""
     equalization: Literal["none", "cross_layer"] = "none"
     """Scale channels of neighbouring layers alike first (Nagel et al. 2019); needs `batchnorm: folded`."""
-    rounding: Literal["nearest", "adaround"] = "nearest"
-    """Of the weights: to the nearest integer, or learned (Nagel et al. 2020)."""
+    rounding: Literal["nearest", "gptq", "adaround"] = "gptq"
+    """Of weights of fewer than 8 bits: to the nearest integer, so that those rounded later make up for those rounded
+    earlier (Frantar et al. 2023), or learned (Nagel et al. 2020). Of 8 bits: learned or to the nearest."""
     bias_correction: Literal["none", "empirical"] = "none"
     """Take the mean error that rounding makes out of the biases (Nagel et al. 2019)."""
     examples: Annotated[int, Field(ge=1)] = 512
@@ -220,6 +224,8 @@ class QuantizationStep(Step):
             take_parameters(network, reference)
         set_weight_steps(network, self.weight_ranges)
         set_activation_steps(network, batches, self.ranges)
+        if self.rounding == "gptq":
+            round_layers(network, reference, batches, _coarse(network))
         if self.rounding == "adaround":
             round_network(network, reference, batches, weight_grids(network))
         if self.bias_correction == "empirical":
@@ -279,6 +285,12 @@ class QuantizationStep(Step):
         unknown = sorted(set(self.bits) - set(known))
         if unknown:
             raise Mistakes([f"quantization.bits.{name}: no such layer; layers: {', '.join(known)}" for name in unknown])
+
+
+def _coarse(network: nn.Module) -> dict[str, Rounding]:
+    """How weights of fewer than 8 bits are rounded to their grids; those that a codebook makes lie on theirs."""
+    grids = {layer: grid for layer, grid in weight_grids(network).items() if grid.bits < MOST_BITS}
+    return {layer: grid.nearest for layer, grid in grids.items() if not is_made(network, layer)}
 
 
 def _quantizable(profile: NetworkProfile) -> tuple[str, ...]:

@@ -7,14 +7,16 @@ The price is memory: what is alive in the network is alive for all examples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pocketpipe.compression.modules import device_of, evaluating, has_torchs_forward, hooked, input_of
+from pocketpipe.compression.sampling import channels_last, patches
+from pocketpipe.compression.weights import is_shared
 
 AtLayer = Callable[[nn.Module, Tensor, Tensor], Tensor | None]
 """(module, its input, its output) -> what it is to put out instead, if anything."""
@@ -24,6 +26,36 @@ Layer = _ConvNd | nn.Linear
 def is_layer(module: nn.Module | None) -> TypeGuard[Layer]:
     """Whether it is a convolution, a transposed one or a linear layer, and computes as torch's own does."""
     return isinstance(module, (_ConvNd, nn.Linear)) and has_torchs_forward(module)
+
+
+def fitted_layers(network: nn.Module, wanted: Container[str]) -> list[str]:
+    """Those of `wanted` whose outputs are products with a weight of their own, by path: no transposed convolutions."""
+    return [
+        path
+        for path, module in network.named_modules()
+        if path in wanted
+        and is_layer(module)
+        and not isinstance(module, _ConvTransposeNd)
+        and not is_shared(network, path)
+    ]
+
+
+def sample(total: int, positions: int, seed: int) -> Tensor:
+    """(min(total, positions),) ascending indices."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:positions].sort().values
+
+
+def sampled_inputs(module: Layer, inputs: Tensor, output: Tensor, positions: int, seed: int) -> Tensor:
+    """(positions, groups, inputs of a group): what the layer reads for a `sample` of all positions of its output."""
+    each = channels_last(module, output).flatten(1, -2).shape[1]
+    chosen = sample(len(output) * each, positions, seed).to(inputs.device)
+    return patches(module, inputs, chosen // each, chosen % each)
+
+
+def sampled_outputs(module: Layer, output: Tensor, positions: int, seed: int) -> Tensor:
+    """(positions, channels) of the output, at the positions of `sampled_inputs`."""
+    rows = channels_last(module, output).flatten(0, -2)
+    return rows[sample(len(rows), positions, seed).to(rows.device)]
 
 
 @torch.no_grad()
