@@ -16,7 +16,7 @@ from kedro.io import DataCatalog
 from pocketpipe import settings
 from pocketpipe.config import Config, read_config
 from pocketpipe.datasets.sources import DataRoot
-from pocketpipe.delivery.loader import cpu_flags
+from pocketpipe.delivery.model import cpu_flags
 from pocketpipe.freshness import hand_over, ingredients, request_fingerprint
 from pocketpipe.pipeline_registry import register_pipelines
 from pocketpipe.targets.base import TARGETS

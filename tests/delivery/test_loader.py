@@ -12,6 +12,7 @@ from torch import nn
 
 import pocketpipe
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import Model
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.targets.base import TARGETS
@@ -74,6 +75,33 @@ def test_recompiled_folder_is_what_runs(tmp_path: Path) -> None:
         onnx = tiny(channels)
         TARGETS.resolve("x86_64").compile(onnx, metadata(SHAPE, "x86_64"), tmp_path / "out")
         np.testing.assert_allclose(pocketpipe.load(tmp_path / "out")(inputs), reference(onnx, inputs), atol=1e-5)
+
+
+def test_a_delivery_runs_where_pocketpipe_is_not_there(tmp_path: Path) -> None:
+    """`python -I` in an empty folder: the delivered file, the standard library and NumPy."""
+    for stored_as, preprocessing in (("uint8", RGB), ("float32", RGB)):
+        folder = tmp_path / stored_as
+        TARGETS.resolve("x86_64").compile(
+            ONNX, metadata(SHAPE, "x86_64", preprocessing).model_copy(update={"input_dtype": stored_as}), folder
+        )
+        stored = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8).astype(stored_as)
+        np.save(tmp_path / "in.npy", stored)
+        forbidding = (
+            "import sys, runpy; sys.modules['pocketpipe'] = sys.modules['pydantic'] = None; "
+            "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        command = [sys.executable, "-I", "-c", forbidding, str(folder / "model.py"), "in.npy", "out.npy"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), pocketpipe.load(folder)(stored))
+
+
+def test_the_delivered_file_refuses_what_it_cannot_run(folder: Path, tmp_path: Path) -> None:
+    model = Model(folder)
+    with pytest.raises(ValueError, match=r"examples have shape \(3, 8, 8\), expected \(N, 3, 8, 8\)"):
+        model(np.zeros(SHAPE, np.uint8))
+    DeliveryMetadata.read(folder).model_copy(update={"cpu_flags": ("avx2048",)}).write(tmp_path)
+    with pytest.raises(RuntimeError, match="a CPU with avx2048"):
+        Model(tmp_path)
 
 
 def test_wrong_shape_is_refused(folder: Path) -> None:

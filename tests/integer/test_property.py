@@ -12,7 +12,7 @@ import pytest
 
 from integer.natively import natively
 from integer.networks import some_inputs, some_networks
-from pocketpipe.delivery.loader import cpu_flags
+from pocketpipe.delivery.model import cpu_flags
 from pocketpipe.integer import reference
 from pocketpipe.integer.comparing import first_difference
 from pocketpipe.integer.graph import IntegerGraph

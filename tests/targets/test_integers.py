@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from integer.qdq import File
-from pocketpipe.delivery.loader import cpu_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import cpu_flags
 from pocketpipe.errors import UserError
 from pocketpipe.integer import lowering, reference
 from pocketpipe.integer.fixed_point import Requantization

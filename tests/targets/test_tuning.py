@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketpipe.delivery.loader import cpu_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import cpu_flags
 from pocketpipe.pipelines.compile.nodes import untuned
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.lowering.integers.geometry import SumOfProducts

@@ -8,6 +8,7 @@ from pocketpipe.delivery.readme import library_page
 from pocketpipe.hashing import file_digest
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
+LOADER = "model.py"
 CMAKE = "CMakeLists.txt"
 GOLDEN, INPUTS, OUTPUTS = "golden", "inputs.bin", "outputs.bin"
 """A folder: `inputs.bin` as the runner takes them, and the `outputs.bin` that it must give."""
@@ -48,7 +49,8 @@ target_link_libraries(${POCKETPIPE_TARGET} INTERFACE Threads::Threads)
 def write_sources(
     folder: Path, *, inputs: int, outputs: int, arena: int, takes_bytes: bool, threads: int, exact: bool
 ) -> None:
-    """The header with the model's sizes (float32 numbers, float32 numbers, bytes), the runner, and CMake's file for it.
+    """The header with the model's sizes (float32 numbers, float32 numbers, bytes), the runner, CMake's file for it, and
+    the loader for Python.
 
     `takes_bytes`: whether the model has a way in for stored bytes; the runner takes it then. `threads`: that share a
     call. `exact`: whether golden outputs hold to the bit.
@@ -61,6 +63,7 @@ def write_sources(
     (folder / HEADER).write_text(header)
     cmake = (files("pocketpipe.delivery") / CMAKE).read_text()
     (folder / CMAKE).write_text(cmake.replace("@THREADS@", _CMAKE_THREADS if threads > 1 else ""))
+    (folder / LOADER).write_text((files("pocketpipe.delivery") / LOADER).read_text())
     entry, run = ("unsigned char", RUN_BYTES) if takes_bytes else ("float", RUN)
     tolerance = "0" if exact else f"{TOLERANCE:g}f"
     write_runner(

@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from pocketpipe.delivery import model
 from pocketpipe.doors import Value
 from pocketpipe.errors import UserError
 from pocketpipe.integer.graph import IntegerTensor
 from pocketpipe.task import Preprocessing
 
-BYTES, BYTE_MAX = "uint8", 255
+BYTES = "uint8"
 """NumPy name of the stored type that such a delivery takes as it is."""
 
 
@@ -46,6 +47,7 @@ class Integers(Value):
 
 def as_bytes(stored: np.ndarray) -> np.ndarray:
     """The same numbers as uint8. Raises UserError for what is no byte."""
-    if stored.size and not 0 <= stored.min() <= stored.max() <= BYTE_MAX:
-        raise UserError(f"examples hold {stored.min()}..{stored.max()}; {BYTES} is stored: 0..{BYTE_MAX}")
-    return stored.astype(np.uint8, copy=False)
+    try:
+        return model.as_bytes(stored)
+    except ValueError as error:
+        raise UserError(str(error)) from error

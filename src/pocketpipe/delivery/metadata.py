@@ -6,12 +6,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from pocketpipe.delivery.integers import Integers
+from pocketpipe.delivery.model import METADATA_FILE
 from pocketpipe.delivery.resources import Resources
 from pocketpipe.doors import Value, describe_validation
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.task import Preprocessing
-
-METADATA_FILE = "metadata.json"
 
 
 class Footprint(Value):

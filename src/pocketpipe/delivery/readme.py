@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from pocketpipe.delivery.integers import BYTES
-from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import METADATA_FILE
 
 MEASURED_HEADING = "\n## Measured\n"
 FIGURES = {
@@ -73,10 +74,12 @@ def library_page(metadata: DeliveryMetadata, *, header: str, runner: str, build:
         usage=f"""## From Python
 
 ```python
-import pocketpipe
+from model import Model  # `model.py` beside this file; needs NumPy
 
-outputs = pocketpipe.load("this folder")(examples)  # as stored; preprocessing included; needs NumPy, pydantic
+outputs = Model()(examples)  # as stored; preprocessing included
 ```
+
+Where pocketpipe is installed, `pocketpipe.load("this folder")` does the same.
 
 ## From C
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketpipe.delivery.loader import cpu_flags
+from pocketpipe.delivery.model import cpu_flags
 
 DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni"})
 """What /proc/cpuinfo shows of an x86 CPU that adds products of bytes in 32 bits."""

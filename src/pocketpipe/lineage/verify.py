@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from pocketpipe.delivery.folder import WITH_TIMES
-from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import METADATA_FILE
 from pocketpipe.hashing import file_digest
 from pocketpipe.lineage.ancestry import Made, ancestry, made_around
 from pocketpipe.lineage.provenance import Provenance

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pocketpipe.delivery.integers import BYTES, as_bytes
-from pocketpipe.delivery.loader import missing_flags
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import missing_flags
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS

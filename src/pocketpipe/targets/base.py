@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import LIBRARY_FILE
 from pocketpipe.doors import Door
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph

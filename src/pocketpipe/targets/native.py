@@ -15,8 +15,9 @@ import numpy as np
 
 from pocketpipe.delivery.folder import RUNNER_SOURCE, digests, write_golden, write_readme, write_sources
 from pocketpipe.delivery.integers import BYTES
-from pocketpipe.delivery.loader import LIBRARY_FILE, load_library
+from pocketpipe.delivery.loader import load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata, Footprint
+from pocketpipe.delivery.model import LIBRARY_FILE
 from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.integer import reference
 from pocketpipe.integer.graph import IntegerGraph

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketpipe.delivery.loader import cpu_flags, load, missing_flags
+from pocketpipe.delivery.loader import load
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import cpu_flags, missing_flags
 from pocketpipe.errors import NotMeasured
 from pocketpipe.integer.graph import IntegerGraph
 from pocketpipe.targets.base import TARGETS

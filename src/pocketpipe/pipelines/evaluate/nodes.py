@@ -11,8 +11,8 @@ import numpy as np
 from pocketpipe.budget import Budget
 from pocketpipe.champion import Yardstick
 from pocketpipe.delivery.folder import folder_name
-from pocketpipe.delivery.loader import LIBRARY_FILE
 from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import LIBRARY_FILE
 from pocketpipe.errors import NotMeasured, UserError
 from pocketpipe.evaluation import EvaluateSettings, Evaluation, Subject
 from pocketpipe.exporting.executing import run_onnx

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pocketpipe.delivery.metadata import METADATA_FILE, DeliveryMetadata
+from pocketpipe.delivery.metadata import DeliveryMetadata
+from pocketpipe.delivery.model import METADATA_FILE
 
 # Not `runner`: some targets deliver a program of that name.
 CC_LINE = "cc -O2 -std=c99 runner.c model.c -o run_here"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketpipe.delivery.loader import cpu_flags
+from pocketpipe.delivery.model import cpu_flags
 from pocketpipe.integer import reference
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import Add, Convolution, IntegerTensor

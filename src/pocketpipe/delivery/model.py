@@ -1,0 +1,165 @@
+"""The model in this folder, from Python: NumPy and the standard library, nothing else.
+
+    from model import Model
+
+    outputs = Model()(examples)  # (N, ...) as stored: preprocessing is included
+
+`python model.py EXAMPLES.npy OUTPUTS.npy` does the same with files.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LIBRARY_FILE, METADATA_FILE = "model.so", "metadata.json"
+RUN, RUN_BYTES = "pocketpipe_run_in", "pocketpipe_run_bytes_in"
+
+
+class Model:
+    """A delivered library, ready to be called. May be called from several threads at once."""
+
+    def __init__(self, folder: str | Path = Path(__file__).parent) -> None:
+        """Raises RuntimeError if the library is for another machine."""
+        facts: dict[str, Any] = json.loads((Path(folder) / METADATA_FILE).read_text())
+        if reason := unfit(facts["cpu"], facts["cpu_flags"]):
+            raise RuntimeError(f"{folder} {reason}")
+        self.labels: list[str] = facts["labels"]
+        self.input_shape, self.output_shape = tuple(facts["input_shape"]), tuple(facts["output_shape"])
+        self._preprocessing = facts["preprocessing"]
+        library = _open_library(Path(folder) / LIBRARY_FILE)
+        self._input_count, self._output_count, self._arena_bytes = (
+            _size(library, f"pocketpipe_{what}") for what in ("input_count", "output_count", "arena_bytes")
+        )
+        self._run = _function(library, RUN)
+        self._run_stored = _function(library, RUN_BYTES) if facts["input_dtype"] == "uint8" else None
+        self._threads = threading.local()
+
+    def __call__(self, examples: np.ndarray) -> np.ndarray:
+        """Batch of stored examples (N, *input_shape) -> float32 outputs (N, *output_shape).
+
+        Raises ValueError for examples of another shape, or that are no bytes where bytes are stored.
+        """
+        if examples.shape[1:] != self.input_shape:
+            raise ValueError(f"examples have shape {examples.shape}, expected (N, {str(self.input_shape)[1:]}")
+        outputs = np.empty((len(examples), self._output_count), np.float32)
+        if self._run_stored is None:
+            run, entering = self._run, self._prepared(examples)
+        else:
+            run, entering = self._run_stored, as_bytes(examples)
+        for example, output in zip(np.ascontiguousarray(entering), outputs, strict=True):
+            run(self._arena(), _address(example), _address(output))
+        return outputs.reshape(len(examples), *self.output_shape)
+
+    def run_prepared(self, example: np.ndarray) -> np.ndarray:
+        """One example that is preprocessed already, float32 (1, *input_shape) -> (1, *output_shape).
+
+        The shortest way in: what latency is measured on. Raises ValueError for another size.
+        """
+        if example.size != self._input_count:
+            raise ValueError(f"example has {example.size} values, the model takes {self._input_count}")
+        example = np.ascontiguousarray(example, np.float32)
+        output = np.empty((1, *self.output_shape), np.float32)
+        self._run(self._arena(), _address(example), _address(output))
+        return output
+
+    def _prepared(self, stored: np.ndarray) -> np.ndarray:
+        """`(x * scale - mean) / std` in float32; mean and std are one for all, or one for each index of axis 0."""
+        shape = (-1,) + (1,) * (stored.ndim - 2)
+        mean, std = (np.asarray(self._preprocessing[name], np.float32).reshape(shape) for name in ("mean", "std"))
+        prepared: np.ndarray = (stored.astype(np.float32) * np.float32(self._preprocessing["scale"]) - mean) / std
+        return prepared
+
+    def _arena(self) -> int:
+        """Address of this thread's working memory, aligned to 64 bytes."""
+        try:
+            return self._threads.address  # type: ignore[no-any-return]
+        except AttributeError:
+            self._threads.memory = np.zeros(self._arena_bytes + 64, np.uint8)  # kept alive as long as the thread
+            self._threads.address = -(-_address(self._threads.memory) // 64) * 64
+            return self._threads.address  # type: ignore[no-any-return]
+
+
+def unfit(cpu: str, flags: Iterable[str]) -> str | None:
+    """Why code for `cpu`, which needs these features, cannot run here; None if it can."""
+    machine = cpu.partition(" ")[0]
+    if machine != platform.machine():
+        return f"holds code for {machine}, this machine is {platform.machine()}"
+    if missing := missing_flags(flags):
+        return f"was compiled for a CPU with {', '.join(missing)}, which this one lacks; compile it here again"
+    return None
+
+
+def cpu_flags() -> frozenset[str]:
+    """Features of this machine's CPU as /proc/cpuinfo names them; empty where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    named = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(named, "").split())
+
+
+def missing_flags(needed: Iterable[str]) -> list[str]:
+    """Those of the features that this machine's CPU lacks."""
+    return sorted(set(needed) - cpu_flags())
+
+
+_OPEN: dict[tuple[int, int], ctypes.CDLL] = {}
+
+
+def _open_library(file: Path) -> ctypes.CDLL:
+    """The library in `file` as it is now.
+
+    The system's loader goes by name: of a file that was replaced it would give back the old one, still in memory.
+    Under the name of an open descriptor, which is never closed, it cannot.
+    """
+    descriptor = os.open(file, os.O_RDONLY)
+    status = os.fstat(descriptor)
+    key = (status.st_dev, status.st_ino)  # not used again for another file as long as this one is mapped
+    if key in _OPEN:
+        os.close(descriptor)
+    else:
+        _OPEN[key] = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    return _OPEN[key]
+
+
+def _size(library: ctypes.CDLL, name: str) -> int:
+    getter = getattr(library, name)
+    getter.restype = ctypes.c_size_t
+    size: int = getter()
+    return size
+
+
+def _function(library: ctypes.CDLL, name: str) -> Callable[[int, int, int], None]:
+    """Of memory, input, output."""
+    function = getattr(library, name)
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    function.restype = None
+    return function  # type: ignore[no-any-return]
+
+
+def as_bytes(stored: np.ndarray) -> np.ndarray:
+    """The same numbers as uint8. Raises ValueError for what is no byte."""
+    if not np.issubdtype(stored.dtype, np.integer):
+        raise ValueError(f"examples are {stored.dtype}, expected uint8 as stored: the model scales them itself")
+    if stored.size and not 0 <= stored.min() <= stored.max() <= 255:
+        raise ValueError(f"examples hold {stored.min()}..{stored.max()}; uint8 is stored: 0..255")
+    return stored.astype(np.uint8, copy=False)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: python {sys.argv[0]} EXAMPLES.npy OUTPUTS.npy")
+    np.save(sys.argv[2], Model()(np.load(sys.argv[1])))
