@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-RECIPES := base blocks sparsity codebook quantization everything distillation staged grouped gru
+RECIPES := base blocks sparsity codebook quantization everything distillation staged grouped gru vit
 
 .PHONY: compress test test-slow recipes $(RECIPES:%=recipe-%) lint ui install lock clean
 

@@ -18,7 +18,7 @@ from pocketpipe.networks.weights import read_weights
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 CIFAR_RESNETS = ("resnet8", "resnet20", "resnet32", "resnet44", "resnet56")
-OTHERS = ("resnet8_mlperf_tiny", "airbench", "lenet", "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet50")
+OTHERS = ("resnet8_mlperf_tiny", "airbench", "lenet", "mobilenet_v1", "mobilenet_v2", "resnet18", "resnet50", "vit")
 FOR_IMAGES = (*CIFAR_RESNETS, *OTHERS)
 
 PUBLISHED = [
@@ -98,6 +98,33 @@ def test_an_image_is_refused_by_the_recurrent_network() -> None:
 def test_width_scales_mobilenets() -> None:
     narrow = NETWORKS.resolve("mobilenet_v2")(LARGE, 1000, width=0.5)
     assert sum(parameter.numel() for parameter in narrow.parameters()) == 1_968_680  # published for 0.5
+
+
+def test_attention_is_torchs_own() -> None:
+    own = NETWORKS.resolve("vit")(SMALL, 10, width=12, heads=3).blocks[0].attention
+    theirs = torch.nn.MultiheadAttention(12, 3, batch_first=True)
+    projections = [own.query, own.key, own.value]
+    state = {
+        "in_proj_weight": torch.cat([each.weight for each in projections]),
+        "in_proj_bias": torch.cat([each.bias for each in projections]),
+        "out_proj.weight": own.out.weight,
+        "out_proj.bias": own.out.bias,
+    }
+    theirs.load_state_dict(state)
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(own(x), theirs(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "line"),
+    [
+        (SMALL, {"width": 10, "heads": 4}, "4 heads do not divide its width of 10"),
+        ((1, 9, 8), {}, "patches of 2 pixels do not divide images of 9 x 8"),
+    ],
+)
+def test_a_vit_that_does_not_fit_is_refused(shape: tuple[int, ...], options: dict[str, int], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        NETWORKS.resolve("vit")(shape, 10, **options)
 
 
 def test_gru_computes_what_onnx_defines() -> None:

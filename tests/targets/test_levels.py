@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketpipe.delivery.loader import cpu_flags, load
+from pocketpipe.delivery.loader import load
+from pocketpipe.delivery.model import cpu_flags
 from pocketpipe.targets.native import compile_native
 from pocketpipe.targets.toolchain import find_toolchain
 from pocketpipe.targets.x86_64 import LEVELS, Level, host_level

@@ -393,8 +393,7 @@ def test_quantization_takes_the_integers_of_the_grid() -> None:
 def test_every_network_of_the_zoo(name: str, shape: tuple[int, ...]) -> None:
     network = zoo(name, shape)
     made = CodebookStep(bits=4).pin(network, _task(shape), NO_DATA).apply(network, _task(shape))
-    layers = profile_of(network, shape).layers
-    for name in (layer.name for layer in layers if len(layer.weight) > 1):
+    for name in profile_of(network, shape).products():
         _shares_values(weight_of(network, name).detach(), weight_of(made, name).detach(), bits=4)
     assert torch.equal(bare(made)(torch.ones(1, *shape)), made(torch.ones(1, *shape)))
 
