@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,26 @@ def test_kernels_are_made_of_the_processors_own_dot_products_and_of_no_floats(
     assert f"\t{instruction}\t" in text
     machine = cpu.triple.partition("-")[0]
     assert not FLOAT_ARITHMETIC[machine].search(text)
+
+
+OBJDUMP = {"x86_64": "objdump", "aarch64": "aarch64-linux-gnu-objdump"}
+TO_REAL = 3
+"""Instructions that make a real number of an integer: to double, times the scale, to float."""
+
+
+@pytest.mark.parametrize("name", ["x86_64", "aarch64"])
+def test_a_delivered_library_has_floats_at_its_two_ends_alone(name: str, delivered: Delivered) -> None:
+    if shutil.which(OBJDUMP[name]) is None:
+        pytest.skip(f"needs {OBJDUMP[name]}")
+    archive = delivered(name, digits.quantized_file()) / "libmodel.a"
+    command = [OBJDUMP[name], "-d", "--no-show-raw-insn", str(archive)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    floats = Counter[str]()
+    for function, body in re.findall(r"^[0-9a-f]+ <(.+)>:\n((?:.+\n)*)", listing, re.MULTILINE):
+        floats[function] += len(FLOAT_ARITHMETIC[name].findall(re.sub(r"(?m)^[^\t]*", "", body)))
+    ends = {"pocketpipe_run", "pocketpipe_run_in", "run_integers"}
+    assert {function for function, count in floats.items() if count} <= ends
+    assert 0 < floats["run_integers"] <= TO_REAL * len(digits.metadata(name).labels)
 
 
 def test_an_archive_is_listed_among_what_was_delivered(delivered: Delivered) -> None:
