@@ -56,6 +56,13 @@ def test_the_sign_test_equals_scipy():
         assert p == pytest.approx(binomtest(won, size).pvalue, rel=1e-9)
 
 
+def test_the_sign_test_of_a_large_test_split_equals_scipy():
+    """By the definition, a binomial coefficient for each term, it took minutes."""
+    for won, lost in ((30_000, 30_400), (50, 59_950), (20_000, 20_000)):
+        differences = [1.0] * won + [-1.0] * lost
+        assert sign_test(differences)[2] == pytest.approx(binomtest(won, won + lost).pvalue, rel=1e-9, abs=0)
+
+
 def test_equal_scores_give_no_evidence_at_all():
     assert sign_test([0.0] * 10) == (0, 0, 1.0)
 

@@ -1,6 +1,10 @@
 """Versions, champion and rollback in a real registry."""
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -153,6 +157,126 @@ def test_what_was_rolled_back_is_not_promoted_again_by_itself(registry: Registry
     assert not registry.settle(NAME, "2", YES, against="1").promoted, "however often it is decided"
     registry.store.client.set_registered_model_alias(NAME, "champion", "2")  # a person may
     assert registry.champion_version(NAME) == "2"
+
+
+def test_files_that_were_rolled_back_are_not_promoted_under_another_verdict(registry: Registry, add, verdict):
+    """Another `accuracy_drop` makes another verdict and so another version, of the very files that a person left."""
+    crown(registry, add("one"))
+    crown(registry, add("two"))
+    registry.rollback(NAME)
+    assert add("two", verdicts=(verdict("accuracy_drop", "passed"),)) == "3"
+    again = registry.settle(NAME, "3", YES, against="1")
+    assert not again.promoted
+    assert "rolled back" in again.reasons[0]
+    assert registry.settle(NAME, add("three"), YES, against="1").promoted, "other files are"
+
+
+def test_files_that_a_person_brought_back_are_not_barred(registry: Registry, add):
+    crown(registry, add("one"))
+    crown(registry, add("two"))
+    registry.rollback(NAME)
+    registry.store.client.set_registered_model_alias(NAME, "champion", "2")
+    assert registry.settle(NAME, add("two", data="other test data"), YES, against="2").promoted
+
+
+def test_a_champion_made_by_hand_is_called_one_once_it_is_decided_about(registry: Registry, add):
+    crown(registry, add("one"))
+    registry.settle(NAME, add("two"), NO, against="1")
+    registry.store.client.set_registered_model_alias(NAME, "champion", "2")
+    assert registry.settle(NAME, "2", YES, against="2").promoted
+    version = registry.store.client.get_model_version(NAME, "2")
+    assert version.tags["outcome"] == "champion"
+    assert version.description.startswith("champion (before: challenger: worse than the champion)")
+
+
+class Dropping:
+    """A client whose server is gone at the write with number `last`."""
+
+    def __init__(self, client: Any, last: int) -> None:
+        self.client, self.left = client, last
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith(("set_", "update_", "delete_")):
+            if self.left == 0:
+                raise ConnectionError(name)
+            self.left -= 1
+        return getattr(self.client, name)
+
+
+@pytest.fixture
+def dropping(registry: Registry) -> Callable[[int], Registry]:
+    return lambda last: Registry(
+        replace(registry.store, client=Dropping(registry.store.client, last)), registry.downloads
+    )
+
+
+def state(registry: Registry) -> tuple[dict[str, str], list[str], list[str], list[str]]:
+    """(aliases, champions, outcomes, first lines of the descriptions)."""
+    client = registry.store.client
+    aliases = {alias: str(v) for alias, v in client.get_registered_model(NAME).aliases.items()}
+    versions = sorted(client.search_model_versions(f"name = '{NAME}'"), key=lambda v: int(v.version))
+    outcomes = [version.tags.get("outcome", "") for version in versions]
+    return aliases, registry.history(NAME), outcomes, [version.description.splitlines()[0] for version in versions]
+
+
+@pytest.mark.parametrize("last", range(8))
+def test_a_promotion_that_broke_off_is_repeated_to_the_same_end(registry: Registry, add, dropping, last: int):
+    crown(registry, add("one"))
+    registry.settle(NAME, add("two"), NO, against="1")
+    with pytest.raises(ConnectionError):
+        dropping(last).settle(NAME, "2", YES, against="1")
+    assert registry.champion_version(NAME) == "1"
+    assert registry.settle(NAME, "2", YES, against="1").promoted
+    assert state(registry) == (
+        {"champion": "2"},
+        ["1", "2"],
+        ["champion until version 2", "champion"],
+        ["champion until version 2 (before: champion: not worse)", "champion: not worse"],
+    )
+
+
+@pytest.mark.parametrize("last", range(6))
+def test_a_rollback_that_broke_off_is_repeated_to_the_same_end(registry: Registry, add, dropping, last: int):
+    for content in ("one", "two", "three"):
+        crown(registry, add(content))
+    with pytest.raises(ConnectionError):
+        dropping(last).rollback(NAME)
+    assert registry.rollback(NAME) == "2"
+    assert state(registry) == (
+        {"champion": "2"},
+        ["1", "2"],
+        ["champion until version 2", "champion", "rolled back to version 2"],
+        [
+            "champion until version 2 (before: champion: not worse)",
+            "champion (before: champion until version 3)",
+            "rolled back to version 2 (before: champion: not worse)",
+        ],
+    )
+
+
+def test_descriptions_and_histories_fit_a_databases_columns(registry: Registry, add, verdict):
+    """PostgreSQL and MySQL have 5,000 characters for either; SQLite takes any."""
+    client = registry.store.client
+    add("one")
+    client.set_registered_model_tag(NAME, "champion_history", json.dumps([str(n) for n in range(1000, 2000)]))
+    wordy = tuple(verdict(f"requirement {n}", "not measured", "no emulator " * 10) for n in range(60))
+    crown(registry, add("two", verdicts=wordy))
+    crown(registry, add("three"))
+    for version in "23":
+        assert len(client.get_model_version(NAME, version).description) <= 5000
+    assert len(client.get_registered_model(NAME).tags["champion_history"]) <= 5000
+    assert registry.history(NAME)[-3:] == ["1999", "2", "3"]
+
+
+def test_an_evaluation_of_a_newer_pocketpipe_is_one_line_that_names_the_version(registry: Registry, add):
+    crown(registry, add("one"))
+    champion = registry.champion(NAME)
+    assert champion is not None
+    file = champion.folder / "evaluation.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "colour": 1}))
+    with pytest.raises(UserError, match=rf"{NAME}' version 1: .*evaluation.json \(colour: .*newer") as caught:
+        registry.champion(NAME)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_same_files_are_the_same_version(registry: Registry, add):

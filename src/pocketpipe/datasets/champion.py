@@ -14,6 +14,8 @@ from pocketpipe.datasets.sources import SourceDataset
 from pocketpipe.delivery.metadata import read_by
 from pocketpipe.errors import first_line
 from pocketpipe.task import Task
+from pocketpipe.tracking.entries import text
+from pocketpipe.tracking.gates import LONGEST_LIST
 from pocketpipe.tracking.registry import CONTENT, Registered, Registry
 from pocketpipe.tracking.store import EXPERIMENT, open_store
 
@@ -104,7 +106,8 @@ def no_start(registered: Registered, config: Config) -> str | None:
     """Why a champion cannot be gone on from: its outputs mean something else, or it is another network."""
     task = config.task.build(machine.data_root())
     if not registered.evaluation.answers_as(task.labels):
-        return f"answers with {', '.join(registered.evaluation.classes)}, the data has {', '.join(task.labels)}"
+        known, asked = (text(", ".join(each), LONGEST_LIST) for each in (registered.evaluation.classes, task.labels))
+        return f"answers with {known}, the data has {asked}"
     try:
         teacher = Champion.load(registered.folder).teacher
     except Exception as error:  # a step of its plan is the user's, and no longer what it was

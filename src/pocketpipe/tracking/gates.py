@@ -1,14 +1,17 @@
 """Gates: whether a new student may take the champion's place. Pure decisions, paired on the same examples."""
 
 from collections.abc import Sequence
-from math import comb, fsum, isfinite
+from math import fsum, isfinite
 
 from pydantic import Field
 
 from pocketpipe.doors import Value
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.reporting.wording import difference_text, metric_text
+from pocketpipe.tracking.entries import text
 
+LONGEST_LIST = 200
+"""Characters of a list of classes, of which there may be thousands."""
 ROUNDING = 1e-12
 """A difference that equals the margin in decimal must not fail by a float's last bit."""
 
@@ -70,7 +73,7 @@ def decide(
     if champion is None:
         notes.append("it is the first champion")
     elif not champion.answers_as(new.classes):
-        others = ", ".join(champion.classes)
+        others = text(", ".join(champion.classes), LONGEST_LIST)
         notes.append(f"the champion before answers with other classes ({others}) and serves the task no more")
     else:
         same_metric = _measured_by(new) == _measured_by(champion)
@@ -96,7 +99,10 @@ def sign_test(differences: Sequence[float]) -> tuple[int, int, float]:
     won = sum(difference > 0 for difference in differences)
     lost = sum(difference < 0 for difference in differences)
     decided = won + lost
-    tail = sum(comb(decided, k) for k in range(min(won, lost) + 1))
+    tail = ways = 1  # to lose (or win) so many of those decided
+    for k in range(min(won, lost)):
+        ways = ways * (decided - k) // (k + 1)
+        tail += ways
     return won, lost, min(1.0, 2 * tail / 2**decided)
 
 

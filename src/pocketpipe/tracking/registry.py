@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
+
+from pydantic import ValidationError
 
 from pocketpipe.champion import EVALUATION, REPORT
 from pocketpipe.delivery.folder import WITH_TIMES
@@ -29,7 +32,14 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 PACKAGE = "package"
 """Folder of a version's files among the artefacts of the run that made it."""
 HISTORY = "champion_history"
+LONGEST_HISTORY = 100
+"""Versions; a database has 5,000 characters for them."""
 CONTENT = "content_sha256"
+"""Of the files and what was measured of them: what makes a version."""
+FILES = "files_sha256"
+"""Of the files alone."""
+LONGEST_DESCRIPTION = 5_000
+"""Characters that a description has room for where MLflow keeps it in PostgreSQL or MySQL."""
 OUTCOME, REASONS = "outcome", "reasons"
 ROLLED_BACK = "rolled back"
 TIMED = ("latency_ms",)
@@ -71,14 +81,14 @@ class Registry:
         register twice.
         """
         client = self.store.client
-        content = _content_digest(folder, evaluation)
+        content, files = _content_digest(folder, evaluation), _digest(folder)
         own = {key(tag): text(value) for tag, value in tags.items()}
         with self.store.lock():
             self._ensure(name)
             known = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(CONTENT) == content]
             measured = evaluation.model_dump_json(indent=2) + "\n"
             if known:
-                for tag, value in {**own, **_summary_tags(evaluation)}.items():
+                for tag, value in {**own, **_summary_tags(evaluation), FILES: files}.items():
                     client.set_model_version_tag(name, str(known[0].version), tag, value)
                 client.log_text(
                     known[0].run_id or run_id, measured, f"{PACKAGE}/{EVALUATION}"
@@ -91,7 +101,7 @@ class Registry:
                 name,
                 source=f"{client.get_run(run_id).info.artifact_uri}/{PACKAGE}",
                 run_id=run_id,
-                tags={**own, **_summary_tags(evaluation), CONTENT: content},
+                tags={**own, **_summary_tags(evaluation), CONTENT: content, FILES: files},
                 description=_description(evaluation, "registered, not decided yet", ()),
                 await_creation_for=0,
             )
@@ -123,12 +133,12 @@ class Registry:
         return promotion.model_copy(update={"promoted": False, "reasons": ("it was the champion, and is none now",)})
 
     def version(self, name: str, version: str) -> Registered:
-        """One version. Raises UserError if it is unknown or its files are gone."""
+        """One version. Raises UserError if it is unknown, its files are gone or of another form."""
         found = self._get(name, version)
         if CONTENT not in found.tags:  # on a server that others use, too
             raise UserError(f"{name!r} version {version} was not registered by pocketpipe")
         folder = self._folder(found)
-        evaluation = Evaluation.model_validate_json((folder / EVALUATION).read_text())
+        evaluation = _read_evaluation((folder / EVALUATION).read_text(), found)
         return Registered(name, version, folder, evaluation, found.run_id or "", dict(found.tags))
 
     def settle(self, name: str, version: str, decision: Decision, *, against: str | None) -> Promotion:
@@ -136,15 +146,19 @@ class Registry:
 
         `against` is the champion's version that the decision was made against. If another run has promoted in the
         meantime, the version becomes challenger: it was not compared with what is champion now. So does a version
-        that a person has rolled back: only a person brings it back.
+        with the files of one that a person has rolled back: only a person brings it back. Repeated after a failure half
+        way, the outcome is the same: the alias, which alone counts, is written last.
         """
         with self.store.lock():
             current = self.champion_version(name)
-            content = self._get(name, version).tags.get(CONTENT, "")
+            found = self._get(name, version)
+            content = found.tags.get(CONTENT, "")
             if current == version:
+                if found.tags.get(OUTCOME) != CHAMPION:  # a person has made it champion on MLflow's page
+                    self._retitle(name, version, CHAMPION)
                 reasons = ("it is the champion already",)
                 return Promotion(name=name, version=version, promoted=True, reasons=reasons, content=content)
-            objection = self._objection(name, version, current, against) if decision.promote else None
+            objection = self._objection(found, current, against) if decision.promote else None
             if objection is not None:
                 decision = Decision(promote=False, reasons=(objection, *decision.reasons))
             if decision.promote:
@@ -207,54 +221,60 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _objection(self, name: str, version: str, current: str | None, against: str | None) -> str | None:
+    def _objection(self, version: ModelVersion, current: str | None, against: str | None) -> str | None:
         if current != against:
             return f"{OVERTAKEN} version {current} while this was decided; run again"
-        if self._get(name, version).tags.get(OUTCOME, "").startswith(ROLLED_BACK):
+        known = self.store.client.search_model_versions(f"name = '{version.name}'")
+        same = [each for each in known if each.version == version.version or _same_files(each, version)]
+        left = [each for each in same if each.tags.get(OUTCOME, "").startswith(ROLLED_BACK)]
+        if any(str(each.version) != current for each in left):
             return "the same files were champion and were rolled back; they are not promoted again by themselves"
         return None
 
     def _crown(self, name: str, version: str, reasons: Sequence[str]) -> None:
-        client = self.store.client
-        self._get(name, version)
-        before = self.champion_version(name)
+        client, aliases = self.store.client, self._aliases(name)
         history = [known for known in self.history(name) if known != version] + [version]
-        client.set_registered_model_tag(name, HISTORY, json.dumps(history))
-        client.set_registered_model_alias(name, CHAMPION, version)
         self._explain(name, version, CHAMPION, reasons)
-        if self._aliases(name).get(CHALLENGER) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
-        if before not in (None, version):
+        before = aliases.get(CHAMPION)
+        if before is not None:
             self._retitle(name, before, f"{CHAMPION} until version {version}")
+        if aliases.get(CHALLENGER) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+        self._point(name, history)
 
     def _challenge(self, name: str, version: str, reasons: Sequence[str]) -> None:
-        self._get(name, version)
-        self.store.client.set_registered_model_alias(name, CHALLENGER, version)
         before = self._get(name, version).tags.get(OUTCOME, "")
         self._explain(name, version, before if before.startswith(ROLLED_BACK) else CHALLENGER, reasons)
+        self.store.client.set_registered_model_alias(name, CHALLENGER, version)
 
     def _move_back(self, name: str, left: str | None, history: list[str]) -> None:
-        client = self.store.client
-        client.set_registered_model_alias(name, CHAMPION, history[-1])
-        client.set_registered_model_tag(name, HISTORY, json.dumps(history))
-        self._retitle(name, history[-1], CHAMPION)
         if left is not None:
             self._retitle(name, left, f"{ROLLED_BACK} to version {history[-1]}")
+        self._retitle(name, history[-1], CHAMPION)
+        self._point(name, history)
+
+    def _point(self, name: str, history: list[str]) -> None:
+        """Make the last of `history` the champion."""
+        client = self.store.client
+        client.set_registered_model_tag(name, HISTORY, json.dumps(history[-LONGEST_HISTORY:]))
+        client.set_registered_model_alias(name, CHAMPION, history[-1])
 
     def _retitle(self, name: str, version: str, outcome: str) -> None:
-        """Say what a version is now, and what it was before. Needs none of its files."""
+        """Say what a version is now, and what it was before. Needs none of its files; said already, it stays."""
         client = self.store.client
         title, _, rest = (self._get(name, version).description or "").partition("\n")
-        before = f" (before: {title.partition(' (before: ')[0]})" if title else ""
+        was = title.partition(" (before: ")[0]
         client.set_model_version_tag(name, version, OUTCOME, outcome)
-        client.update_model_version(name, version, f"{outcome}{before}\n{rest}")
+        if was != outcome:
+            before = f" (before: {was})" if was else ""
+            client.update_model_version(name, version, text(f"{outcome}{before}\n{rest}", LONGEST_DESCRIPTION))
 
     def _explain(self, name: str, version: str, outcome: str, reasons: Sequence[str]) -> None:
         client = self.store.client
+        description = _description(self._evaluation(self._get(name, version)), outcome, reasons)
         client.set_model_version_tag(name, version, OUTCOME, outcome)
         client.set_model_version_tag(name, version, REASONS, text("\n".join(reasons)))
-        evaluation = self.version(name, version).evaluation
-        client.update_model_version(name, version, _description(evaluation, outcome, reasons))
+        client.update_model_version(name, version, description)
 
     def _aliases(self, name: str) -> dict[str, str]:
         model = self._model(name)
@@ -280,12 +300,20 @@ class Registry:
                 raise
             raise UserError(f"{name!r} has no version {version} in the registry") from error
 
+    def _evaluation(self, version: ModelVersion) -> Evaluation:
+        """What was measured of a version; of a server's, no other file is fetched."""
+        source = self._source(version)
+        if _is_local(source):
+            return _read_evaluation((self._folder(version) / EVALUATION).read_text(), version)
+        with tempfile.TemporaryDirectory() as scratch:
+            return _read_evaluation(self._fetched(f"{source}/{EVALUATION}", Path(scratch)).read_text(), version)
+
+    def _source(self, version: ModelVersion) -> str:
+        return self.store.client.get_model_version_download_uri(version.name, version.version)
+
     def _folder(self, version: ModelVersion) -> Path:
-        source = self.store.client.get_model_version_download_uri(version.name, version.version)
-        if urlparse(source).scheme in ("", "file"):
-            folder = local_path(source)
-        else:
-            folder = self._downloaded(source, self._download_of(version))
+        source = self._source(version)
+        folder = local_path(source) if _is_local(source) else self._downloaded(source, self._download_of(version))
         if not (folder / EVALUATION).is_file():
             raise UserError(
                 f"{version.name!r} version {version.version}: its files are gone ({source}); "
@@ -300,22 +328,49 @@ class Registry:
     def _downloaded(self, source: str, folder: Path) -> Path:
         if folder.is_dir():
             return folder
+        with appearing_whole(folder, first_wins=True) as scratch:
+            made = self._fetched(source, scratch)
+            for file in list(made.iterdir()):  # in a folder of the artefact's own name
+                file.rename(scratch / file.name)
+            made.rmdir()
+        return folder
+
+    def _fetched(self, source: str, folder: Path) -> Path:
         import mlflow.artifacts
 
-        with appearing_whole(folder, first_wins=True) as scratch:
-            uri = self.store.uri
-            made = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=uri)
-            for file in list(Path(made).iterdir()):  # in a folder of the artefact's own name
-                file.rename(scratch / file.name)
-            Path(made).rmdir()
-        return folder
+        uri = self.store.uri
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
+
+
+def _is_local(source: str) -> bool:
+    return urlparse(source).scheme in ("", "file")
+
+
+def _read_evaluation(stored: str, version: ModelVersion) -> Evaluation:
+    try:
+        return Evaluation.model_validate_json(stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{version.name!r} version {version.version}: this pocketpipe cannot read its {EVALUATION} "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); was it registered by a newer one?"
+        ) from error
+
+
+def _same_files(one: ModelVersion, other: ModelVersion) -> bool:
+    return FILES in one.tags and one.tags[FILES] == other.tags.get(FILES)
 
 
 def _content_digest(folder: Path, evaluation: Evaluation) -> str:
     """Of the files and what was measured, but for times: the same student is the same version on a slower day."""
     lasting = tuple(verdict for verdict in evaluation.verdicts if verdict.requirement not in TIMED)
     untimed = evaluation.model_copy(update={"subjects": (), "verdicts": lasting})
-    digest = hashlib.sha256(untimed.model_dump_json().encode())
+    return _digest(folder, untimed.model_dump_json().encode())
+
+
+def _digest(folder: Path, measured: bytes = b"") -> str:
+    """Of what was measured and the files, but for those with times."""
+    digest = hashlib.sha256(measured)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OF_THIS_RUN):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
         digest.update(bytes.fromhex(file_digest(path)))
@@ -339,4 +394,4 @@ def _description(evaluation: Evaluation, outcome: str, reasons: Sequence[str]) -
     verdicts = [line for line in map(str, evaluation.verdicts) if line not in reasons]
     lines = [f"{outcome}: {first}" if first else outcome, ""]
     lines += [f"- {line}" for line in (*others, *verdicts)]
-    return "\n".join([*lines, "", f"Measured on {evaluation.data}."])
+    return text("\n".join([*lines, "", f"Measured on {evaluation.data}."]), LONGEST_DESCRIPTION)
