@@ -137,8 +137,8 @@ class RunHooks:
         if isinstance(data, StageRecord):
             tracker.log_record(data)
             _tell(data, perf_counter() - stage.started)
-        if dataset_name == "trials":
-            tracker.log_trials(data)
+        if dataset_name == "search_record":  # which says what the scores of the trials are of
+            tracker.log_trials(self._catalog().load("trials"), data.data)
         if dataset_name not in UNLOGGED:
             tracker.log_artifacts(_fresh(self._catalog(), dataset_name).path, dataset_name)
         stage.unsaved.discard(dataset_name)

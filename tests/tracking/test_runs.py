@@ -151,13 +151,14 @@ def test_a_skipped_stage_tells_its_figures_again_and_who_made_them(store: Store,
 def test_forty_trials_are_children_of_the_search_and_cost_little(store: Store, tracker: RunTracker):
     stage = tracker.start_stage("search")
     started = time.process_time()
-    tracker.log_trials([trial(index) for index in range(39)])
-    tracker.log_trials([trial(index, tuned=0.9) for index in range(40)])  # those before are known
+    tracker.log_trials([trial(index) for index in range(39)], "val, 360 digits")
+    tracker.log_trials([trial(index, tuned=0.9) for index in range(40)], "val, 360 digits")  # those before are known
     assert time.process_time() - started < 3  # measured alone: 0.7 s of wall time
     runs = children(store, stage)
     assert len(runs) == 40
     last = runs["trial 39 (tuner)"]
     assert last.data.metrics["tuned_score"] == 0.9
+    assert last.data.tags["data"] == "val, 360 digits"
     assert last.data.tags["plan"] == '[{"kind": "channels"}]\n'
     assert last.info.end_time - last.info.start_time == 1500
     assert last.info.status == "FINISHED"
@@ -200,7 +201,9 @@ def test_the_description_answers_a_new_users_questions(store: Store, tracker: Ru
     assert run.info.run_name == "kept: digits resnet8"
     assert run.data.tags["budget_kept"] == "true"
     assert run.data.metrics["speedup"] == 2.5
-    assert run.data.metrics["onnx_accuracy"] == 0.75
+    assert run.data.metrics["onnx_accuracy"] == run.data.metrics["delivered_accuracy"] == 0.75
+    assert run.data.metrics["onnx_examples"] == 4
+    assert "aarch64_examples" not in run.data.metrics, "it was not measured"
     assert ["speedup", ">= 2.00x MACs", "2.50x", "student.onnx", "**passed**"] in rows(note)
     assert "no QEMU \\| apt install it" in note  # a table's cell stays whole
     assert ["MACs of one example", "1 k", "400", "2.50x"] in rows(note)

@@ -96,12 +96,15 @@ class RunTracker:
             for run_id in (stage.run_id, self.run_id):
                 self.store.client.log_inputs(run_id, datasets=datasets)
 
-    def log_trials(self, trials: Sequence[Trial]) -> None:
-        """Each trial as a child of the open stage. Those that this stage has logged already are left out."""
+    def log_trials(self, trials: Sequence[Trial], data: str) -> None:
+        """Each trial as a child of the open stage, `data`: what their scores are of.
+
+        Those that this stage has logged already are left out.
+        """
         stage = self._open_stage()
         for trial in trials:
             if trial.index not in stage.trials:
-                self._log_trial(stage.run_id, trial)
+                self._log_trial(stage.run_id, trial, data)
                 stage.trials.add(trial.index)
 
     def log_artifacts(self, path: Path, under: str | None = None) -> None:
@@ -197,7 +200,7 @@ class RunTracker:
     def _child_tags(self, parent: str) -> dict[str, str]:
         return {PARENT: parent, **process_tags(), **_source_tags("pocketpipe")}
 
-    def _log_trial(self, stage_run_id: str, trial: Trial) -> None:
+    def _log_trial(self, stage_run_id: str, trial: Trial, data: str) -> None:
         client = self.store.client
         ended = int(time.time() * 1000)
         name = f"trial {trial.index} ({trial.origin})"
@@ -217,7 +220,7 @@ class RunTracker:
             run_id,
             metrics=[entries.metric(figure, value) for figure, value in figures.items()],
             parameters={"index": str(trial.index), "origin": trial.origin},
-            tags={"plan": trial.plan_json},
+            tags={"plan": trial.plan_json, "data": data},
         )
         client.set_terminated(run_id, end_time=ended)
 
@@ -246,4 +249,8 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
         figures |= {f"{owner}_file_bytes": cost.file_bytes}
     for subject in evaluation.subjects:
         figures |= subject.figures(evaluation.metric_name)
+        if subject.metric is not None:
+            figures |= {f"{subject.name}_examples": subject.examples}
+    if evaluation.delivered_metric is not None:
+        figures |= {f"delivered_{evaluation.metric_name}": evaluation.delivered_metric}
     return figures
