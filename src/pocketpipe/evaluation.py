@@ -1,5 +1,6 @@
 """Evaluation: what came out when the test split was opened, once, after plan and weights were final."""
 
+from collections.abc import Sequence
 from math import fsum
 from typing import Annotated
 
@@ -18,7 +19,8 @@ class Subject(Value):
     """
 
     name: str
-    """teacher, student, onnx, or the target's name."""
+    """teacher, student, onnx, the target's name, or integers: their reference, where it stands for targets that saw
+    fewer test examples."""
     file: str
     examples: int = 0
     metric: float | None = None
@@ -86,6 +88,8 @@ class Evaluation(Value):
     """The task's: one name for each output."""
     scores: tuple[float, ...] = ()
     """Score of `delivered` on each test example, in order, for paired comparison."""
+    teacher_scores: tuple[float, ...] = ()
+    """The teacher's on the same examples."""
     champion_scores: tuple[float, ...] | None = None
     """The champion's scores on the same examples, where a champion was evaluated beside."""
 
@@ -107,8 +111,8 @@ class Evaluation(Value):
 
     @property
     def delivered(self) -> Subject | None:
-        """The subject that stands for what is delivered: the first target's that saw all test examples, else the ONNX
-        file, else the student.
+        """The subject that stands for what is delivered: the first target's that saw all test examples, else the
+        reference of their integers, else the ONNX file, else the student.
         """
         whole = max((subject.examples for subject in self.subjects), default=0)
         named = {subject.name: subject for subject in self.subjects}
@@ -126,6 +130,24 @@ class Evaluation(Value):
     def subject(self, name: str) -> Subject:
         """The subject of that name. Raises KeyError."""
         return {subject.name: subject for subject in self.subjects}[name]
+
+
+def sign_test(differences: Sequence[float]) -> tuple[int, int, float]:
+    """(examples won, examples lost, two-sided exact p that winning and losing are equally likely).
+
+    For scores of 0 and 1 this is McNemar's exact test. Ties are left out (Dixon and Mood 1946).
+
+    >>> sign_test([1, 1, 1, 1, 1, 0, 0, -1])
+    (5, 1, 0.21875)
+    """
+    won = sum(difference > 0 for difference in differences)
+    lost = sum(difference < 0 for difference in differences)
+    decided = won + lost
+    tail = ways = 1  # to lose (or win) so many of those decided
+    for k in range(min(won, lost)):
+        ways = ways * (decided - k) // (k + 1)
+        tail += ways
+    return won, lost, min(1.0, 2 * tail / 2**decided)
 
 
 class EvaluateSettings(Value):

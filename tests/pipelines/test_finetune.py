@@ -18,3 +18,7 @@ def test_only_a_loss_is_told(task: Blobs, before: float, after: float, told: boo
     lines = worse_than_before(task, before, after)
     assert bool(lines) == told
     assert not told or f"ended at {after:.4f} accuracy, before it there were {before:.4f}" in lines[0]
+
+
+def test_a_loss_in_a_small_unit_is_seen() -> None:
+    assert "ended at 3e-05 accuracy, before it there were 2e-05" in worse_than_before(Errors(), 2e-5, 3e-5)[0]

@@ -200,6 +200,7 @@ def evaluation(
         verdicts=tuple(verdicts),
         nearest_plan=nearest,
         scores=(1.0,) * right + (0.0,) * (360 - right),
+        teacher_scores=(1.0,) * 352 + (0.0,) * 8,
     )
 
 

@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import binomtest
 
-from pocketpipe.evaluation import Subject
-from pocketpipe.tracking.gates import GateSettings, Promotion, decide, sign_test
+from pocketpipe.evaluation import Subject, sign_test
+from pocketpipe.tracking.gates import GateSettings, Promotion, decide
 
 
 def test_the_first_version_is_promoted_if_its_verdicts_passed(evaluation):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketpipe.cost import Cost
-from pocketpipe.evaluation import Evaluation, Subject
+from pocketpipe.evaluation import Evaluation, Subject, sign_test
 from pocketpipe.reporting.drawing import PALETTE, inline
 from pocketpipe.reporting.figures import MOST_CLASSES, TRAINED_STAGES, figures
 from pocketpipe.reporting.findings import Findings
@@ -30,6 +30,8 @@ from pocketpipe.verdict import Status
 __all__ = ["Findings", "render"]
 
 TEMPLATE = "report.html.jinja"
+CHANCE = 0.05
+"""From this p of the sign test on, the page says that the test data cannot tell teacher and student apart."""
 URGENCY: tuple[Status, ...] = ("failed", "not measured", "passed")
 
 
@@ -73,7 +75,8 @@ def render(findings: Findings) -> str:
         headline=headline(evaluation),
         tiles=tiles(findings),
         error=standard_error(evaluation.scores),
-        uncertain_drop=uncertain_drop(findings),
+        paired=paired_with_teacher(evaluation),
+        chance=CHANCE,
         costs=cost_rows(evaluation.teacher_cost, evaluation.student_cost),
         figures=drawn,
         palette=PALETTE,
@@ -105,7 +108,8 @@ def tiles(findings: Findings) -> list[Tile]:
     if after is not None:
         note = f"on {evaluation.delivered.file}" if evaluation.delivered is not None else ""
         if before is not None and before.metric is not None:
-            note = f"teacher {metric_text(before.metric)}, {difference_text(after - before.metric)}"
+            beside = f"teacher {metric_text(before.metric)}, {difference_text(after - before.metric)}"
+            note = f"{beside}; {note}" if note else beside
         shown.append(Tile(evaluation.metric_name, metric_text(after), note))
     shown += [
         Tile(f"{subject.name}, one example", milliseconds_text(subject.latency_ms), _beside_runtime(subject))
@@ -127,7 +131,7 @@ def captions(findings: Findings) -> dict[str, tuple[str, str]]:
         "front-peak_ram": ("Metric against RAM, all trials", f"{front} RAM is predicted, against the teacher's."),
         "search": ("The search, trial by trial", before),
         "controls": (
-            "The winner beside controls of equal budget",
+            f"{'The winner' if findings.winner else 'Finalists'} beside controls of equal budget",
             f"Controls are plans made without a search. On {findings.selection}; "
             "a hollow mark is before fine-tuning, a filled one after the short fine-tuning that the best trials get.",
         ),
@@ -166,13 +170,13 @@ def cost_rows(was: Cost, now: Cost) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def uncertain_drop(findings: Findings) -> bool:
-    """Whether the change of the metric is within one standard error: this much test data cannot tell them apart."""
-    after, before = findings.evaluation.delivered_metric, teacher(findings.evaluation)
-    error = standard_error(findings.evaluation.scores)
-    if error is None or after is None or before is None or before.metric is None:
-        return False
-    return abs(after - before.metric) < error
+def paired_with_teacher(evaluation: Evaluation) -> tuple[int, int, float] | None:
+    """(test examples won, lost, p of the sign test) of the student as delivered beside the teacher, if known."""
+    if not evaluation.scores or len(evaluation.scores) != len(evaluation.teacher_scores):
+        return None
+    sign = 1 if evaluation.higher_is_better else -1
+    pairs = zip(evaluation.scores, evaluation.teacher_scores, strict=True)
+    return sign_test([sign * (mine - theirs) for mine, theirs in pairs])
 
 
 def group_rows(findings: Findings) -> list[tuple[str, str, int, int, str]]:

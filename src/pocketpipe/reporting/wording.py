@@ -1,12 +1,19 @@
 """Figures and outcomes in words: shared by the page and the terminal, so that both say the same."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import isfinite, sqrt
 from statistics import stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from pocketpipe.budget import KB, Budget
 from pocketpipe.evaluation import Evaluation, Subject
+from pocketpipe.search.nearest import score_of
 from pocketpipe.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pocketpipe.search.trial import Trial
 
 Outcome = Literal["kept", "partly measured", "not kept"]
 
@@ -54,6 +61,27 @@ def difference_text(value: float) -> str:
     ('-0.0056', '+12.5')
     """
     return f"{value:+{_digits(value)}}"
+
+
+def told_apart(value: float, limit: float, usual: str) -> str:
+    """`usual`, a text of `value`, where it lies on the same side of `limit`; else with the digits that this takes.
+
+    >>> told_apart(2.5049, 2.505, "2.505"), told_apart(0.010004, 0.01, "+0.0100"), told_apart(2.4, 2.5, "2.400")
+    ('2.5049', '+0.010004', '2.400')
+    """
+    sign = "+" if usual.startswith("+") else ""
+    longer = (f"{value:{sign}.{digits}g}" for digits in range(3, 18))
+    texts = (usual, *(text for text in longer if len(text) > len(usual)))
+    return next((text for text in texts if (float(text) - limit) * (value - limit) > 0), usual)
+
+
+def asked_text(value: float, usual: str) -> str:
+    """`usual`, a text of `value`, where it says all of it; else `value` as a configuration has it.
+
+    >>> asked_text(2.5, "2.50"), asked_text(2.505, "2.50")
+    ('2.50', '2.505')
+    """
+    return usual if float(usual) == value else repr(value)
 
 
 def _digits(value: float) -> str:
@@ -116,6 +144,30 @@ def standard_error(scores: Sequence[float]) -> float | None:
     """
     known = len(scores) > 1 and all(map(isfinite, scores))
     return stdev(scores) / sqrt(len(scores)) if known else None
+
+
+def nearest_text(trial: Trial | None, dense_score: float, budget: Budget, metric_name: str) -> str:
+    """The nearest plan that passes, in the terms of the budget; None: there is none."""
+    if trial is None:
+        return (
+            "no plan that was tried keeps the accuracy asked. Plans of relaxed budgets are judged before any "
+            "fine-tuning, after which they may: relax the budget a little, train longer, or give the search more trials"
+        )
+    when = "before fine-tuning" if trial.tuned_score is None else "after a short fine-tuning"
+    return (
+        f"trial {trial.index} ({trial.origin}): {trial.speedup:.2f}x fewer MACs, "
+        f"{trial.compression:.2f}x smaller file, {_on_a_device(trial, budget)}"
+        f"{metric_name} {metric_text(score_of(trial))} on the selection split {when} "
+        f"(teacher {metric_text(dense_score)})"
+    )
+
+
+def _on_a_device(trial: Trial, budget: Budget) -> str:
+    """What the plan is predicted to take there, where the budget asks."""
+    taken = {"flash": (budget.flash_kb, trial.cost.flash_bytes), "RAM": (budget.ram_kb, trial.cost.peak_ram_bytes)}
+    return "".join(
+        f"{size / KB:.1f} kB of {name}, " for name, (asked, size) in taken.items() if asked and size is not None
+    )
 
 
 def _achievement(evaluation: Evaluation) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pocketpipe.budget import KB, Budget
-from pocketpipe.search.trial import Trial
+from pocketpipe.budget import Budget
+
+if TYPE_CHECKING:
+    from pocketpipe.search.trial import Trial
 
 LARGER = 0.97
 """Of a larger plan's cost, what another plan has at most: budgets are met to 2 %."""
@@ -28,7 +31,7 @@ def nearest_passing(
     passing = [
         trial
         for trial in trials
-        if budget.allows_metric(_score(trial), dense_score, higher_is_better=higher_is_better)
+        if budget.allows_metric(score_of(trial), dense_score, higher_is_better=higher_is_better)
         and (missed is None or _is_larger(trial, missed, budget))
     ]
     by_bytes_alone = budget.speedup is None and budget.macs is None
@@ -40,30 +43,8 @@ def nearest_passing(
     return max(passing, key=nearness, default=None)
 
 
-def in_words(trial: Trial | None, dense_score: float, budget: Budget) -> str:
-    """For the verdicts and the report, in the terms of the budget."""
-    if trial is None:
-        return (
-            "no plan that was tried keeps the accuracy asked. Plans of relaxed budgets are judged before any "
-            "fine-tuning, after which they may: relax the budget a little, train longer, or give the search more trials"
-        )
-    when = "before fine-tuning" if trial.tuned_score is None else "after a short fine-tuning"
-    return (
-        f"trial {trial.index} ({trial.origin}): {trial.speedup:.2f}x fewer MACs, "
-        f"{trial.compression:.2f}x smaller file, {_on_a_device(trial, budget)}"
-        f"metric {_score(trial):.4f} on the selection split {when} (teacher {dense_score:.4f})"
-    )
-
-
-def _on_a_device(trial: Trial, budget: Budget) -> str:
-    """What the plan is predicted to take there, where the budget asks."""
-    taken = {"flash": (budget.flash_kb, trial.cost.flash_bytes), "RAM": (budget.ram_kb, trial.cost.peak_ram_bytes)}
-    return "".join(
-        f"{size / KB:.1f} kB of {name}, " for name, (asked, size) in taken.items() if asked and size is not None
-    )
-
-
-def _score(trial: Trial) -> float:
+def score_of(trial: Trial) -> float:
+    """After the short fine-tuning, if it got one."""
     return trial.score if trial.tuned_score is None else trial.tuned_score
 
 

@@ -1,12 +1,11 @@
 """Gates: whether a new student may take the champion's place. Pure decisions, paired on the same examples."""
 
-from collections.abc import Sequence
 from math import fsum, isfinite
 
 from pydantic import Field
 
 from pocketpipe.doors import Value
-from pocketpipe.evaluation import Evaluation
+from pocketpipe.evaluation import Evaluation, sign_test
 from pocketpipe.reporting.wording import difference_text, metric_text
 from pocketpipe.tracking.entries import text
 
@@ -86,24 +85,6 @@ def decide(
             (notes if fine else refusals).append(reason)
     unmeasured = [str(verdict) for verdict in new.verdicts if verdict.status == "not measured"]
     return Decision(promote=not refusals, reasons=(*refusals, *notes, *unmeasured))
-
-
-def sign_test(differences: Sequence[float]) -> tuple[int, int, float]:
-    """(examples won, examples lost, two-sided exact p that winning and losing are equally likely).
-
-    For scores of 0 and 1 this is McNemar's exact test. Ties are left out (Dixon and Mood 1946).
-
-    >>> sign_test([1, 1, 1, 1, 1, 0, 0, -1])
-    (5, 1, 0.21875)
-    """
-    won = sum(difference > 0 for difference in differences)
-    lost = sum(difference < 0 for difference in differences)
-    decided = won + lost
-    tail = ways = 1  # to lose (or win) so many of those decided
-    for k in range(min(won, lost)):
-        ways = ways * (decided - k) // (k + 1)
-        tail += ways
-    return won, lost, min(1.0, 2 * tail / 2**decided)
 
 
 def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[bool, str]:

@@ -97,6 +97,8 @@ def test_integers_metric_sizes_and_time_are_those_of_the_delivered_file(made: Ma
     assert subject.flash_bytes == library.stat().st_size
     assert found.delivered == subject
     assert np.mean(found.scores) == subject.metric
+    assert np.mean(found.teacher_scores) == found.subject("teacher").metric
+    assert "integers" not in {each.name for each in found.subjects}, "a target saw all examples itself"
     graph = lower(made.onnx)
     outputs = graph.real(reference.run(graph, graph.quantized(Shapes(120).preprocessing(made.test.inputs))))
     assert np.mean(found.scores) == np.mean(outputs.argmax(1) == made.test.targets)
@@ -160,6 +162,18 @@ def test_where_no_target_saw_all_examples_the_integers_stand_for_them(
     graph = lower(made.onnx)
     integers = reference.run(graph, graph.quantized(Shapes(120).preprocessing(made.test.inputs)))
     assert scores == tuple(graph.real(integers)[:, 0].tolist())
+
+
+def test_a_metric_of_all_examples_is_that_of_a_subject_where_targets_saw_fewer(made: Made, tmp_path: Path) -> None:
+    found = made.evaluated(tmp_path, "cortex_m", emulated_examples=5)
+    stands = found.delivered
+    assert stands is not None
+    assert (stands.name, stands.file, stands.examples) == ("integers", "student.onnx (integer reference)", 24)
+    assert stands.metric == found.delivered_metric
+    assert {verdict.file for verdict in found.verdicts} == {"student.onnx", "cortex_m/model.elf"}
+    few = made.evaluated(tmp_path / "few", "cortex_m", emulated_examples=5, reference_macs=1).delivered
+    assert few is not None
+    assert few.name == "onnx", "the reference did not see them all either"
 
 
 def test_a_target_that_rounds_otherwise_ends_the_run_and_its_operator_is_named(made: Made, tmp_path: Path) -> None:

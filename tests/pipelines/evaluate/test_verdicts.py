@@ -45,6 +45,26 @@ def test_each_requirement_on_its_border(budget: Budget, requirement: str, status
     assert verdict.got
 
 
+@pytest.mark.parametrize(
+    ("budget", "metric", "asked", "got"),
+    [
+        (Budget(speedup=2.505), 0.95, ">= 2.505x fewer MACs", "2.500x"),
+        (Budget(speedup=2.5004), 0.95, ">= 2.5004x fewer MACs", "2.500x"),
+        (Budget(speedup=2.50000001), 0.95, ">= 2.50000001x fewer MACs", "2.500x"),
+        (Budget(compression=1.9049), 0.95, ">= 1.9049x fewer bytes in transport", "1.9048x"),
+        (Budget(speedup=1, accuracy_drop=0.01), 0.949996, "accuracy drop <= 0.0100", "+0.010004 (0.9600 -> 0.9500,"),
+        (Budget(speedup=1, accuracy_drop=0.00333), 0.95666, "accuracy drop <= 0.00333", "+0.00334 (0.9600 -> 0.9567,"),
+        (Budget(speedup=1, minimum_metric=0.95), 0.94996, "accuracy >= 0.9500", "0.94996"),
+    ],
+)
+def test_what_failed_does_not_read_as_kept(budget: Budget, metric: float, asked: str, got: str) -> None:
+    first, *others = verdicts(budget, ONNX.model_copy(update={"metric": metric})).values()
+    failed = others[0] if others else first
+    assert failed.status == "failed"
+    assert failed.asked == asked
+    assert failed.got.startswith(got)
+
+
 def test_bytes_are_judged_on_the_file_in_transport_and_told_apart_from_those_unpacked() -> None:
     packed = {"file_bytes": 500, "resident_bytes": 2100, "transport_file": "student.packed.safetensors"}
     costs = (DENSE, SLIM.model_copy(update=packed))

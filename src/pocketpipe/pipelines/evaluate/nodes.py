@@ -23,7 +23,8 @@ from pocketpipe.pipelines.evaluate.integers import Expected, expected_of, refuse
 from pocketpipe.pipelines.evaluate.latency import beside_onnx_runtime
 from pocketpipe.pipelines.evaluate.verdicts import judge
 from pocketpipe.record import StageRecord
-from pocketpipe.search.nearest import in_words, nearest_passing
+from pocketpipe.reporting.wording import nearest_text
+from pocketpipe.search.nearest import nearest_passing
 from pocketpipe.search.trial import Trial
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.task import Split, Task, TaskChoice
@@ -82,17 +83,21 @@ def evaluate(
     delivered = [_delivered(name, deliveries, task, test, references, settings) for name in targets]
     teacher_outputs = predict(teacher.build(task), task, test.inputs)
     student_outputs = predict(student.build(task), task, test.inputs)
+    judged = [_subject("onnx", ONNX_FILE, task, test, reference, reference), *(subject for subject, _ in delivered)]
+    whole = [made for _, made in delivered if made is not None and len(made) == len(test)]
     subjects = [
         _subject("teacher", "teacher (PyTorch)", task, test, teacher_outputs),
         _subject("student", "student (PyTorch)", task, test, student_outputs, reference),
-        _subject("onnx", ONNX_FILE, task, test, reference, reference),
-        *(subject for subject, _ in delivered),
+        *judged,
     ]
+    if not whole and expected is not None and expected.whole(len(test)):
+        whole.append(expected.outputs)
+        subjects.append(_subject("integers", f"{ONNX_FILE} (integer reference)", task, test, whole[0], reference))
     verdicts = judge(
         budget,
         task,
         (teacher_cost, student_cost),
-        [subject for subject in subjects if subject.name not in ("teacher", "student")],
+        judged,
         lambda count: task.metric(teacher_outputs[:count], test.targets[:count]),
     )
     lost = any(verdict.status == "failed" and verdict.requirement in OF_THE_METRIC for verdict in verdicts)
@@ -107,7 +112,8 @@ def evaluate(
         subjects=tuple(subjects),
         verdicts=verdicts,
         nearest_plan=_nearest(trials, search_record, budget, task) if lost and trials else None,
-        scores=tuple(task.scores(_of_all_examples(delivered, references, test), test.targets).tolist()),
+        scores=tuple(task.scores(next(iter(whole), reference), test.targets).tolist()),
+        teacher_scores=tuple(task.scores(teacher_outputs, test.targets).tolist()),
         champion_scores=_champion_scores(champion, task, test, settings.reference_macs),
     )
     record = _record(evaluation, search_record, task)
@@ -183,14 +189,6 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def _of_all_examples(delivered: list[Ran], references: References, test: Split) -> np.ndarray:
-    """Outputs of the first target that saw all test examples; where none did, of the integers that they were held
-    against, if those of all examples are known, else of the ONNX file."""
-    integers = references.integers
-    known = integers.outputs if integers is not None and integers.whole(len(test)) else references.outputs
-    return next((made for _, made in delivered if made is not None and len(made) == len(test)), known)
-
-
 def _champion_scores(
     champion: Yardstick | None, task: Task, test: Split, reference_macs: int
 ) -> tuple[float, ...] | None:
@@ -213,7 +211,7 @@ def _nearest(trials: list[Trial], search_record: StageRecord, budget: Budget, ta
     dense = search_record.metrics[f"dense_{task.metric_name}"]
     winner = next((trial for trial in trials if trial.index == search_record.facts.get("winner")), None)
     passing = nearest_passing(trials, dense, budget, missed=winner, higher_is_better=task.higher_is_better)
-    return in_words(passing, dense, budget)
+    return nearest_text(passing, dense, budget, task.metric_name)
 
 
 def _record(evaluation: Evaluation, search_record: StageRecord, task: Task) -> StageRecord:

@@ -6,7 +6,7 @@ from math import nan
 from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
 from pocketpipe.evaluation import Subject
-from pocketpipe.reporting.wording import difference_text, metric_text
+from pocketpipe.reporting.wording import asked_text, difference_text, metric_text, told_apart
 from pocketpipe.task import Task
 from pocketpipe.verdict import Status, Verdict
 
@@ -47,8 +47,8 @@ def _cost_verdicts(budget: Budget, teacher: Cost, student: Cost) -> list[Verdict
         *(
             _verdict(
                 name,
-                f">= {asked:.2f}x fewer {unit}",
-                f"{ratios[name]:.3f}x{sizes.get(name, '')}",
+                f">= {asked_text(asked, f'{asked:.2f}')}x fewer {unit}",
+                f"{_got(ratios[name], asked, f'{ratios[name]:.3f}', ratios[name] >= asked)}x{sizes.get(name, '')}",
                 files.get(name, onnx),
                 ratios[name] >= asked,
             )
@@ -77,16 +77,22 @@ def _metric_verdicts(budget: Budget, task: Task, subject: Subject, teacher: floa
     if budget.accuracy_drop is not None:
         drop = better * (teacher - metric)
         word = "drop" if task.higher_is_better else "rise"
-        asked = f"{task.metric_name} {word} <= {metric_text(budget.accuracy_drop)}"
+        kept, limit = budget.allows_drop(drop), budget.accuracy_drop
+        asked = f"{task.metric_name} {word} <= {asked_text(limit, metric_text(limit))}"
         change = f"{metric_text(teacher)} -> {metric_text(metric)}"
-        got = f"{difference_text(drop)} ({change}, {subject.examples:,} examples)"
-        verdicts.append(_on(subject, "accuracy_drop", asked, got, budget.allows_drop(drop)))
+        got = f"{_got(drop, limit, difference_text(drop), kept)} ({change}, {subject.examples:,} examples)"
+        verdicts.append(_on(subject, "accuracy_drop", asked, got, kept))
     if budget.minimum_metric is not None:
         sign = ">=" if task.higher_is_better else "<="
-        asked = f"{task.metric_name} {sign} {metric_text(budget.minimum_metric)}"
-        enough = budget.allows_value(metric, higher_is_better=task.higher_is_better)
-        verdicts.append(_on(subject, "minimum_metric", asked, metric_text(metric), enough))
+        limit, enough = budget.minimum_metric, budget.allows_value(metric, higher_is_better=task.higher_is_better)
+        asked = f"{task.metric_name} {sign} {asked_text(limit, metric_text(limit))}"
+        verdicts.append(_on(subject, "minimum_metric", asked, _got(metric, limit, metric_text(metric), enough), enough))
     return verdicts
+
+
+def _got(value: float, limit: float, usual: str, met: bool) -> str:
+    """`usual`, a text of `value`; of what is not within its limit, one that does not read as if it were."""
+    return usual if met else told_apart(value, limit, usual)
 
 
 def _device_verdicts(budget: Budget, subject: Subject) -> list[Verdict]:
@@ -101,8 +107,8 @@ def _device_verdicts(budget: Budget, subject: Subject) -> list[Verdict]:
             verdicts.append(_if_got(subject, name, f"<= {limit:g} kB", got, kept, "its delivery does not tell it"))
     if subject.name in budget.latency_ms:
         limit, time = budget.latency_ms[subject.name], subject.latency_ms
-        got = None if time is None else f"{time:.4g} ms"
         kept = time is not None and time <= limit
+        got = None if time is None else f"{_got(time, limit, f'{time:.4g}', kept)} ms"
         asked = f"<= {limit:g} ms at batch 1"
         verdicts.append(_if_got(subject, "latency_ms", asked, got, kept, subject.not_measured or UNTIMED))
     return verdicts
@@ -113,9 +119,10 @@ def _same_answers(subject: Subject) -> Verdict:
         got = f"{subject.differing:,} differ on {subject.compared:,} examples"
         return _on(subject, "same integers", "as the integer graph, all", got, subject.differing == 0)
     agreement = subject.agreement or 0.0
-    got = f"{agreement:.2%} (largest difference {subject.max_difference or 0.0:.1e})"
-    asked = f">= {SAME_ANSWERS:.1%} as ONNX Runtime"
-    return _on(subject, "same answers", asked, got, agreement >= SAME_ANSWERS)
+    enough = agreement >= SAME_ANSWERS
+    share = _got(100 * agreement, 100 * SAME_ANSWERS, f"{100 * agreement:.2f}", enough)
+    got = f"{share}% (largest difference {subject.max_difference or 0.0:.1e})"
+    return _on(subject, "same answers", f">= {SAME_ANSWERS:.1%} as ONNX Runtime", got, enough)
 
 
 def _on(subject: Subject, requirement: str, asked: str, got: str, met: bool) -> Verdict:

@@ -6,6 +6,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
+from pocketpipe.reporting.wording import metric_text
 from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
@@ -57,6 +58,6 @@ def worse_than_before(task: Task, before: float, after: float) -> tuple[str, ...
     if not worse:
         return ()
     return (
-        f"fine-tuning ended at {after:.4f} {task.metric_name}, before it there were {before:.4f}: "
+        f"fine-tuning ended at {metric_text(after)} {task.metric_name}, before it there were {metric_text(before)}: "
         "lower finetune.learning_rate, or train longer",
     )

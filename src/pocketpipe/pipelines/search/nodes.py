@@ -20,6 +20,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan, MethodChoice, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
+from pocketpipe.reporting.wording import metric_text
 from pocketpipe.search.finalists import choose
 from pocketpipe.search.proposal import on_budget, uniform_parameters
 from pocketpipe.search.run import search
@@ -269,7 +270,8 @@ def _record(
 ) -> StageRecord:
     scores = [trial.score for trial in trials if trial.origin != "ladder"]  # the ladder's budgets are easier
     best = accumulate(scores, max if task.higher_is_better else min)
-    kept = f"{metrics.get('tuned_score', metrics['score']):.4f} {task.metric_name} (teacher {dense_score:.4f})"
+    score = metric_text(metrics.get("tuned_score", metrics["score"]))
+    kept = f"{score} {task.metric_name} (teacher {metric_text(dense_score)})"
     return StageRecord(
         stage="search",
         headline=f"{len(trials)} trials; plan: {facts['plan']}, {kept}",
