@@ -9,9 +9,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from pocketpipe.errors import UserError
 from pocketpipe.tracking.gates import Decision
@@ -66,6 +68,7 @@ def address(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_for(f"{address}/health")
+        assert MlflowClient(address).get_experiment_by_name("pocketpipe"), "it serves that store"
         yield address
     finally:
         child.terminate()
@@ -104,6 +107,18 @@ def test_runs_and_champions_are_kept_on_a_server_as_in_a_file(
     assert champion.evaluation == evaluation()
     assert (champion.folder / "deliveries" / "x86_64" / "model.so").read_bytes() == b"\x7fELF"
     assert tracker.store.client.get_run(run_id).info.run_name == "kept: compress"
+
+
+def test_the_address_of_the_store_is_on_no_command_line(address: str):
+    """A database's holds its password, and everyone may list processes."""
+    port = address.rpartition(":")[2]
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            lines.append(file.read_bytes().decode(errors="replace").split("\0"))
+    servers = [line for line in lines if port in line and SERVE not in line]
+    assert servers, "there it is"
+    assert not any("sqlite:" in word for line in servers for word in line)
 
 
 def test_a_server_is_not_served_again(tmp_path: Path):

@@ -34,7 +34,9 @@ def serve(uri: str, artifacts: Path, port: int) -> int:
     store = open_store(uri, artifacts, EXPERIMENT)
     print(f"open {page(store, port)}   (stop: Ctrl-C)", flush=True)
     # in a session of its own: Ctrl-C would reach server and worker both, and end in a traceback
-    server = subprocess.Popen(command(uri, artifacts, port), env={**os.environ, **QUIET}, start_new_session=True)
+    # and the address, which may hold a password, in the environment: everyone on the machine can read command lines
+    environment = {**os.environ, **QUIET, "MLFLOW_BACKEND_STORE_URI": uri}
+    server = subprocess.Popen(command(artifacts, port), env=environment, start_new_session=True)
     with _interrupted_by(signal.SIGTERM):
         try:
             return server.wait()
@@ -55,11 +57,10 @@ def _interrupted_by(signum: signal.Signals) -> Iterator[None]:
         signal.signal(signum, before)
 
 
-def command(uri: str, artifacts: Path, port: int) -> list[str]:
-    """The command line of the server."""
+def command(artifacts: Path, port: int) -> list[str]:
+    """The command line of the server, which finds the store in its environment."""
     return [
         *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", uri),
         *("--default-artifact-root", artifacts.absolute().as_uri()),
         *("--host", HOST, "--port", str(port), "--workers", "1"),
         *("--uvicorn-opts", "--log-level warning"),

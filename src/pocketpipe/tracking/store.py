@@ -197,7 +197,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
         _refuse_moved(local_path(known.artifact_location), artifacts.absolute())
     if known.lifecycle_stage != "active":
         raise UserError(
-            f"MLflow experiment {name!r} was deleted; to have it again: "
-            f"mlflow experiments restore --experiment-id {known.experiment_id}"
+            f"MLflow experiment {name!r} was deleted; to have it again: MLFLOW_TRACKING_URI="
+            f"{quote(shown(client.tracking_uri))} .venv/bin/mlflow experiments restore "
+            f"--experiment-id {known.experiment_id}"
         )
     return str(known.experiment_id)
