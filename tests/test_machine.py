@@ -27,6 +27,15 @@ def test_by_default_in_the_project_from_any_folder_of_it(tmp_path: Path, monkeyp
     assert machine.tracking_uri() == f"sqlite:///{tmp_path}/data/mlflow.db"
 
 
+def test_an_empty_variable_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `VARIABLE= command` and a service's file have it; the path would be the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("POCKETPIPE_DATA", "POCKETPIPE_OUTPUT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(variable, "")
+    assert machine.data_root() == machine.output_root() == tmp_path / "data"
+    assert machine.tracking_uri() == f"sqlite:///{tmp_path}/data/mlflow.db"
+
+
 def test_outside_of_a_project_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert machine.output_root() == tmp_path / "data"

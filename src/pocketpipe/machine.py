@@ -1,5 +1,7 @@
 """What belongs to a machine and never to a configuration: its processes, and what environment variables say.
 
+An empty variable says nothing.
+
 | variable | meaning | default |
 |---|---|---|
 | POCKETPIPE_DATA | folder with this machine's data sets and weights | `data` of the project |
@@ -26,9 +28,8 @@ def output_root() -> Path:
 
 def _root(variable: str) -> Path:
     """What the variable says, from this folder on; else `data` of the project that this folder is in, or of itself."""
-    if variable in os.environ:
-        return Path(os.environ[variable]).expanduser().absolute()
-    return project_root() / "data"
+    said = os.environ.get(variable)
+    return Path(said).expanduser().absolute() if said else project_root() / "data"
 
 
 def project_root() -> Path:
@@ -47,7 +48,7 @@ def _is_project(folder: Path) -> bool:
 
 def tracking_uri() -> str:
     """Where MLflow keeps its runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{output_root() / 'mlflow.db'}")
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output_root() / 'mlflow.db'}"
 
 
 def artifact_root() -> Path:

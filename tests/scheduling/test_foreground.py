@@ -122,6 +122,17 @@ def test_ticks_slept_through_are_one_run(tmp_path: Path) -> None:
     assert "4 ticks have passed; one run makes up for them" in lines
 
 
+@pytest.mark.parametrize(("back", "runs"), [(timedelta(hours=3, minutes=29), 4), (timedelta(seconds=50), 1)])
+def test_a_clock_that_was_set_back_while_waiting(tmp_path: Path, back: timedelta, runs: int) -> None:
+    """Else a clock that was a year ahead would stop the schedule for a year. Hourly, until three in the night."""
+    clock, lines = Clock(datetime(2026, 3, 3, 2, 59, tzinfo=UTC), sleeps={1: -back}), []
+    trigger = Until("0 * * * *", datetime(2026, 3, 3, 3, tzinfo=UTC))
+    command = ["sh", "-c", f"echo x >> {tmp_path}/runs"]
+    run_schedule(trigger, command, lock=tmp_path / "lock", say=lines.append, now=clock.now, pause=clock.pause)
+    assert (tmp_path / "runs").read_text() == "x\n" * runs
+    assert ("the clock was set back" in lines) == (runs > 1)
+
+
 def test_latest_due() -> None:
     first = datetime(2026, 3, 1, 3, tzinfo=UTC)
     assert latest_due(NIGHTLY, first, first) == (first, 0)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 
 from pocketpipe.errors import UserError
 from pocketpipe.scheduling.child import Child
@@ -28,6 +29,8 @@ EXIT_KILLED = 137
 
 LONGEST_PAUSE = 30.0
 """Seconds. The kernel's timers stand still while a machine sleeps, so the clock is looked at this often."""
+SET_BACK = 60.0
+"""Seconds. By less a clock is set back that is kept right; the tick that has just been must not come twice for that."""
 
 
 def run_schedule(
@@ -96,7 +99,7 @@ class _Schedule:
         due = self.trigger.get_next_fire_time(None, self.now())
         while due is not None:
             self._announce(due)
-            self._wait_until(due)
+            due = self._wait_until(due)
             if self.signals.stops:
                 self.say("stopped; nothing was running")
                 return 0
@@ -116,9 +119,18 @@ class _Schedule:
         if due > now:
             self.say(f"next run: {_clock_time(due)} (in {_duration(due - now)})")
 
-    def _wait_until(self, due: datetime) -> None:
-        while not self.signals.stops and (left := (due - self.now()).total_seconds()) > 0:
+    def _wait_until(self, due: datetime) -> datetime:
+        """Wait for the tick `due`, or for the one that is the next since the clock was set back; that tick."""
+        before = self.now()
+        while not self.signals.stops and (left := (due - (now := self.now())).total_seconds()) > 0:
+            if (before - now).total_seconds() > SET_BACK:
+                due = self.trigger.get_next_fire_time(None, now) or due
+                self.say("the clock was set back")
+                self._announce(due)
+                left = (due - now).total_seconds()
+            before = now
             self.pause(min(left, LONGEST_PAUSE))
+        return due
 
     def _run(self) -> bool:
         """One run, from start to end; returns whether it had to be killed."""
@@ -153,9 +165,9 @@ class _Schedule:
             return False
         self.say(f"stopping: the run has {self.grace:g} seconds to end; a second signal kills it")
         child.signal_group(signal.SIGTERM)
-        deadline = self.now() + timedelta(seconds=self.grace)
+        deadline = monotonic() + self.grace  # whatever happens to the clock
         while not child.has_ended():
-            left = (deadline - self.now()).total_seconds()
+            left = deadline - monotonic()
             if left <= 0 or self.signals.stops > 1:
                 child.signal_group(signal.SIGKILL)
                 return True
