@@ -16,6 +16,7 @@ from pocketpipe.hooks import RunHooks, Stage, _stage_lock
 from pocketpipe.lineage.provenance import provenance_now
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking.gates import Promotion
+from reporting.sample import findings
 
 CHAIN = Pipeline([node(lambda text: text, given, made, name=made) for given, made in ("xa", "ab", "bc")])
 
@@ -133,6 +134,25 @@ def test_a_server_that_is_gone_hides_no_fault_and_keeps_no_lock(
     assert caplog.text.count("MLflow was not told how it ended: the server is gone") == 2
     assert hooks.stage is None
     _stage_lock("teacher-1").release()
+
+
+def test_a_server_that_is_gone_hides_no_verdict(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(hooks, "open_registry", gone)
+    promotion = Promotion(name="digits", version="1", promoted=True, reasons=("first",))
+    evaluation = findings().evaluation
+    datasets = {"evaluation": MemoryDataset(evaluation), "promotion": MemoryDataset(promotion)}
+    pipeline = Pipeline([node(lambda _: (), "x", ["evaluation", "promotion"], name="all")])
+    tracker: Any = SimpleNamespace(end=lambda **given: told.update(given))
+    RunHooks(tracker=tracker).after_pipeline_run(pipeline, DataCatalog(datasets={**datasets}))
+    assert told == {"evaluation": evaluation, "promotion": promotion}, "as far as is known"
+    assert "the server is gone" in caplog.text
+    assert "accuracy_drop" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,9 @@ class Champion:
         folder.mkdir(parents=True, exist_ok=True)
         save_network(self.teacher, folder / TEACHER)
         save_network(self.student, folder / STUDENT)
-        (folder / PLAN).write_text(self.plan.to_json())
+        (folder / PLAN).write_text(self.plan.to_json(), encoding="utf-8")
         (folder / ONNX).write_bytes(self.onnx)
-        (folder / EVALUATION).write_text(self.evaluation.model_dump_json(indent=2))
+        (folder / EVALUATION).write_text(self.evaluation.model_dump_json(indent=2), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Champion":
@@ -45,7 +45,7 @@ class Champion:
         return cls(
             teacher=load_network(folder / TEACHER),
             student=load_network(folder / STUDENT),
-            plan=CompressionPlan.from_json((folder / PLAN).read_text()),
+            plan=CompressionPlan.from_json((folder / PLAN).read_text(encoding="utf-8")),
             onnx=(folder / ONNX).read_bytes(),
-            evaluation=Evaluation.model_validate_json((folder / EVALUATION).read_text()),
+            evaluation=Evaluation.model_validate_json((folder / EVALUATION).read_bytes()),
         )

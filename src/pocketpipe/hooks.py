@@ -34,7 +34,7 @@ from pocketpipe.evaluation import Evaluation
 from pocketpipe.freshness import Ingredients, hand_over, ingredients, request_fingerprint
 from pocketpipe.lineage.provenance import git_commit, provenance_now, read_provenance
 from pocketpipe.preflight import check_feasible, checked_config
-from pocketpipe.record import StageRecord
+from pocketpipe.record import StageRecord, warnings_of
 from pocketpipe.reporting.terminal import print_verdicts
 from pocketpipe.storage import remove_whole
 from pocketpipe.tracking.registry import OVERTAKEN, Registered
@@ -169,7 +169,10 @@ class RunHooks:
                 tracker.end()
             return
         evaluation: Evaluation = catalog.load("evaluation")
-        promotion = open_registry().as_of_now(catalog.load("promotion")) if "promotion" in outputs else None
+        promotion = catalog.load("promotion") if "promotion" in outputs else None
+        if promotion is not None:
+            with _as_far_as_possible():
+                promotion = open_registry().as_of_now(promotion)
         with _as_far_as_possible():
             tracker.end(evaluation=evaluation, promotion=promotion)
         # By fingerprint: `latest` may be another run's by now.
@@ -383,10 +386,10 @@ def _stored_by(catalog: DataCatalog, name: str) -> str | None:
     return None if provenance is None else provenance.run
 
 
-def _warnings(pipeline: Pipeline, catalog: DataCatalog) -> list[str]:
+def _warnings(pipeline: Pipeline, catalog: DataCatalog) -> tuple[str, ...]:
     """All warnings of the pipeline's stages, each once."""
     names = sorted(name for name in pipeline.all_outputs() if name.endswith("_record") and catalog.exists(name))
-    return list(dict.fromkeys(line for name in names for line in catalog.load(name).warnings))
+    return warnings_of(catalog.load(name) for name in names)
 
 
 def _said(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """StageRecord: what a stage tells about its work, for MLflow, the report and the terminal alike."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pocketpipe.doors import Value
@@ -26,3 +27,8 @@ class StageRecord(Value):
     data: str = ""
     curves_of: str = ""
     """The same for the curves, where it is other data."""
+
+
+def warnings_of(records: Iterable[StageRecord]) -> tuple[str, ...]:
+    """All warnings, each once, in the order of the records."""
+    return tuple(dict.fromkeys(line for record in records for line in record.warnings))

@@ -84,6 +84,17 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"bbbb", "latest"}
 
 
+def test_a_page_is_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:
+    """It says so itself; `EncodingWarning` is Python's own where a file's encoding is left to the locale."""
+    saved = (
+        "import sys; from pocketpipe.datasets.fresh import TextDataset; d = TextDataset(sys.argv[1], 'x.html'); "
+        "d.fingerprint = 'aaaa'; d.save('2 \u2192 1'); assert d.load() == '2 \u2192 1'"
+    )
+    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning:pocketpipe.datasets.fresh"]
+    subprocess.run([sys.executable, *strict, "-c", saved, str(tmp_path)], check=True)
+    assert (tmp_path / "aaaa" / "x.html").read_bytes() == "2 \u2192 1".encode()
+
+
 def test_without_a_fingerprint_nothing_exists(tmp_path: Path) -> None:
     dataset = TextDataset(str(tmp_path / "report"), file="report.html")
     assert not dataset.exists()

@@ -121,10 +121,10 @@ class TextDataset(FreshDataset[str]):
         self.file = file
 
     def _write(self, data: str, folder: Path) -> None:
-        (folder / self.file).write_text(data)
+        (folder / self.file).write_text(data, encoding="utf-8")
 
     def _read(self, folder: Path) -> str:
-        return (folder / self.file).read_text()
+        return (folder / self.file).read_text(encoding="utf-8")
 
 
 class BytesDataset(FreshDataset[bytes]):

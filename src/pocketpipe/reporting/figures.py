@@ -72,14 +72,17 @@ def training(findings: Findings, stage: str) -> str:
 
 
 def curve_panels(curves: Mapping[str, tuple[float, ...]]) -> dict[str, dict[str, tuple[float, ...]]]:
-    """Curves grouped by what they measure, the last word of their name.
+    """Curves grouped by what they measure; before that, their name has the split.
 
-    >>> curve_panels({"train_loss": (2.0, 1.0), "val_loss": (2.1, 1.4), "lr": (0.1, 0.05)})
-    {'loss': {'train': (2.0, 1.0), 'val': (2.1, 1.4)}, 'lr': {'lr': (0.1, 0.05)}}
+    >>> curve_panels({"train_loss": (2.0, 1.0), "val_loss": (2.1, 1.4), "learning_rate": (0.1, 0.05)})
+    {'loss': {'train': (2.0, 1.0), 'val': (2.1, 1.4)}, 'learning_rate': {'learning_rate': (0.1, 0.05)}}
+    >>> curve_panels({"val_loss": (2.1,), "val_log_loss": (0.4,)})
+    {'loss': {'val': (2.1,)}, 'log_loss': {'val': (0.4,)}}
     """
     panels: dict[str, dict[str, tuple[float, ...]]] = {}
     for name, values in curves.items():
-        who, _, kind = name.rpartition("_")
+        who = next((split for split in ("train", "val") if name.startswith(f"{split}_")), None)
+        kind = name if who is None else name.removeprefix(f"{who}_")
         panels.setdefault(kind, {})[who or kind] = values
     return panels
 

@@ -9,7 +9,7 @@ from pocketpipe.budget import Budget, Limits
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.record import StageRecord
+from pocketpipe.record import StageRecord, warnings_of
 from pocketpipe.search.trial import Trial
 
 
@@ -59,5 +59,4 @@ class Findings:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user must be told, each line once, in the order of the stages."""
-        lines = [line for record in self.records.values() for line in record.warnings]
-        return tuple(dict.fromkeys(lines))
+        return warnings_of(self.records.values())

@@ -23,8 +23,7 @@ def named_champion(registry: Registry, name: str) -> Registered:
     """The champion of `name`. Raises UserError if there is none."""
     champion = registry.champion(name)
     if champion is None:
-        known = ", ".join(registry.names()) or "none yet: run compress first"
-        raise UserError(f"{name!r} has no champion; names in the registry: {known}")
+        raise registry.without_champion(name)
     return champion
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pocketpipe.evaluation import Evaluation, Subject
-from pocketpipe.record import StageRecord
+from pocketpipe.record import StageRecord, warnings_of
 from pocketpipe.reporting.wording import bytes_text, count_text, headline, metric_text, share_text
 from pocketpipe.tracking.datasets import digests_of
 from pocketpipe.tracking.gates import Promotion
@@ -197,8 +197,8 @@ def _examples(count: float | None) -> str:
 
 
 def _warnings(stages: Sequence[StageSummary]) -> str:
-    lines = dict.fromkeys(_cell(line) for stage in stages if stage.record for line in stage.record.warnings)
-    return "**Warnings**\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+    lines = warnings_of(stage.record for stage in stages if stage.record)
+    return "**Warnings**\n\n" + "\n".join(f"- {_cell(line)}" for line in lines) if lines else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

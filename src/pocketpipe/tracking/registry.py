@@ -138,7 +138,7 @@ class Registry:
         if CONTENT not in found.tags:  # on a server that others use, too
             raise UserError(f"{name!r} version {version} was not registered by pocketpipe")
         folder = self._folder(found)
-        evaluation = _read_evaluation((folder / EVALUATION).read_text(), found)
+        evaluation = _read_evaluation(folder / EVALUATION, found)
         return Registered(name, version, folder, evaluation, found.run_id or "", dict(found.tags))
 
     def settle(self, name: str, version: str, decision: Decision, *, against: str | None) -> Promotion:
@@ -179,7 +179,7 @@ class Registry:
         with self.store.lock():
             current, history = self.champion_version(name), self.history(name)
             if not history:
-                raise UserError(f"{name!r} has no champion; names in the registry: {', '.join(self.names()) or 'none'}")
+                raise self.without_champion(name)
             existing = {str(v.version) for v in self.store.client.search_model_versions(f"name = '{name}'")}
             before = [version for version in history if version != current and version in existing]
             if not before:
@@ -211,6 +211,11 @@ class Registry:
             token = page.token
             if not token:
                 return sorted(found)
+
+    def without_champion(self, name: str) -> UserError:
+        """What is said of a name that has no champion."""
+        known = ", ".join(self.names()) or "none yet: run compress first"
+        return UserError(f"{name!r} has no champion; names in the registry: {known}")
 
     def _ensure(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -304,9 +309,9 @@ class Registry:
         """What was measured of a version; of a server's, no other file is fetched."""
         source = self._source(version)
         if _is_local(source):
-            return _read_evaluation((self._folder(version) / EVALUATION).read_text(), version)
+            return _read_evaluation(self._folder(version) / EVALUATION, version)
         with tempfile.TemporaryDirectory() as scratch:
-            return _read_evaluation(self._fetched(f"{source}/{EVALUATION}", Path(scratch)).read_text(), version)
+            return _read_evaluation(self._fetched(f"{source}/{EVALUATION}", Path(scratch)), version)
 
     def _source(self, version: ModelVersion) -> str:
         return self.store.client.get_model_version_download_uri(version.name, version.version)
@@ -346,9 +351,9 @@ def _is_local(source: str) -> bool:
     return urlparse(source).scheme in ("", "file")
 
 
-def _read_evaluation(stored: str, version: ModelVersion) -> Evaluation:
+def _read_evaluation(file: Path, version: ModelVersion) -> Evaluation:
     try:
-        return Evaluation.model_validate_json(stored)
+        return Evaluation.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(

@@ -35,7 +35,7 @@ def promote(
     if len(student_packed) < len(student_onnx):
         (package / packed_name(ONNX)).write_bytes(student_packed)
     shutil.copytree(deliveries, package / DELIVERIES)
-    (package / REPORT).write_text(report)
+    (package / REPORT).write_text(report, encoding="utf-8")
     # The one whose scores on this test data are at hand: if another has taken its place meanwhile, `settle` objects.
     compared = evaluation.champion_scores is not None
     champion = run.beside if compared else run.registry.champion(run.model)
@@ -47,6 +47,7 @@ def promote(
         same = read_by(champion.folder / DELIVERIES) == read_by(package / DELIVERIES)
         decision, against = decide(evaluation, champion.evaluation, gate, reads_the_same=same), champion.version
     promotion = run.registry.settle(run.model, version, decision, against=against)
+    shutil.rmtree(package)  # the registry has its own
     return promotion, StageRecord(
         stage="promote",
         metrics={"promoted": float(promotion.promoted)},

@@ -9,7 +9,7 @@ from pocketpipe.lineage.fingerprint import engine_versions
 from pocketpipe.network import NetworkChoice
 from pocketpipe.plan import CompressionPlan, MethodChoice
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.record import StageRecord
+from pocketpipe.record import StageRecord, warnings_of
 from pocketpipe.reporting.report import Findings, render
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import TaskChoice
@@ -61,7 +61,9 @@ def write_report(
         selection=search.data,
     )
     page = render(findings)
-    warnings = tuple(dict.fromkeys(line for record in records for line in record.warnings))
     return page, StageRecord(
-        stage="report", metrics={"html_bytes": len(page.encode())}, warnings=warnings, data=evaluation.data
+        stage="report",
+        metrics={"html_bytes": len(page.encode())},
+        warnings=warnings_of(records),
+        data=evaluation.data,
     )
