@@ -3,10 +3,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A virtual environment names its own folder in its commands: in a project that was moved or copied it is made anew.
+MOVED := $(filter-out $(realpath $(VENV)),$(shell cat $(INSTALLED) 2>/dev/null))
 
 RECIPES := base blocks sparsity codebook quantization everything distillation staged grouped gru vit
 
-.PHONY: compress test test-slow recipes $(RECIPES:%=recipe-%) lint ui install lock clean
+.PHONY: anew compress test test-slow recipes $(RECIPES:%=recipe-%) lint ui install lock clean
 
 compress: $(INSTALLED)  ## the main job on the embedded default data
 	$(BIN)/kedro run --pipeline compress
@@ -33,11 +35,11 @@ ui: $(INSTALLED)  ## browse the experiments at http://127.0.0.1:5000
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.lock pyproject.toml
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+$(INSTALLED): requirements.lock pyproject.toml $(if $(MOVED),anew)
+	test -z "$(MOVED)" && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	touch $(INSTALLED)
+	cd $(VENV) && pwd -P > .installed
 
 lock:  ## pin what pyproject.toml allows today
 	$(PYTHON) -m venv build/lock
