@@ -37,6 +37,10 @@ def test_own_task_network_and_step_go_through_the_chain_and_a_missed_budget_keep
     (top,) = [run for run in runs(house) if "mlflow.parentRunId" not in run.data.tags]
     assert top.data.tags["budget_kept"] == "false"
     assert "challenger" in top.data.tags["promotion"]
+    trials = [run for run in runs(house) if "plan" in run.data.tags and "origin" in run.data.params]
+    (scored_on,) = {run.data.tags["data"] for run in trials}
+    assert scored_on.startswith("val")
+    assert not list((house.output / "workspaces" / "promote").glob("*/package")), "the registry has its own"
     again = house.run("compress", f"{own},budget.minimum_metric=1.01")
     assert again.code == 1, "the verdict is the same when nothing is made again"
     assert again.stages() == []
