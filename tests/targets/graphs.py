@@ -48,9 +48,10 @@ class Graph:
     def linear(self, data: str, features: int, out: int) -> str:
         return self.op("Gemm", data, self.weight(out, features), self.weight(out), transB=1)
 
-    def finish(self, result: str) -> bytes:
+    def finish(self, result: str, kind: int = TensorProto.FLOAT) -> bytes:
+        """The file; `kind`: ONNX's number of the result's type."""
         given = helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, *self.input_shape))
-        output = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+        output = helper.make_tensor_value_info(result, kind, None)
         graph = helper.make_graph(self.nodes, "graph", [given], [output], self.initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         data: bytes = model.SerializeToString()

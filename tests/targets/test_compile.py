@@ -10,6 +10,7 @@ from time import monotonic, sleep
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from pocketpipe.delivery.folder import MEASURED, README
 from pocketpipe.delivery.metadata import DeliveryMetadata
@@ -63,6 +64,8 @@ def test_without_emulator_nothing_is_measured(tmp_path: Path, monkeypatch: pytes
     if not target.emulated:
         pytest.skip("this machine is an ARM itself")
     target.compile(tiny(), metadata(SHAPE, "aarch64"), tmp_path / "out")
+    told = (tmp_path / "out" / README).read_text().split("```sh\n")[1].splitlines()[1]
+    assert told.startswith("./runner input.bin output.f32"), "a board needs no emulator"
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotMeasured, match="apt-get install qemu-user"):
         target.run(tmp_path / "out", examples(SHAPE))
@@ -87,6 +90,7 @@ def test_readme_tells_what_was_measured_last(folder: Path, tmp_path: Path) -> No
     write_measured(copied, {"milliseconds": 0.125, "instructions": 7_100_000.0})
     text = (copied / README).read_text()
     assert text.startswith(before)
+    assert "files but `measured.json` and this one" in text
     assert text.count("## Measured") == 1
     assert "| milliseconds (median of calls on that host) | 0.125 |" in text
     assert "| executed instructions (counted by an emulator) | 7,100,000 |" in text
@@ -124,6 +128,15 @@ def test_lstm_is_refused_with_its_node(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'node0': operator LSTM") as refusal:
         TARGETS.resolve("x86_64").compile(onnx, metadata((3, 4), "x86_64"), tmp_path / "out")
     assert "\n" not in str(refusal.value)
+
+
+def test_an_output_of_another_type_is_refused(tmp_path: Path) -> None:
+    """Eight bytes a number: more than the caller has room for."""
+    graph = Graph((4,))
+    onnx = graph.finish(graph.op("ArgMax", graph.linear("input", 4, 5), axis=1), kind=TensorProto.INT64)
+    with pytest.raises(UserError, match="output 'value1_0' of the ONNX file is int64, not float32"):
+        TARGETS.resolve("x86_64").compile(onnx, metadata((4,), "x86_64"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_shape_than_the_task_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ std {list(preprocessing.std)} (one for all, or one for each index of the first a
 {usage}
 
 `{METADATA_FILE}` holds shapes, labels, preprocessing and the SHA-256 of what this was made from, and of all other
-files but `measured.json`.
+files but `measured.json` and this one.
 """
 
 

@@ -90,7 +90,6 @@ class AArch64(NativeTarget):
         examples: np.ndarray | None = None,
     ) -> None:
         """Write the delivery folder (see `NativeTarget.deliver`)."""
-        prefix = f"{EMULATOR} " if self.emulated else ""
         compile_native(
             network,
             metadata.model_copy(update={"cpu_flags": FLAGS[MODELS[self.model]]}),
@@ -98,7 +97,7 @@ class AArch64(NativeTarget):
             cpu=self.cpu(),
             toolchain=find_toolchain(self.architecture),
             programs=(RUNNER,),
-            run=f"{prefix}./runner input.bin output.f32  # a static program that is delivered",
+            run=f"./{RUNNER} input.bin output.f32  # a static program that is delivered; elsewhere {EMULATOR} ./{RUNNER} ...",
             chosen=chosen,
             examples=examples,
         )

@@ -50,7 +50,10 @@ class Level:
         return Cpu("x86_64-linux-gnu", self.model, self.attributes, self.lanes, self.accumulators, unit)
 
 
-V3 = ("avx2", "bmi2", "fma")
+V2 = ("popcnt", "sse4_1", "sse4_2", "ssse3")
+V3 = ("abm", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "popcnt")
+"""All that LLVM may use of the level: what a virtual machine hides, code must not rely on. `abm` is `lzcnt`, which a CPU
+without it takes for another instruction."""
 V4 = ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", *V3)
 
 LEVELS = {
@@ -58,7 +61,7 @@ LEVELS = {
     "v4": Level("x86-64-v4", V4, 16, 24, "PAIRS_512"),
     "v3-vnni": Level("x86-64-v3", ("avx_vnni", *V3), 8, 12, "VNNI_256", ("+avxvnni",)),
     "v3": Level("x86-64-v3", V3, 8, 12, "PAIRS_256"),
-    "v2": Level("x86-64-v2", ("sse4_1", "sse4_2", "ssse3"), 4, 12, "PAIRS_128"),
+    "v2": Level("x86-64-v2", V2, 4, 12, "PAIRS_128"),
     "v1": Level("x86-64", (), 4, 12, "PAIRS_128"),
 }
 """Best first."""

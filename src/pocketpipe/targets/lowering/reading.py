@@ -17,7 +17,8 @@ from pocketpipe.integer.onnx_file import attributes, only_ends
 def read_onnx(data: bytes) -> Any:
     """The IRModule of an ONNX file whose `main` takes one float32 tensor and returns one.
 
-    Raises UserError that names node and operator where TVM has no counterpart, and for several inputs or outputs.
+    Raises UserError that names node and operator where TVM has no counterpart, for several inputs or outputs, and for
+    those of another type.
     """
     model = onnx.load_from_string(data)
     _refuse_unknown_operators(model)
@@ -26,10 +27,12 @@ def read_onnx(data: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _simplify(from_onnx(model, keep_params_in_input=False))
+            module = _simplify(from_onnx(model, keep_params_in_input=False))
         except (ValueError, NotImplementedError, tvm.error.InternalError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"the ONNX file cannot be compiled: TVM's importer says: {reason}") from error
+    _refuse_another_output(module, model)
+    return module
 
 
 def _simplify(module: Any) -> Any:
@@ -90,3 +93,11 @@ def _refuse_other_signatures(model: ModelProto) -> None:
     shape = [dimension.dim_value for dimension in kind.shape.dim]
     if kind.elem_type != onnx.TensorProto.FLOAT or min(shape, default=0) < 1:
         raise UserError(f"input {entry.name!r} of the ONNX file must be float32 of fixed shape; export it with batch 1")
+
+
+def _refuse_another_output(module: Any, model: ModelProto) -> None:
+    """Callers have room for float32, whatever a file says that it gives."""
+    kind = module["main"].body.body.ty.dtype
+    if str(kind) != "float32":
+        name = model.graph.output[0].name
+        raise UserError(f"output {name!r} of the ONNX file is {kind}, not float32; let the network end before it")
