@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from compression.test_composition import NETWORKS as COMPOSED
 from compression.zoo import trained_looking
+from integer.qdq import File
 from pocketpipe.buffers import peak_bytes
 from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.compression.tracing import profile_of
@@ -115,3 +116,13 @@ def test_a_network_along_a_line_takes_the_memory_that_is_predicted() -> None:
     network, shape = trained_looking(Vibration()), (3, 256)
     profile = profile_of(network, shape)
     assert sources(lower(quantized(network, shape))).arena == peak_bytes(profile.buffers, profile.widths(), 1)
+
+
+def test_what_nobody_reads_is_not_computed() -> None:
+    """Also where no transposition is saved."""
+    file = File((6,))
+    x = file.on_grid("input", 0.0503, 4)
+    file.on_grid(file.node("Sigmoid", x), 1 / 256, -128)
+    graph = lower(file.bytes(file.on_grid(file.node("Tanh", x), 1 / 128)))
+    assert len(graph.operators) == 1
+    assert set(graph.tensors) == {graph.input, graph.output}

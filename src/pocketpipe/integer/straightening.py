@@ -47,10 +47,11 @@ def straightened(graph: IntegerGraph) -> IntegerGraph:
     """The same graph with fewer moves: what undoes earlier ones is a reshape, and what can be computed before its input
     is turned (element by element, along sequences) is, so that its mover meets the one that undoes it.
 
-    As it was, where that does not save any: several readers each turn what they make of one tensor.
+    As it was, where that does not save any: several readers each turn what they make of one tensor. What nobody reads
+    goes in any case.
     """
-    straight = _without_unread(_Straightening(graph).graph())
-    return straight if _turned(straight) < _turned(graph) else graph
+    straight, read = _without_unread(_Straightening(graph).graph()), _without_unread(graph)
+    return straight if _turned(straight) < _turned(read) else read
 
 
 def _turned(graph: IntegerGraph) -> int:
