@@ -26,7 +26,7 @@ def select_early(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     while found := _taken_earlier(graph):
         moved |= found
     for node in reversed(graph.nodes):
-        if not node.users and operator_of(node) in ("stack", "permute", *_SWAPS):
+        if not node.users and operator_of(node) in ("stack", "permute", "unbind", *_SWAPS):
             graph.erase_node(node)
     return {node: _at_last(moved, node) for node in moved}
 
@@ -62,11 +62,16 @@ def _selection(node: fx.Node) -> tuple[fx.Node, int, int] | None:
     """(tensor, axis, position >= 0) if the node takes one position along the first axis that it does not take whole."""
     name = operator_of(node)
     source = node.args[0] if node.args else None
+    parts = _unbound(node)
+    if parts is not None:
+        source = parts.args[0]
     if not isinstance(source, fx.Node) or not isinstance(tensor := source.meta.get(EXAMPLE), Tensor):
         return None
     axis: Any
     position: Any
-    if name == "select" and len(node.args) == 3:
+    if parts is not None:
+        axis, position = parts.args[1] if len(parts.args) > 1 else parts.kwargs.get("dim", 0), node.args[1]
+    elif name == "select" and len(node.args) == 3:
         axis, position = node.args[1:]
     elif name == "getitem":
         places = _places(node)
@@ -80,6 +85,13 @@ def _selection(node: fx.Node) -> tuple[fx.Node, int, int] | None:
     return source, axis, position % tensor.shape[axis]
 
 
+def _unbound(node: fx.Node) -> fx.Node | None:
+    """The call of `unbind` of which the node takes one part: a position along an axis, in other words."""
+    source = node.args[0] if node.args else None
+    one_part = operator_of(node) == "getitem" and isinstance(source, fx.Node) and operator_of(source) == "unbind"
+    return source if one_part and isinstance(source, fx.Node) and source.args else None
+
+
 def _places(node: fx.Node) -> tuple[Any, ...]:
     index = node.args[1]
     return index if isinstance(index, tuple) else (index,)
@@ -87,7 +99,7 @@ def _places(node: fx.Node) -> tuple[Any, ...]:
 
 def _rest_of_index(node: fx.Node, axis: int) -> tuple[Any, ...] | None:
     """What an index asks for beside the one position; None if nothing."""
-    if operator_of(node) != "getitem":
+    if operator_of(node) != "getitem" or _unbound(node) is not None:
         return None
     places = _places(node)
     rest = (*places[:axis], *places[axis + 1 :])
