@@ -63,12 +63,21 @@ def test_operators_of_one_name_are_told_apart() -> None:
     assert np.array_equal(TARGETS.resolve("x86_64").run_integers(graph, inputs), reference.run(graph, inputs))
 
 
-def _one_key_for_all_heads() -> IntegerGraph:
+def _of_one_head(*, query: bool) -> IntegerGraph:
+    """Queries times keys, where all heads have the keys, or the queries, of the first."""
     file = File((3, 4, 5))
-    x = file.on_grid("input", 0.05)
-    key = file.node("Slice", x, *(file.constant(np.array([bound])) for bound in (0, 1, 1)))
-    product = file.node("MatMul", x, file.node("Transpose", key, perm=[0, 1, 3, 2]))
+    x = file.on_grid("input", 0.05, 3)
+    first = file.node("Slice", x, *(file.constant(np.array([bound])) for bound in (0, 1, 1)))
+    queries, keys = (first, x) if query else (x, first)
+    product = file.node("MatMul", queries, file.node("Transpose", keys, perm=[0, 1, 3, 2]))
     return lowering.lower(file.bytes(file.on_grid(product, 0.1)))
+
+
+@pytest.mark.parametrize("name", ["x86_64", "fpga"])
+def test_all_heads_may_share_their_keys(name: str) -> None:
+    graph = _of_one_head(query=False)
+    inputs = np.random.default_rng(0).integers(-128, 128, (5, 3, 4, 5)).astype(np.int8)
+    assert np.array_equal(TARGETS.resolve(name).run_integers(graph, inputs), reference.run(graph, inputs))
 
 
 def _repeated_over_four_axes() -> IntegerGraph:
@@ -81,7 +90,7 @@ def _repeated_over_four_axes() -> IntegerGraph:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (_one_key_for_all_heads, r"operator 'n\d+' \(MatMul\): its inputs have different batches"),
+        (lambda: _of_one_head(query=True), r"operator 'n\d+' \(MatMul\): its inputs have different batches"),
         (_repeated_over_four_axes, r"operator 'n\d+' \(Multiply\): 4 axes besides the batch; the C kernels know 3"),
     ],
 )
@@ -95,7 +104,7 @@ def test_what_plain_c_does_not_take_is_refused_before_any_work(make: Callable[[]
 
 
 def test_moves_and_sums_over_four_axes_are_not_refused() -> None:
-    """They are kernels of ours; C99 alone refuses them."""
+    """C99 takes those of boxes whose axes come down to three; ours take all."""
     file = File((2, 3, 2, 2))
     x = file.on_grid("input", 0.05)
     both = file.on_grid(file.node("Concat", x, file.on_grid(file.node("Neg", x), 0.05), axis=2), 0.05)
@@ -103,12 +112,20 @@ def test_moves_and_sums_over_four_axes_are_not_refused() -> None:
     padded = file.node("Pad", cut, file.constant(np.array([0, 0, 1, 0, 0, 0, 1, 0, 0, 0])))
     total = file.node("Add", padded, file.on_grid(file.node("Sigmoid", padded), 0.004, -128))
     graph = lowering.lower(file.bytes(file.on_grid(total, 0.06)))
-    with pytest.raises(UserError, match="4 axes besides the batch"):
-        TARGETS.resolve("fpga").check_integers(graph)
-    target = TARGETS.resolve("x86_64")
-    target.check_integers(graph)
     inputs = np.random.default_rng(0).integers(-128, 128, (5, 2, 3, 2, 2)).astype(np.int8)
-    assert np.array_equal(target.run_integers(graph, inputs), reference.run(graph, inputs))
+    for target in map(TARGETS.resolve, ("x86_64", "fpga")):
+        target.check_integers(graph)
+        assert np.array_equal(target.run_integers(graph, inputs), reference.run(graph, inputs))
+
+
+def test_c99_refuses_boxes_that_keep_four_axes() -> None:
+    file = File((4, 3, 4, 4))
+    bounds = (file.constant(np.array(values)) for values in ([0] * 4, [4, 3, 4, 4], [1, 2, 3, 4], [2] * 4))
+    graph = lowering.lower(file.bytes(file.node("Slice", file.on_grid("input", 0.05), *bounds)))
+    with pytest.raises(UserError, match=r"operator 'n\d+' \(Slice\): 4 axes besides the batch"):
+        TARGETS.resolve("fpga").check_integers(graph)
+    inputs = np.random.default_rng(0).integers(-128, 128, (5, 4, 3, 4, 4)).astype(np.int8)
+    assert np.array_equal(TARGETS.resolve("x86_64").run_integers(graph, inputs), reference.run(graph, inputs))
 
 
 def test_numbers_that_are_prepared_outside_enter_as_well(tmp_path: Path) -> None:

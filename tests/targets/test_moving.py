@@ -45,6 +45,10 @@ CASES: dict[str, tuple[Shape, Operator, Callable[[np.ndarray], np.ndarray]]] = {
         (5, 7, 6), Slice("cut", ("x",), "out", ((1, 4, 1), (0, 7, 2), (2, 6, 3))), lambda x: x[1:4, ::2, 2:6:3]
     ),
     "slice of a row": ((9,), Slice("cut", ("x",), "out", ((3, 9, 2),)), lambda x: x[3:9:2]),
+    "slice of four axes": (
+        (2, 5, 3, 4), Slice("cut", ("x",), "out", ((0, 2, 1), (1, 5, 2), (0, 3, 1), (0, 4, 1))), lambda x: x[:, 1::2]
+    ),
+    "slice of one element": ((2, 3), Slice("cut", ("x",), "out", ((1, 2, 1), (2, 3, 1))), lambda x: x[1:, 2:]),
     "transpose": ((2, 3, 4), Transpose("turn", ("x",), "out", (0, 3, 1, 2)), lambda x: x.transpose(2, 0, 1)),
     "transpose of four axes": (
         (2, 3, 4, 5), Transpose("turn", ("x",), "out", (0, 3, 1, 4, 2)), lambda x: x.transpose(2, 0, 3, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from math import prod
 
@@ -29,13 +29,33 @@ class Move:
     box: Box
 
 
-@singledispatch
 def moves(operator: Operator, graph: IntegerGraph) -> tuple[Move, ...]:
-    """All moves of an operator. What a Pad adds is not moved: it is there before."""
+    """All moves of an operator, of boxes with as few axes as can be. What a Pad adds is not moved: it is there before."""
+    return tuple(replace(move, box=merged(move.box)) for move in _moves(operator, graph))
+
+
+def merged(box: Box) -> Box:
+    """The same elements with neighbouring axes as one where they lie as one on both sides, and without those of length 1.
+
+    >>> merged(Box((2, 3, 4), source_steps=(24, 4, 1), sink_steps=(12, 4, 1)))
+    Box(lengths=(2, 12), source_steps=(24, 1), sink_steps=(12, 1))
+    """
+    axes: list[tuple[int, int, int]] = []
+    for length, source, sink in zip(box.lengths, box.source_steps, box.sink_steps, strict=True):
+        if axes and axes[-1][1:] == (source * length, sink * length):
+            axes[-1] = (axes[-1][0] * length, source, sink)
+        elif length > 1:
+            axes.append((length, source, sink))
+    lengths, source_steps, sink_steps = zip(*(axes or [(1, 1, 1)]), strict=True)
+    return Box(lengths, source_steps, sink_steps)
+
+
+@singledispatch
+def _moves(operator: Operator, graph: IntegerGraph) -> tuple[Move, ...]:
     raise NotImplementedError(type(operator).__name__)
 
 
-@moves.register
+@_moves.register
 def _(operator: Concatenation, graph: IntegerGraph) -> tuple[Move, ...]:
     axis, sink_steps = operator.axis - 1, steps_of(graph.tensors[operator.output].shape)
     found, place = [], 0
@@ -46,7 +66,7 @@ def _(operator: Concatenation, graph: IntegerGraph) -> tuple[Move, ...]:
     return tuple(found)
 
 
-@moves.register
+@_moves.register
 def _(operator: Pad, graph: IntegerGraph) -> tuple[Move, ...]:
     (x,) = operator.inputs
     shape, sink_steps = graph.tensors[x].shape, steps_of(graph.tensors[operator.output].shape)
@@ -54,7 +74,7 @@ def _(operator: Pad, graph: IntegerGraph) -> tuple[Move, ...]:
     return (Move(x, 0, start, Box(shape, steps_of(shape), sink_steps)),)
 
 
-@moves.register
+@_moves.register
 def _(operator: Slice, graph: IntegerGraph) -> tuple[Move, ...]:
     (x,) = operator.inputs
     shape, steps = graph.tensors[operator.output].shape, steps_of(graph.tensors[x].shape)
@@ -63,7 +83,7 @@ def _(operator: Slice, graph: IntegerGraph) -> tuple[Move, ...]:
     return (Move(x, start, 0, Box(shape, strides, steps_of(shape))),)
 
 
-@moves.register
+@_moves.register
 def _(operator: Transpose, graph: IntegerGraph) -> tuple[Move, ...]:
     (x,) = operator.inputs
     shape, steps = graph.tensors[operator.output].shape, steps_of(graph.tensors[x].shape)

@@ -103,13 +103,16 @@ class Emitter:
     @_emit.register
     def _(self, operator: MatMul) -> None:
         left, right = (self.graph.tensors[name].shape for name in operator.inputs)
-        if left[:-2] != right[:-2]:
+        if left[:-2] == right[:-2]:
+            batches, rows = prod(left[:-2]), left[-2]
+        elif len(left) == len(right) and prod(right[:-2]) == 1:  # one matrix for all rows
+            batches, rows = 1, prod(left[:-1])
+        else:
             raise UserError("its inputs have different batches")
-        batches = int(np.prod(left[:-2], dtype=np.int64))
         zero_left, zero_right = operator.zero_points
         self.call(
             "matmul", self.at(operator.inputs[0]), zero_left, self.at(operator.inputs[1]), zero_right, batches,
-            left[-2], left[-1], right[-1], *self.scale(operator.requantization), self.at(operator.output),
+            rows, left[-1], right[-1], *self.scale(operator.requantization), self.at(operator.output),
         )  # fmt: skip
 
     @_emit.register
