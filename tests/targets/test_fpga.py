@@ -16,7 +16,16 @@ import pocketpipe
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.integer import reference
-from pocketpipe.integer.graph import Convolution, Linear
+from pocketpipe.integer.fixed_point import requantization
+from pocketpipe.integer.graph import (
+    Concatenation,
+    Convolution,
+    IntegerGraph,
+    IntegerTensor,
+    Linear,
+    MatMul,
+    Transpose,
+)
 from pocketpipe.lineage.verify import verify
 from pocketpipe.preflight import checked_config
 from pocketpipe.targets.base import TARGETS
@@ -173,6 +182,30 @@ def test_the_sheet_counts_the_products_that_are_formed(copied: Path) -> None:
     assert found is not None
     assert found.macs == counted == 64 * 9 * 12 + 64 * 9 * 12 * 12 + 16 * 9 * 12 * 20 + 20 * 10
     assert f"| MACs of one example | {counted:,} |" in (copied / "resources.md").read_text()
+
+
+def test_the_sheet_counts_products_of_two_tensors(tmp_path: Path) -> None:
+    """Products, and loops over them, of (2, 5, 7) by (2, 7, 40): 32 columns together, then 8."""
+    shapes = {"x": (2, 5, 7), "turned": (2, 7, 5), "wide": (2, 7, 40), "out": (2, 5, 40)}
+    factor = requantization(np.array([0.01]), 0, -128, 127)
+    operators = (
+        Transpose("turned", ("x",), "turned", (0, 1, 3, 2)),
+        Concatenation("wide", ("turned",) * 8, "wide", 3),
+        MatMul("product", ("x", "wide"), "out", (3, -5), factor),
+    )
+    graph = IntegerGraph({name: IntegerTensor(s, 1.0, 0) for name, s in shapes.items()}, operators, "x", "out")
+    made = sources(graph)
+    for name, text in {**made.files, "counted.c": COUNTED}.items():
+        (tmp_path / name).write_text(text)
+    counted = []
+    for macro in ("BODY", "LOOP"):
+        (tmp_path / "counted.c").write_text(COUNTED.replace("POCKETPIPE_BODY", f"POCKETPIPE_{macro}"))
+        subprocess.run([*digits.ZIG, *digits.STRICT, "counted.c", "-o", "counted"], cwd=tmp_path, check=True)
+        counted.append(int(subprocess.run(["./counted"], cwd=tmp_path, capture_output=True, check=True).stdout))
+    (layer,) = [each for each in resources(graph, made, unroll=8, clock_mhz=100).layers if each.name == "product"]
+    assert [layer.macs, 2 * 5 * 7 * 2] == counted == [2 * 5 * 7 * 40, 140]
+    assert layer.cycles == 70 * (4 + 4) + 70 * (1 + 4) + 2 * 2 * 5 * 40
+    assert layer.dsp == 8 + 4
 
 
 def test_a_wider_circuit_takes_fewer_cycles_and_more_multipliers() -> None:

@@ -27,7 +27,7 @@
 #ifndef POCKETPIPE_KERNEL
 #define POCKETPIPE_KERNEL static
 #endif
-#ifndef POCKETPIPE_LOOP /* in front of a loop over the products of a sum */
+#ifndef POCKETPIPE_LOOP /* in front of a loop over products: of a sum, or of neighbouring sums */
 #define POCKETPIPE_LOOP
 #endif
 #ifndef POCKETPIPE_BODY /* first thing in that loop */
@@ -174,20 +174,31 @@ POCKETPIPE_KERNEL void pocketpipe_linear(const int8_t *x, int32_t rows, int32_t 
     }
 }
 
+/* The sums of neighbouring columns grow together: what is read lies side by side then, which vectors and banks of memory
+   want. */
+#define POCKETPIPE_COLUMNS 32
 POCKETPIPE_KERNEL void pocketpipe_matmul(const int8_t *left, int32_t left_zero, const int8_t *right,
                                          int32_t right_zero, int32_t batches, int32_t rows, int32_t inner,
                                          int32_t columns, const int32_t *multiplier, const uint8_t *shift,
                                          pocketpipe_range range, int8_t *y) {
-    for (int32_t b = 0; b < batches; b++, left += rows * inner, right += inner * columns) {
-        for (int32_t i = 0; i < rows; i++) {
-            for (int32_t j = 0; j < columns; j++) {
-                int32_t sum = 0;
-                POCKETPIPE_LOOP
+    for (int32_t b = 0; b < batches; b++, right += inner * columns) {
+        for (int32_t i = 0; i < rows; i++, left += inner) {
+            for (int32_t j = 0; j < columns; j += POCKETPIPE_COLUMNS) {
+                const int32_t width = columns - j < POCKETPIPE_COLUMNS ? columns - j : POCKETPIPE_COLUMNS;
+                int32_t sums[POCKETPIPE_COLUMNS];
+                POCKETPIPE_BANKS(sums)
+                for (int32_t c = 0; c < width; c++) sums[c] = 0;
                 for (int32_t k = 0; k < inner; k++) {
-                    POCKETPIPE_BODY
-                    sum += (left[i * inner + k] - left_zero) * (right[k * columns + j] - right_zero);
+                    const int32_t factor = left[k] - left_zero;
+                    const int8_t *row = right + k * columns + j;
+                    POCKETPIPE_LOOP
+                    for (int32_t c = 0; c < width; c++) {
+                        POCKETPIPE_BODY
+                        sums[c] += factor * (row[c] - right_zero);
+                    }
                 }
-                *y++ = pocketpipe_scaled(sum, multiplier, shift, range, j);
+                for (int32_t c = 0; c < width; c++)
+                    *y++ = pocketpipe_scaled(sums[c], multiplier, shift, range, j + c);
             }
         }
     }

@@ -1,8 +1,8 @@
 """What the C sources would take on an FPGA, worked out from the graph: an estimate to choose a device and a clock by.
 
 The model of the machine: operators run one after the other, each on a circuit of its own (the kernels are inlined). The
-loop over the products of a sum starts `unroll` of them in every cycle, and takes FILL cycles more for its last ones to
-come through; every other loop handles one element a cycle. Loading of the next sum does not overlap with it. What the
+loop over the products of a sum (of a product of two tensors: of neighbouring sums) starts `unroll` of them in every
+cycle, and takes FILL cycles more for its last ones to come through; every other loop handles one element a cycle. Loading of the next sum does not overlap with it. What the
 tool itself reports after synthesis goes before all of this.
 """
 
@@ -36,6 +36,9 @@ from pocketpipe.targets.c99.sources import Sources
 
 FILL = 4
 """Cycles from reading two factors to having added their product: read, multiply, add up, accumulate."""
+
+COLUMNS = 32
+"""Of a product of two tensors, whose sums grow together (`kernels.h`)."""
 
 ROOT, DIVISION = 32, 64
 """Cycles of an integer root and of a division: a bit of the result in each."""
@@ -124,9 +127,13 @@ def _(operator: Linear, graph: IntegerGraph, unroll: int) -> tuple[int, int, int
 
 @spent.register
 def _(operator: MatMul, graph: IntegerGraph, unroll: int) -> tuple[int, int, int]:
-    inner = graph.tensors[operator.inputs[0]].shape[-1]
-    sums = graph.tensors[operator.output].elements
-    return *sums_of_products(sums, 1, inner, unroll), min(unroll, inner) + REQUANTIZATION_DSP
+    """A loop over up to COLUMNS neighbours for each factor of a row; their sums are cleared before and scaled behind."""
+    inner, made = graph.tensors[operator.inputs[0]].shape[-1], graph.tensors[operator.output]
+    columns = made.shape[-1]
+    widths = [min(COLUMNS, columns - first) for first in range(0, columns, COLUMNS)]
+    found = (sums_of_products(made.elements // columns, inner, width, unroll) for width in widths)
+    macs, cycles = map(sum, zip(*found, strict=True))
+    return macs, cycles + 2 * made.elements, min(unroll, widths[0]) + REQUANTIZATION_DSP
 
 
 @spent.register
@@ -218,7 +225,8 @@ after the other, each on a circuit of its own.
 {rows}
 
 - Cycles: a loop over the n products of a sum takes ceil(n / {found.unroll}) + {FILL}; one such loop for each output and
-  each place of the window. Everything else: one element a cycle.
+  each place of the window. Of a product of two tensors one for each factor of a row and {COLUMNS} columns, over these.
+  Everything else: one element a cycle.
 - DSP: one for each of the products formed together, {REQUANTIZATION_DSP} to scale a sum back to eight bits,
   one for each input of a sum of tensors.
 - BRAM: weights (or their indices, where they share few values) and working memory in {found.unroll} banks, words of 8
