@@ -15,10 +15,11 @@ import pytest
 from integer.qdq import File
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.delivery.model import cpu_flags
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Mistakes, NotMeasured, UserError
 from pocketpipe.integer import lowering, reference
 from pocketpipe.integer.fixed_point import Requantization
 from pocketpipe.integer.graph import IntegerGraph, IntegerTensor, SumPool
+from pocketpipe.integer.proof import prove
 from pocketpipe.targets.aarch64 import AArch64
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.lowering.cpu import Cpu
@@ -126,6 +127,24 @@ def test_c99_refuses_boxes_that_keep_four_axes() -> None:
         TARGETS.resolve("fpga").check_integers(graph)
     inputs = np.random.default_rng(0).integers(-128, 128, (5, 4, 3, 4, 4)).astype(np.int8)
     assert np.array_equal(TARGETS.resolve("x86_64").run_integers(graph, inputs), reference.run(graph, inputs))
+
+
+def test_sums_are_proven_as_the_processor_takes_them() -> None:
+    """No offset is added to what `smlal` reads; with the 128 that x86 adds this one would leave 32 bits."""
+    file = File((100_000,))
+    weight = file.weight(np.full((100_000, 1), 127), np.array(1e-5), axis=1)
+    graph = lowering.lower(file.bytes(file.on_grid(file.node("MatMul", file.on_grid("input", 0.05), weight), 0.1)))
+    with pytest.raises(Mistakes, match="the accumulator has 32"):
+        prove(graph)
+    inputs = np.random.default_rng(0).integers(-128, 128, (2, 100_000)).astype(np.int8)
+    inputs[0] = 127
+    for name in ("aarch64", "x86_64-v3"):
+        target = TARGETS.resolve(name)
+        try:
+            found = target.run_integers(graph, inputs)
+        except NotMeasured:
+            continue
+        assert np.array_equal(found, reference.run(graph, inputs))
 
 
 def test_numbers_that_are_prepared_outside_enter_as_well(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def _integers(
     from pocketpipe.integer.proof import prove
     from pocketpipe.targets.lowering.integers.program import lower
 
-    prove(graph)
+    prove(graph, offset=cpu.unit.offset)
     program = lower(graph, cpu, build / KERNELS, threads, chosen)
     sources = integer_sources(program, graph, None if tables is None else graph.quantized(tables), threads)
     _write(sources, build)
