@@ -1,4 +1,4 @@
-"""Attention as networks write it out, quantized: ONNX Runtime's numbers, and the same integers from the reference and C."""
+"""Attention as networks write it out, quantized: ONNX Runtime's numbers, and the reference's integers from C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every network that comes with pocketpipe, quantized: it has an integer form whose sums fit, and C gives its integers."""
+"""Every network that comes with pocketpipe, quantized: it has integers whose sums fit, and C gives the same ones."""
 
 from __future__ import annotations
 

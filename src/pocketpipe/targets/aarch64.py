@@ -97,7 +97,7 @@ class AArch64(NativeTarget):
             cpu=self.cpu(),
             toolchain=find_toolchain(self.architecture),
             programs=(RUNNER,),
-            run=f"./{RUNNER} input.bin output.f32  # a static program that is delivered; elsewhere {EMULATOR} ./{RUNNER} ...",
+            run=f"./{RUNNER} input.bin output.f32  # a delivered static program; elsewhere `{EMULATOR} ./{RUNNER} ...`",
             chosen=chosen,
             examples=examples,
         )

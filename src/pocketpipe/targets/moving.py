@@ -30,12 +30,12 @@ class Move:
 
 
 def moves(operator: Operator, graph: IntegerGraph) -> tuple[Move, ...]:
-    """All moves of an operator, of boxes with as few axes as can be. What a Pad adds is not moved: it is there before."""
+    """All moves of an operator: boxes of as few axes as can be. What a Pad adds is not moved: it is there before."""
     return tuple(replace(move, box=merged(move.box)) for move in _moves(operator, graph))
 
 
 def merged(box: Box) -> Box:
-    """The same elements with neighbouring axes as one where they lie as one on both sides, and without those of length 1.
+    """The same elements: neighbouring axes as one where they lie as one on both sides, without those of length 1.
 
     >>> merged(Box((2, 3, 4), source_steps=(24, 4, 1), sink_steps=(12, 4, 1)))
     Box(lengths=(2, 12), source_steps=(24, 1), sink_steps=(12, 1))

@@ -52,8 +52,8 @@ class Level:
 
 V2 = ("popcnt", "sse4_1", "sse4_2", "ssse3")
 V3 = ("abm", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "popcnt")
-"""All that LLVM may use of the level: what a virtual machine hides, code must not rely on. `abm` is `lzcnt`, which a CPU
-without it takes for another instruction."""
+"""All that LLVM may use of the level: what a virtual machine hides, code must not rely on. `abm` is `lzcnt`, which a
+CPU without it takes for another instruction."""
 V4 = ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", *V3)
 
 LEVELS = {

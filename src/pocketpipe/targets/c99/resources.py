@@ -2,8 +2,8 @@
 
 The model of the machine: operators run one after the other, each on a circuit of its own (the kernels are inlined). The
 loop over the products of a sum (of a product of two tensors: of neighbouring sums) starts `unroll` of them in every
-cycle, and takes FILL cycles more for its last ones to come through; every other loop handles one element a cycle. Loading of the next sum does not overlap with it. What the
-tool itself reports after synthesis goes before all of this.
+cycle, and takes FILL cycles more for its last ones to come through; every other loop handles one element a cycle.
+Loading of the next sum does not overlap with it. What the tool itself reports after synthesis goes before all of this.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _(operator: Linear, graph: IntegerGraph, unroll: int) -> tuple[int, int, int
 
 @spent.register
 def _(operator: MatMul, graph: IntegerGraph, unroll: int) -> tuple[int, int, int]:
-    """A loop over up to COLUMNS neighbours for each factor of a row; their sums are cleared before and scaled behind."""
+    """A loop over up to COLUMNS neighbours for each factor of a row; sums are cleared before and scaled behind."""
     inner, made = graph.tensors[operator.inputs[0]].shape[-1], graph.tensors[operator.output]
     columns = made.shape[-1]
     widths = [min(COLUMNS, columns - first) for first in range(0, columns, COLUMNS)]
