@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from integer.natively import natively
 from integer.qdq import File
 from integer.test_lowering import agrees, some
 from pocketpipe.errors import UserError
+from pocketpipe.integer import reference
 from pocketpipe.integer.graph import Pad
 from pocketpipe.integer.lowering import lower
 
@@ -75,3 +79,49 @@ def test_a_pad_that_is_quantized_next_ends_on_that_grid(value: float, scale: flo
     file = File((3, 5, 4))
     graph = agrees(file.bytes(file.on_grid(_padded(file, value), scale, 5)), some(3, 3, 5, 4))
     assert sum(isinstance(operator, Pad) for operator in graph.operators) == 1
+
+
+def _convolution(file: File, x: str, *axes: int) -> str:
+    """Of six channels to four, three wide along each axis."""
+    weight = file.weight(np.random.default_rng(1).integers(-127, 128, (4, 6, *axes)), np.full(4, 0.0053))
+    return file.node("Conv", x, weight, pads=[0, 1] * len(axes))
+
+
+SPATIAL = {
+    "rows and columns": ((6, 5, 4), [0, 0, 1, 1, 0, 0, 2, 1]),
+    "in front": ((6, 9), [0, 0, 2, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("case", SPATIAL)
+@pytest.mark.parametrize("first", [True, False], ids=["first layer", "behind another"])
+def test_a_convolution_pads_by_itself(case: str, first: bool, tmp_path: Path) -> None:
+    shape, amounts = SPATIAL[case]
+    axes, file = [3] * (len(shape) - 1), File(shape)
+    x = file.on_grid("input", 0.0211, 5)
+    if not first:
+        weight = file.weight(np.random.default_rng(0).integers(-127, 128, (6, 1, *axes)), np.full(6, 0.0103))
+        x = file.on_grid(file.node("Conv", x, weight, group=6, pads=[1] * 2 * len(axes)), 0.0307, 3)
+    y = _convolution(file, file.node("Pad", x, file.constant(np.array(amounts))), *axes)
+    graph = agrees(file.bytes(file.on_grid(y, 0.1507)), some(1, *shape), share=0.01)
+    assert not any(isinstance(operator, Pad) for operator in graph.operators)
+    entering = graph.quantized(some(1, *shape))
+    (run,) = natively([graph], tmp_path)
+    assert np.array_equal(run(entering), reference.run(graph, entering))
+
+
+@pytest.mark.parametrize(
+    ("amounts", "value"),
+    [
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0.0211),  # not zero
+        ([0, 2, 1, 1, 0, 1, 1, 1], 0.0),  # channels too
+        ([0, 0, 1, 3, 0, 0, 1, 1], 0.0),  # a window of nothing but pads
+    ],
+)
+def test_other_pads_before_a_convolution_stay(amounts: list[int], value: float) -> None:
+    channels = 3 if amounts[1] else 6
+    file = File((channels, 5, 4))
+    x = file.on_grid("input", 0.0211, 5)
+    y = file.node("Pad", x, file.constant(np.array(amounts)), file.constant(np.float32(value)))
+    graph = agrees(file.bytes(file.on_grid(_convolution(file, y, 3, 3), 0.1507)), some(1, channels, 5, 4), share=0.01)
+    assert any(isinstance(operator, Pad) for operator in graph.operators)

@@ -147,6 +147,22 @@ def test_pixels_are_made_of_channels(mode: str) -> None:
     agrees(file.bytes(file.on_grid(y, 0.0503, 4)), some(2, 12, 3, 4))
 
 
+@pytest.mark.parametrize("side", [2, 3])
+def test_channels_are_made_of_pixels(side: int) -> None:
+    file = File((3, 2 * side, 3 * side))
+    y = file.node("SpaceToDepth", file.on_grid("input", 0.0503, 4), blocksize=side)
+    agrees(file.bytes(file.on_grid(y, 0.0503, 4)), some(2, 3, 2 * side, 3 * side))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_sequences_are_repeated_as_well(factor: int) -> None:
+    file = File((3, 5))
+    scales = file.constant(np.array([1, 1, factor], np.float32))
+    x, places = file.on_grid("input", 0.0503, 4), {"coordinate_transformation_mode": "asymmetric"}
+    y = file.node("Resize", x, "", scales, mode="nearest", nearest_mode="floor", **places)
+    agrees(file.bytes(file.on_grid(y, 0.0503, 4)), some(1, 3, 5))
+
+
 @pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4), (5,)])
 def test_slopes_for_each_channel(shape: tuple[int, ...]) -> None:
     file = File(shape)

@@ -26,7 +26,10 @@ NEARLY = 1e-3
 @rule("Pad")
 def pad(lowering: Lowering, node: NodeProto) -> None:
     """With a constant on the grid; with any, where QuantizeLinear follows, or where only maxima see one below it."""
+    readers = lowering.readers.get(node.output[0], ())
     tensor = lowering.stored(node)
+    if len(lowering.tensors[tensor].shape) == 3 and readers and all(reader.op_type == "Conv" for reader in readers):
+        tensor = lowering.image(node)  # as these read it, which may pad by themselves then
     amounts, axes = lowering.constant(node, 1), lowering.constant(node, 3)
     if attributes(node).get("mode", b"constant") != b"constant" or amounts is None or axes is not None:
         raise lowering.refusal(node, "only constant pads, given for all axes (not reflected or repeated ones)")
@@ -38,7 +41,6 @@ def pad(lowering: Lowering, node: NodeProto) -> None:
     shape, image = lowering.shapes[node.output[0]], tensor in lowering.images
     if image:
         pairs, shape = last(pairs), last(shape)
-    readers = lowering.readers.get(node.output[0], ())
     place = value / x.scale + x.zero_point
     integer = int(on_grid(value, x.scale, x.zero_point, -128, 127))
     is_met = abs(place - integer) <= NEARLY or (place < -128 and _see_no_pads(lowering, readers, in_file))

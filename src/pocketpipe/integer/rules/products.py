@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pocketpipe.integer.advice import SYMMETRIC
-from pocketpipe.integer.graph import Convolution, IntegerTensor, Linear, MatMul, Reshape
+from pocketpipe.integer.graph import Convolution, IntegerTensor, Linear, MatMul, Pad, Reshape
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Constant, Sum, Target
@@ -32,15 +33,18 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
     if weight.values.ndim not in (3, 4):
         raise lowering.refusal(node, "only one and two dimensions")
     flat = weight.values.ndim == 3
-    source = row(lowering, node) if flat else lowering.image(node)
+    padded = lowering.plain(node) if flat else lowering.image(node)
     quantized = int8_of(lowering, node, weight)
     kernel = np.ascontiguousarray(np.moveaxis(quantized[:, :, None] if flat else quantized, 1, -1))
     strides, dilations = (pair(given.get(name, [1, 1]), flat) for name in ("strides", "dilations"))
     channels, *rows = lowering.shapes[node.output[0]]
     shape = (1, rows[0], channels) if flat else (rows[0], rows[1], channels)
     spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel.shape[1:3], dilations, strict=True)]
-    along = (lowering.tensors[source].shape[:2], shape[:2], spans, strides)
-    before, after = reach(lowering, node, *(each[1:] if flat else each for each in along))
+    lengths = lowering.tensors[padded].shape[1:] if flat else lowering.tensors[padded].shape[:2]
+    along = (shape[:2], spans, strides)
+    before, after = reach(lowering, node, lengths, *(each[1:] if flat else each for each in along))
+    inner, before, after = _without_pad(lowering, padded, before, after, spans[1:] if flat else spans)
+    source = row(lowering, node, inner) if flat else inner
     padding = (0, before[0], 0, after[0]) if flat else (before[0], before[1], after[0], after[1])
 
     def finish(target: Target, low: int, high: int) -> None:
@@ -59,14 +63,30 @@ def convolution(lowering: Lowering, node: NodeProto) -> None:
     lowering.known[node.output[0]] = Sum(stored, finish, label(node), image=not flat)
 
 
+def _without_pad(
+    lowering: Lowering, tensor: str, before: list[int], after: list[int], spans: Sequence[int]
+) -> tuple[str, list[int], list[int]]:
+    """(what is read, its pads before and after) of windows over `tensor`: if a Pad makes that with the zero point, as
+    windows do themselves, what goes into the Pad. No window lies beside its image as a whole.
+    """
+    pad = next((each for each in lowering.operators if each.output == tensor), None)
+    if not isinstance(pad, Pad) or pad.value != lowering.tensors[tensor].zero_point:
+        return tensor, before, after
+    image = tensor in lowering.images
+    channels, places = (pad.amounts[-1], pad.amounts[:-1]) if image else (pad.amounts[0], pad.amounts[1:])
+    more = [first + amounts[0] for first, amounts in zip(before, places, strict=True)]
+    most = [last + amounts[1] for last, amounts in zip(after, places, strict=True)]
+    reaches = any(length >= span for length, span in zip([*more, *most], [*spans, *spans], strict=True))
+    return (tensor, before, after) if any(channels) or reaches else (pad.inputs[0], more, most)
+
+
 def pair(values: list[int], flat: bool) -> tuple[int, int]:
     """What a node gives along height and width."""
     return (1, int(values[0])) if flat else (int(values[0]), int(values[1]))
 
 
-def row(lowering: Lowering, node: NodeProto) -> str:
+def row(lowering: Lowering, node: NodeProto, tensor: str) -> str:
     """A sequence (channels, width) as an image of height 1, channels last."""
-    tensor = lowering.plain(node)
     channels, width = lowering.tensors[tensor].shape
     name = f"{node.output[0]}/row"
     made = replace(lowering.tensors[tensor], shape=(channels, 1, width))

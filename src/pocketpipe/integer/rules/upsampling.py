@@ -78,7 +78,7 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
     if given.get("auto_pad", b"NOTSET") != b"NOTSET" or weight.values.ndim not in (3, 4):
         raise lowering.refusal(node, "only one and two dimensions with explicit pads")
     flat, groups = weight.values.ndim == 3, int(given.get("group", 1))
-    source = row(lowering, node) if flat else lowering.image(node)
+    source = row(lowering, node, lowering.plain(node)) if flat else lowering.image(node)
     stored = int8_of(lowering, node, weight)
     kernel = stored[:, :, None] if flat else stored
     channels, *axes = lowering.shapes[node.output[0]]
@@ -163,12 +163,14 @@ def _kernels(kernel: np.ndarray, groups: int, rows: Along, columns: Along) -> li
 
 @rule("Resize", "Upsample")
 def resize(lowering: Lowering, node: NodeProto) -> None:
-    """Each number several times: the nearest one, by whole factors."""
-    given, tensor = attributes(node), lowering.image(node)
+    """Each number several times: the nearest one, by whole factors. Sequences as images of height 1."""
+    flat = len(lowering.shapes[node.output[0]]) == 2
+    given, tensor = attributes(node), row(lowering, node, lowering.plain(node)) if flat else lowering.image(node)
     place, rounding = ((b"asymmetric", b"floor") if node.op_type == "Upsample" else
                        (given.get("coordinate_transformation_mode", b"half_pixel").removeprefix(b"pytorch_"),
                         given.get("nearest_mode", b"round_prefer_floor")))  # fmt: skip
     before, after = lowering.tensors[tensor].shape, lowering.shapes[node.output[0]]
+    after = (after[0], 1, after[1]) if flat else after
     height, width, channels = (*after[1:], after[0]) if len(after) == 3 else (0, 0, 0)
     if given.get("mode", b"nearest") != b"nearest" or (place, rounding) not in REPEATING:
         raise lowering.refusal(node, "only the nearest number is taken; a ConvTranspose behind it interpolates, too")
@@ -178,6 +180,10 @@ def resize(lowering: Lowering, node: NodeProto) -> None:
         raise lowering.refusal(node, f"from {before[:2]} to {after[1:]}, only whole factors of height and width")
     name, factors = node.output[0], (height // before[0], width // before[1])
     wide = _interleaved(lowering, f"{name}/columns", [tensor] * factors[1], (before[0], width, channels), 1)
+    if flat:
+        back_to_row(lowering, node, wide, name)
+        lowering.known[name] = Real(name)
+        return
     _image(lowering, node, _interleaved(lowering, name, [wide] * factors[0], (height, width, channels), 0))
 
 
@@ -200,6 +206,25 @@ def pixels_of_channels(lowering: Lowering, node: NodeProto) -> None:
     name = node.output[0]
     lines = [_interleaved(lowering, f"{name}/{r}", [part(r, c) for c in range(side)], wide, 1) for r in range(side)]
     _image(lowering, node, _interleaved(lowering, name, lines, (height * side, *wide[1:]), 0))
+
+
+@rule("SpaceToDepth")
+def channels_of_pixels(lowering: Lowering, node: NodeProto) -> None:
+    """`pixels_of_channels` undone, in TensorFlow's order of channels."""
+    tensor, side = lowering.image(node), int(attributes(node)["blocksize"])
+    height, width, channels = lowering.tensors[tensor].shape
+    small = (height // side, width // side)
+
+    def part(r: int, c: int) -> str:
+        name = f"{node.output[0]}/{r},{c}"
+        ranges = ((r, height, side), (c, width, side), (0, channels, 1))
+        lowering.moved(Slice(f"{label(node)}/{r},{c}", (tensor,), name, ranges), (*small, channels))
+        return name
+
+    parts, name = tuple(part(r, c) for r in range(side) for c in range(side)), node.output[0]
+    shape = (*small, channels * side**2)
+    lowering.add(Concatenation(label(node), parts, name, 3), replace(lowering.tensors[tensor], shape=shape))
+    _image(lowering, node, name)
 
 
 def _image(lowering: Lowering, node: NodeProto, tensor: str) -> None:
