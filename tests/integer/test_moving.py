@@ -1,18 +1,25 @@
-"""Constants that are moved before a layer reads them, as other exporters write weights: against ONNX Runtime."""
+"""What only moves numbers, and constants that are moved before a layer reads them: against ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
+from torch import Tensor, nn
 
+from exporting.test_qdq import _inputs, _quantized
 from integer import qdq
+from integer.natively import natively
 from integer.qdq import File
 from integer.test_lowering import agrees, some
 from pocketpipe.errors import UserError
+from pocketpipe.exporting.onnx import export_onnx
+from pocketpipe.integer import reference
 from pocketpipe.integer.graph import Convolution, Linear
 from pocketpipe.integer.lowering import lower
 
@@ -217,3 +224,77 @@ def test_a_bias_that_is_moved() -> None:
     y = file.node("Conv", file.on_grid("input", 0.0211, 5), weight, bias, group=6)
     graph = agrees(file.bytes(file.on_grid(y, 0.0507)), some(1, 6, 5, 4), share=0.01)  # the bias is rounded
     assert any(isinstance(operator, Convolution) for operator in graph.operators)
+
+
+def _gathered(*indices: int, axis: int) -> Callable[[File, str], str]:
+    return lambda file, x: file.node("Gather", x, file.constant(np.array(indices)), axis=axis)
+
+
+def _in_a_square(file: File, x: str) -> str:
+    return file.node("Gather", x, file.constant(np.array([[2, -1], [0, 1]])), axis=1)
+
+
+def _reversed(file: File, x: str) -> str:
+    bounds = (file.constant(np.array(values)) for values in ([-1, 3], [-99, 0], [3, 2], [-1, -2]))
+    return file.node("Slice", x, *bounds)
+
+
+def _tiled(file: File, x: str) -> str:
+    return file.node("Tile", x, file.constant(np.array([1, 2, 1, 3])))
+
+
+def _itself_beside(file: File, x: str) -> str:
+    return file.node("Concat", x, x, axis=3)
+
+
+MOVED = {
+    "gathered rows": _gathered(3, 4, 0, 1, axis=2), "gathered columns": _gathered(3, 1, 3, axis=3),
+    "gathered channels": _gathered(5, 4, 3, 0, 0, axis=1), "one channel": _gathered(3, axis=1),
+    "in a square": _in_a_square, "reversed": _reversed, "tiled": _tiled, "beside itself": _itself_beside,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MOVED)
+@pytest.mark.parametrize("image", [False, True], ids=["in the file's order", "channels last"])
+def test_numbers_that_are_moved_without_a_quantizer_behind(case: str, image: bool, tmp_path: Path) -> None:
+    """Behind a layer, whose result lies channels last, and another one reads it."""
+    file = File((6, 5, 4))
+    x = file.on_grid("input", 0.0211, 5)
+    if image:
+        x = file.on_grid(file.node("Conv", x, file.weight(_integers(6, 1, 1, 1), _scales(6)), group=6), 0.0307, 3)
+    y = MOVED[case](file, x)
+    y = file.on_grid(file.node("Sigmoid", y), 1 / 200, -100)
+    graph = agrees(file.bytes(y), some(1, 6, 5, 4), share=0.01)
+    entering = graph.quantized(some(2, 6, 5, 4))
+    (run,) = natively([graph], tmp_path)
+    assert np.array_equal(run(entering), reference.run(graph, entering))
+
+
+class Between(nn.Module):
+    """Numbers that are moved between two layers."""
+
+    def __init__(self, move: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.move, self.second = nn.Conv2d(3, 4, 3, padding=1), move, nn.Conv2d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.move(self.first(x)))
+
+
+MOVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "roll": lambda x: torch.roll(x, (-2, 1), (2, 3)),
+    "flip": lambda x: x.flip(3),
+    "repeat": lambda x: x.repeat(1, 1, 2, 1),
+    "index": lambda x: x.index_select(1, torch.tensor([2, 3, 0, 1])),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_what_moves_between_layers_needs_no_quantizer(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = (3, 6, 5)
+    quantized = _quantized(Between(MOVES[name]).eval(), shape)
+    graph = agrees(export_onnx(quantized, shape), _inputs(shape), share=0.01)
+    entering = graph.quantized(_inputs(shape))
+    (run,) = natively([graph], tmp_path)
+    assert np.array_equal(run(entering), reference.run(graph, entering))

@@ -48,6 +48,9 @@ CASES: dict[str, tuple[Shape, Operator, Callable[[np.ndarray], np.ndarray]]] = {
     "slice of four axes": (
         (2, 5, 3, 4), Slice("cut", ("x",), "out", ((0, 2, 1), (1, 5, 2), (0, 3, 1), (0, 4, 1))), lambda x: x[:, 1::2]
     ),
+    "slice that goes back": (
+        (5, 4), Slice("cut", ("x",), "out", ((4, -1, -2), (3, 0, -1))), lambda x: x[::-2, 3:0:-1]
+    ),
     "slice of one element": ((2, 3), Slice("cut", ("x",), "out", ((1, 2, 1), (2, 3, 1))), lambda x: x[1:, 2:]),
     "transpose": ((2, 3, 4), Transpose("turn", ("x",), "out", (0, 3, 1, 2)), lambda x: x.transpose(2, 0, 1)),
     "transpose of four axes": (

@@ -188,7 +188,7 @@ class Pad(Operator):
 
 @dataclass(frozen=True)
 class Slice(Operator):
-    """(start, stop, step) for each axis but the batch."""
+    """(start, stop, step) for each axis but the batch, as of `range`: steps may be negative."""
 
     ranges: tuple[tuple[int, int, int], ...]
 

@@ -165,7 +165,8 @@ def _(operator: Pad, x: np.ndarray) -> np.ndarray:
 
 @compute.register
 def _(operator: Slice, x: np.ndarray) -> np.ndarray:
-    return x[(slice(None), *(slice(start, stop, step) for start, stop, step in operator.ranges))]
+    ranges = (slice(start, stop if stop >= 0 else None, step) for start, stop, step in operator.ranges)
+    return x[(slice(None), *ranges)]
 
 
 @compute.register

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int, int]
 """Start, stop, step."""
+STORED_AXES = (0, 3, 1, 2)
+"""Where each axis of an image in the file lies as it is stored."""
 FLOATING = (1, 10, 11, 16)
 """Of ONNX's TensorProto: float32, float16, double, bfloat16."""
 
@@ -97,12 +99,75 @@ def transpose(lowering: Lowering, node: NodeProto) -> None:
     lowering.known[name] = Real(name)
 
 
-@rule("Slice", "Gather")
+@rule("Slice")
 def slice_(lowering: Lowering, node: NodeProto) -> None:
-    """Constant ranges; Gather with one index is a slice of length one whose axis goes."""
+    """Constant ranges."""
     if move_constant(lowering, node):
         return
     _cut(lowering, node, node.output[0], lambda shape: _ranges(lowering, node, shape))
+
+
+@rule("Gather")
+def gather(lowering: Lowering, node: NodeProto) -> None:
+    """Constant indices: slices side by side, of length one where nothing else fits."""
+    if move_constant(lowering, node):
+        return
+    index, rank = lowering.constant(node, 1), len(lowering.shapes[node.input[0]]) + 1
+    axis = attributes(node).get("axis", 0) % rank
+    if index is None or index.values.size == 0 or axis == 0:
+        raise lowering.refusal(node, "only constant indices along another axis than the batch")
+    length = lowering.shapes[node.input[0]][axis - 1]
+    runs = _runs([int(each) % length for each in index.values.reshape(-1)])
+    made = node.output[0]
+    if len(runs) == 1:
+        _cut(lowering, node, made, partial(_one_range, axis, runs[0]))
+        return
+    flat = index.values.ndim == 1
+    image = flat and lowering.stored(node) in lowering.images
+    tensor, axis = (lowering.stored(node), STORED_AXES[axis]) if image else (lowering.plain(node), axis)
+    shape = lowering.tensors[tensor].shape
+    parts = []
+    for number, bounds in enumerate(runs):
+        whole = tuple((0, each, 1) for each in shape)
+        ranges = (*whole[: axis - 1], bounds, *whole[axis:])
+        operator = Slice(f"{label(node)}/{number}", (tensor,), f"{made}/{number}", ranges)
+        lowering.moved(operator, tuple(len(range(*each)) for each in ranges))
+        parts.append(operator.output)
+    after, name = lowering.shapes[made], made if flat else f"{made}/joined"
+    lowering.known[name] = _side_by_side(lowering, label(node), name, parts, axis)
+    if not flat:
+        lowering.moved(Reshape(f"{label(node)}/shape", (name,), made, after), after)
+
+
+def _runs(indices: Sequence[int]) -> list[Range]:
+    """Ranges that give these indices one after the other.
+
+    >>> _runs([3, 4, 0, 1, 2]), _runs([4, 2, 0]), _runs([0, 0])
+    ([(3, 5, 1), (0, 3, 1)], [(4, -1, -2)], [(0, 1, 1), (0, 1, 1)])
+    """
+    found: list[Range] = []
+    first = 0
+    while first < len(indices):
+        last, step = first, 1
+        if first + 1 < len(indices) and indices[first + 1] != indices[first]:
+            step = indices[first + 1] - indices[first]
+        while last + 1 < len(indices) and indices[last + 1] - indices[last] == step:
+            last += 1
+        found.append((indices[first], indices[last] + (1 if step > 0 else -1), step))
+        first = last + 1
+    return found
+
+
+def _side_by_side(lowering: Lowering, name: str, made: str, tensors: Sequence[str], axis: int) -> Real:
+    """`made` of tensors on one grid, all stored in one order; `axis` is that of what is stored, the batch 0."""
+    parts = [lowering.tensors[tensor] for tensor in tensors]
+    first = parts[0].shape
+    shape = (*first[: axis - 1], sum(part.shape[axis - 1] for part in parts), *first[axis:])
+    low, high = min(part.low for part in parts), max(part.high for part in parts)
+    lowering.add(Concatenation(name, tuple(tensors), made, axis), replace(parts[0], shape=shape, low=low, high=high))
+    if all(tensor in lowering.images for tensor in tensors):
+        lowering.images.add(made)
+    return Real(made)
 
 
 @rule("Split")
@@ -149,13 +214,6 @@ def _cut(lowering: Lowering, node: NodeProto, made: str, ranges_of: Callable[[Sh
 def _ranges(lowering: Lowering, node: NodeProto, shape: Shape) -> list[tuple[int, Range]]:
     """(axis, (start, stop, step)) of each axis that is cut."""
     rank = len(shape) + 1
-    if node.op_type == "Gather":
-        index = lowering.constant(node, 1)
-        axis = attributes(node).get("axis", 0) % rank
-        if index is None or index.values.size != 1 or axis == 0:
-            raise lowering.refusal(node, "only one constant index along another axis than the batch")
-        start = int(index.values.reshape(())) % shape[axis - 1]
-        return [(axis, (start, start + 1, 1))]
     starts, ends, axes, steps = (lowering.constant(node, position) for position in range(1, 5))
     if starts is None or ends is None:
         raise lowering.refusal(node, "only constant ranges")
@@ -165,8 +223,6 @@ def _ranges(lowering: Lowering, node: NodeProto, shape: Shape) -> list[tuple[int
     found = []
     for axis, start, end, step in zip(listed, starts.values.reshape(-1).tolist(), ends.values.reshape(-1).tolist(),
                                       strides, strict=True):  # fmt: skip
-        if step < 0:
-            raise lowering.refusal(node, "only forward steps")
         position = axis % rank
         length = 1 if position == 0 else shape[position - 1]
         found.append((position, slice(start, end, step).indices(length)))
@@ -175,7 +231,7 @@ def _ranges(lowering: Lowering, node: NodeProto, shape: Shape) -> list[tuple[int
 
 @rule("Concat")
 def concatenation(lowering: Lowering, node: NodeProto) -> None:
-    """Each tensor is brought onto the grid of the result."""
+    """Each tensor is brought onto the grid of the result, if they are not on one already."""
     axis = attributes(node)["axis"]
     constants = [lowering.constant(node, position) for position in range(len(node.input))]
     if all(constants):
@@ -190,7 +246,11 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
         return
     tensors, image = lowering.together(node)
     if image:
-        shape, axis = last(shape), (3, 1, 2)[axis % rank - 1]
+        shape, axis = last(shape), STORED_AXES[axis % rank]
+    if len({(lowering.tensors[tensor].scale, lowering.tensors[tensor].zero_point) for tensor in tensors}) == 1:
+        made = node.output[0]
+        lowering.known[made] = _side_by_side(lowering, label(node), made, tensors, axis % rank)
+        return
 
     def finish(target: Target, low: int, high: int) -> None:
         grid = replace(target, low=low, high=high)
@@ -233,7 +293,9 @@ def _joined(lowering: Lowering, node: NodeProto, constants: Sequence[Constant | 
 
 
 def _beside_constants(lowering: Lowering, node: NodeProto, axis: int) -> Sum:
-    """One tensor between constants: it is padded, and the constants are added to what is around it."""
+    """One tensor between constants. These are made of as many of its rows, times 0; where it has too few, or more is to
+    be added to all of it, it is padded and the constants are added to what is around it.
+    """
     values = [lowering.constant(node, position) for position in range(len(node.input))]
     tensors = [position for position, value in enumerate(values) if value is None]
     if len(tensors) != 1:
@@ -253,7 +315,44 @@ def _beside_constants(lowering: Lowering, node: NodeProto, axis: int) -> Sum:
     name = f"{node.output[0]}/padded"
     lowering.add(Pad(f"{label(node)}/pad", (tensor,), name, amounts, x.zero_point), replace(x, shape=shape))
     around = [part for part in (before, np.zeros(x.shape), after) if part is not None]
-    return affine(lowering, node, name, np.ones(()), np.concatenate(around, axis))
+    padded = affine(lowering, node, name, np.ones(()), np.concatenate(around, axis))
+    if max(lengths) > x.shape[axis]:
+        return padded
+
+    def finish(target: Target, low: int, high: int) -> None:
+        grid = replace(target, low=low, high=high)
+
+        def made(side: str, constant: np.ndarray) -> str:
+            ranges = tuple((0, length, 1) for length in constant.shape)
+            part = f"{target.name}/{side}"
+            lowering.moved(Slice(f"{label(node)}/{side}", (tensor,), f"{part}/rows", ranges), constant.shape)
+            affine(lowering, node, f"{part}/rows", np.zeros(()), constant).finish(replace(grid, name=part), low, high)
+            return part
+
+        own = on_the_grid_of(lowering, node, "own", tensor, grid)
+        parts = (*([] if before is None else [made("before", before)]), own,
+                 *([] if after is None else [made("after", after)]))  # fmt: skip
+        lowering.add(Concatenation(label(node), parts, target.name, axis + 1), target.tensor(shape, low, high))
+
+    return Sum(shape, finish, label(node), with_affine=padded.with_affine)
+
+
+@rule("Tile")
+def tile(lowering: Lowering, node: NodeProto) -> None:
+    """The tensor several times, side by side, along each axis in turn."""
+    if move_constant(lowering, node):
+        return
+    repeats = lowering.constant(node, 1)
+    if repeats is None or repeats.values[0] != 1:
+        raise lowering.refusal(node, "only constant repeats, and none of the batch")
+    tensor, made = lowering.stored(node), node.output[0]
+    image = tensor in lowering.images
+    for axis, count in enumerate(repeats.values.tolist()):
+        if count > 1:
+            name, along = f"{made}/{axis}", STORED_AXES[axis] if image else axis
+            _side_by_side(lowering, f"{label(node)}/{axis}", name, [tensor] * count, along)
+            tensor = name
+    lowering.known[made] = Real(tensor)
 
 
 @rule("Expand")
