@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
 from compression.zoo import zoo
+from integer.natively import natively
 from integer.qdq import File, as_written, statically_quantized
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.onnx import export_onnx
@@ -118,6 +119,55 @@ def test_functions_of_one_tensor_become_tables() -> None:
             file.bytes(file.on_grid(file.node(function, x), 0.05, -128 if function == "Exp" else 0)), some(3, 6)
         )
         assert [type(operator) for operator in graph.operators] == [Table]
+
+
+FURTHER = {
+    "Log": {}, "Softsign": {}, "Sin": {}, "Cos": {}, "Sign": {}, "Floor": {}, "Ceil": {}, "Round": {}, "Selu": {},
+    "Celu": {"alpha": 0.7},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", FURTHER)
+def test_further_functions_become_tables(function: str) -> None:
+    """Steps of 0.1, so that whole numbers and halves lie on the grid. A logarithm is asked of what is above 0 alone."""
+    file, above = File((256,)), function == "Log"
+    x = file.on_grid("input", 0.1, -129 + 1 if above else 11)
+    y = file.on_grid(file.node(function, x, **FURTHER[function]), 0.0507, 3)
+    every = (np.arange(-128, 128)[None] + (129 if above else -11)) * np.float32(0.1)
+    graph = agrees(file.bytes(y), every.astype(np.float32), share=0.01)
+    assert [type(operator) for operator in graph.operators] == [Table]
+
+
+@pytest.mark.parametrize(("operator", "numbers"), [("Max", [-0.31]), ("Min", [0.42]), ("Min", [0.9, 0.3]), ("Max", [])])
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_larger_of_a_tensor_and_a_number_is_a_clip(operator: str, numbers: list[float], waits: bool) -> None:
+    file = File((6,))
+    x = file.on_grid("input", 0.0211, 5)
+    if waits:
+        x = file.node("MatMul", x, file.weight(np.random.default_rng(0).integers(-127, 128, (6, 4)), np.full(1, 0.01)))
+    given = [file.constant(np.array(number, np.float32)) for number in numbers]
+    y = file.on_grid(file.node(operator, *given[1:], x, *given[:1]), 0.0307, -5)
+    graph = agrees(file.bytes(y), some(3, 6))
+    assert len(graph.operators) == 1
+
+
+def _is_the_larger_of_two(file: File) -> str:
+    x = file.on_grid("input", 0.05)
+    return file.on_grid(file.node("Max", x, file.on_grid(file.node("Neg", x), 0.05)), 0.05)
+
+
+def test_a_maximum_of_constants_is_one() -> None:
+    file = File((3,))
+    bias = file.node("Max", file.constant(np.array([1, -2, 0.5], np.float32)), file.constant(np.float32(0)))
+    agrees(file.bytes(file.on_grid(file.node("Add", file.on_grid("input", 0.05), bias), 0.0611)), some(3, 3))
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [1], [-1], [1, 2, 3]])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_sums_over_axes(axes: list[int], keepdims: int) -> None:
+    file = File((3, 4, 5))
+    y = file.node("ReduceSum", file.on_grid("input", 0.0211, 5), file.constant(np.array(axes)), keepdims=keepdims)
+    agrees(file.bytes(file.on_grid(y, 0.0907, 3)), some(4, 3, 4, 5))
 
 
 def test_one_minus_x_is_a_table_and_a_product_of_tensors_is_not() -> None:
@@ -324,6 +374,52 @@ def test_functions_of_one_tensor_that_meet_again_are_one_table() -> None:
     assert [type(operator).__name__ for operator in graph.operators] == ["Table"] * 6
 
 
+@pytest.mark.parametrize("shape", [(5, 40), (5, 1)])
+@pytest.mark.parametrize("operator", ["BatchNormalization", "PRelu", "Mul"])
+def test_a_number_for_each_channel_of_a_sequence_is_stored_once(
+    operator: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    file, random = File(shape), np.random.default_rng(0)
+    x = file.on_grid("input", 0.0211, 5)
+    vectors = [file.constant(random.uniform(0.3, 1.5, 5).astype(np.float32)) for _ in range(4)]
+    column = file.constant(random.uniform(0.3, 1.5, (5, 1)).astype(np.float32))
+    y = file.node(operator, x, *(vectors if operator == "BatchNormalization" else [column]))
+    graph = agrees(file.bytes(file.on_grid(y, 0.0407, 3)), some(2, *shape), share=0.03)
+    stored = sum(each.weight.size for each in graph.operators if isinstance(each, Convolution))
+    assert stored == 5
+    (run,) = natively([graph], tmp_path)
+    entering = graph.quantized(some(2, *shape))
+    assert np.array_equal(run(entering), reference.run(graph, entering))
+
+
+@pytest.mark.parametrize("place", ["before", "after", "both"])
+def test_a_class_token_is_stored_once(place: str, tmp_path: Path) -> None:
+    file, random = File((9, 6)), np.random.default_rng(0)
+    token, tail = (file.constant(random.normal(size=(1, rows, 6)).astype(np.float32)) for rows in (1, 2))
+    x = file.on_grid("input", 0.0211, 5)
+    parts = {"before": (token, x), "after": (x, tail), "both": (token, x, tail)}[place]
+    graph = agrees(file.bytes(file.on_grid(file.node("Concat", *parts, axis=1), 0.0307, -9)), some(3, 9, 6), share=0.01)
+    stored = sum(each.weight.size for each in graph.operators if isinstance(each, Convolution))
+    assert stored == {"before": 6, "after": 12, "both": 18}[place]
+    (run,) = natively([graph], tmp_path)
+    entering = graph.quantized(some(3, 9, 6))
+    assert np.array_equal(run(entering), reference.run(graph, entering))
+
+
+def test_constants_that_are_longer_than_what_they_stand_beside() -> None:
+    file = File((2, 6))
+    token = file.constant(np.random.default_rng(0).normal(size=(1, 3, 6)).astype(np.float32))
+    y = file.node("Concat", file.on_grid("input", 0.0211, 5), token, axis=1)
+    agrees(file.bytes(file.on_grid(y, 0.0307, -9)), some(3, 2, 6), share=0.01)
+
+
+def test_positions_join_a_class_token() -> None:
+    file, random = File((9, 6)), np.random.default_rng(0)
+    token, positions = (file.constant(random.normal(size=(1, n, 6)).astype(np.float32)) for n in (1, 10))
+    y = file.node("Add", file.node("Concat", token, file.on_grid("input", 0.0211, 5), axis=1), positions)
+    agrees(file.bytes(file.on_grid(y, 0.0407, -9)), some(3, 9, 6), share=0.01)
+
+
 def test_splits_means_maxima_and_constants_beside_a_tensor() -> None:
     random = np.random.default_rng(2)
     file = File((6, 4))
@@ -487,7 +583,7 @@ def _is_rescaled_far_above_the_grid(file: File) -> str:
 
 def _concatenates_far_above_the_grid(file: File) -> str:
     x = file.on_grid("input", 2.0**17)
-    return file.node("Concat", x, x, axis=1)
+    return file.node("Concat", x, file.on_grid(file.node("Neg", x), 2.0**16), axis=1)
 
 
 def _multiplies_far_above_the_grid(file: File) -> str:
@@ -512,6 +608,7 @@ def _multiplies_far_above_the_grid(file: File) -> str:
         (_has_a_weight_in_blocks, r"node 'n\d+' \(DequantizeLinear\): quantized in blocks \(block_size 4\)"),
         (_quantizes_a_weight_in_blocks, r"node 'n\d+' \(QuantizeLinear\): quantized in blocks \(block_size 4\)"),
         (_is_quantized_in_blocks, r"node 'n\d+' \(QuantizeLinear\): quantized in blocks \(block_size 2\)"),
+        (_is_the_larger_of_two, r"\(Max\): only of one tensor and a number"),
         (_repeats_a_tensor, r"\(Expand\): repeats a tensor; let the sum or elementwise product behind it do so"),
         (_adds_far_above_the_grid, r"node 'n\d+' \(Add\): a factor of 2.62144e\+06 between two scales"),
         (_is_rescaled_far_above_the_grid, r"node 'n\d+' \(QuantizeLinear\): a factor of 2.62144e\+06 between"),

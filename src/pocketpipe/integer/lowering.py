@@ -341,7 +341,8 @@ def label(node: NodeProto) -> str:
 
 def _table(source: IntegerTensor, value: Real, target: Target) -> np.ndarray:
     """The function's value for each of the 256 integers, on the target's grid, by the one rounding rule."""
-    real = value.applied((np.arange(-128, 128, dtype=np.float64) - source.zero_point) * source.scale)
+    with np.errstate(all="ignore"):  # what is no number has an integer, too
+        real = value.applied((np.arange(-128, 128, dtype=np.float64) - source.zero_point) * source.scale)
     return on_grid(real, *target.grid)
 
 

@@ -15,6 +15,7 @@ from pocketpipe.integer.graph import Convolution, IntegerTensor, Reshape
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Real, Sum, Target
+from pocketpipe.integer.rules.products import back_to_row
 from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
         tensor = lowering.turn(tensor)
     image = tensor in lowering.images
     stored = lowering.tensors[tensor].shape
-    factor, offset = _by_channel(
-        _as_stored(lowering, node, tensor, factors), _as_stored(lowering, node, tensor, offsets)
-    )
+    spread = [_as_stored(lowering, node, tensor, each) for each in (factors, offsets)]
+    flat = _is_by_row(*spread)
+    factor, offset = _by_channel(*(each.T for each in spread)) if flat else _by_channel(*spread)
     box = (prod(stored) // len(factor), 1, len(factor))
 
     def finish(target: Target, low: int, high: int) -> None:
@@ -65,13 +66,16 @@ def affine(lowering: Lowering, node: NodeProto, tensor: str, factors: np.ndarray
         weight = np.floor(factor / scale + 0.5)
         bias = np.floor(added / (x.scale * scale) + 0.5) - x.zero_point * weight
         name = target.name if stored == box else f"{target.name}/box"
+        source = lowering.turn(lowering.reshaped(tensor, (len(factor), 1, box[0]))) if flat else tensor
         operator = Convolution(
-            label(node), (lowering.reshaped(tensor, box),), name,
+            label(node), (lowering.reshaped(source, box),), name,
             weight.astype(np.int8).reshape(-1, 1, 1, 1), bias.astype(np.int32), (1, 1), (0, 0, 0, 0), (1, 1),
             len(factor), x.zero_point, lowering.factor(node, target, x.scale, scale, limits=(low, high)),
         )  # fmt: skip
         lowering.add(operator, target.tensor(box, low, high))
-        if stored != box:
+        if flat:
+            back_to_row(lowering, node, lowering.reshaped(name, (1, box[0], len(factor))), target.name)
+        elif stored != box:
             lowering.ended(Reshape(f"{label(node)}/shape", (name,), target.name, stored))
 
     def with_affine(more: np.ndarray, added: np.ndarray) -> Sum:
@@ -96,6 +100,17 @@ def _is_by_channel(lowering: Lowering, node: NodeProto, tensor: str, *constants:
         return False
     spread = (_as_stored(lowering, node, tensor, constant) for constant in constants)
     return all(bool(np.all(each == each[:, :1, :1])) for each in spread)
+
+
+def _is_by_row(*constants: np.ndarray) -> bool:
+    """Whether these, as the tensor is stored, are one number for each row of a matrix, of which some differ: for each
+    channel of a sequence, which lies last once that is turned.
+    """
+    if constants[0].ndim != 2:
+        return False
+    return all(bool(np.all(each == each[:, :1])) for each in constants) and not all(
+        bool(np.all(each == each[:1])) for each in constants
+    )
 
 
 def _as_stored(lowering: Lowering, node: NodeProto, tensor: str, constant: np.ndarray) -> np.ndarray:

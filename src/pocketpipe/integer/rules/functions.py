@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from math import erf
 from typing import TYPE_CHECKING
 
@@ -30,14 +31,35 @@ def clip(lowering: Lowering, node: NodeProto) -> None:
             raise lowering.refusal(node, "cuts integers that others read as well; put it before the QuantizeLinear")
         lowering.alias(node)  # the QuantizeLinear has cut by it
         return
-    low, high = _limits(lowering, node)
-    value = lowering.known.get(node.input[0])
-    if node.input[0] == lowering.input_name:
+    _clipped(lowering, node, node.input[0], *_limits(lowering, node))
+
+
+@rule("Max", "Min")
+def clip_on_one_side(lowering: Lowering, node: NodeProto) -> None:
+    """Of one tensor and numbers. Of constants it is done at once."""
+    given = [lowering.constant(node, position) for position in range(len(node.input))]
+    numbers = [each.values for each in given if each is not None]
+    tensors = [name for name, each in zip(node.input, given, strict=True) if each is None]
+    above = node.op_type == "Max"
+    combine = np.maximum if above else np.minimum
+    if not tensors:
+        lowering.known[node.output[0]] = Constant(reduce(combine, numbers))
+        return
+    if len(tensors) > 1 or any(each.size != 1 for each in numbers):
+        raise lowering.refusal(node, "only of one tensor and a number, as a Clip")
+    limit = reduce(combine, (float(each.item()) for each in numbers), -np.inf if above else np.inf)
+    _clipped(lowering, node, tensors[0], *((limit, np.inf) if above else (-np.inf, limit)))
+
+
+def _clipped(lowering: Lowering, node: NodeProto, source: str, low: float, high: float) -> None:
+    """The node's output is this value, cut to low..high."""
+    value = lowering.known.get(source)
+    if source == lowering.input_name:
         lowering.clipped[node.output[0]] = (low, high)
     elif isinstance(value, Sum):
         lowering.known[node.output[0]] = value.clipped(low, high)
     else:
-        _then(lowering, node, lambda x: np.clip(x, low, high))
+        _then(lowering, node, lambda x: np.clip(x, low, high), source)
 
 
 def _limits(lowering: Lowering, node: NodeProto) -> tuple[float, float]:
@@ -64,6 +86,11 @@ def _softplus(x: np.ndarray) -> np.ndarray:
     return result
 
 
+def _to_whole(rounded: Function) -> Function:
+    """As float32 has them: a number that is whole there may lie just beside it in float64."""
+    return lambda x: rounded(x.astype(np.float32)).astype(np.float64)
+
+
 FUNCTIONS: dict[str, Function] = {
     "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "Tanh": np.tanh,
@@ -76,6 +103,14 @@ FUNCTIONS: dict[str, Function] = {
     "Exp": np.exp,
     "Sqrt": np.sqrt,
     "Reciprocal": lambda x: 1 / x,
+    "Log": np.log,
+    "Softsign": lambda x: x / (1 + np.abs(x)),
+    "Sin": np.sin,
+    "Cos": np.cos,
+    "Sign": np.sign,
+    "Floor": _to_whole(np.floor),
+    "Ceil": _to_whole(np.ceil),
+    "Round": _to_whole(np.rint),
 }
 
 
@@ -106,6 +141,21 @@ def elu(lowering: Lowering, node: NodeProto) -> None:
     _then(lowering, node, lambda x: np.where(x < 0, alpha * np.expm1(x), x))
 
 
+@rule("Celu")
+def celu(lowering: Lowering, node: NodeProto) -> None:
+    """A table."""
+    alpha = attributes(node).get("alpha", 1.0)
+    _then(lowering, node, lambda x: np.where(x < 0, alpha * np.expm1(x / alpha), x))
+
+
+@rule("Selu")
+def selu(lowering: Lowering, node: NodeProto) -> None:
+    """A table."""
+    given = attributes(node)
+    alpha, gamma = given.get("alpha", 1.6732632423543772), given.get("gamma", 1.0507009873554805)
+    _then(lowering, node, lambda x: gamma * np.where(x < 0, alpha * np.expm1(x), x))
+
+
 @rule("Gelu")
 def gelu(lowering: Lowering, node: NodeProto) -> None:
     """A table, of either form (files of older opsets spell it out, which comes to the same)."""
@@ -125,8 +175,10 @@ def power(lowering: Lowering, node: NodeProto) -> None:
     _then(lowering, node, lambda x: x**number)
 
 
-def _then(lowering: Lowering, node: NodeProto, function: Function) -> None:
-    value = lowering.known.get(node.input[0])
+def _then(lowering: Lowering, node: NodeProto, function: Function, source: str = "") -> None:
+    """`source`: the value that it is a function of, if not the first one that goes in."""
+    source = source or node.input[0]
+    value = lowering.known.get(source)
     if not isinstance(value, Real):
-        raise lowering.refusal(node, f"its input {node.input[0]!r} is not quantized")
+        raise lowering.refusal(node, f"its input {source!r} is not quantized")
     lowering.known[node.output[0]] = value.then(function)

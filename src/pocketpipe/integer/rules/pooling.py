@@ -36,16 +36,17 @@ class Windows:
         return rows, columns, self.box[2]
 
 
-@rule("AveragePool", "GlobalAveragePool", "ReduceMean")
+@rule("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum")
 def average(lowering: Lowering, node: NodeProto) -> None:
-    """A sum over windows; their size is divided by in the multiplier."""
+    """A sum over windows; their size is divided by in the multiplier, unless the sum itself is wanted."""
     tensor, windows = _windows(lowering, node)
     _refuse_several_sizes(lowering, node, windows)
     shape, image = _stored_result(lowering, node, tensor, windows)
+    divisor = 1 if node.op_type == "ReduceSum" else prod(windows.size)
 
     def finish(target: Target, low: int, high: int) -> None:
         x = lowering.tensors[tensor]
-        factor = lowering.factor(node, target, x.scale, 1 / prod(windows.size), limits=(low, high))
+        factor = lowering.factor(node, target, x.scale, 1 / divisor, limits=(low, high))
         name = target.name if windows.pooled == shape else f"{target.name}/pooled"
         source = lowering.reshaped(tensor, windows.box)
         operator = SumPool(label(node), (source,), name, windows.size, windows.strides, windows.pads, x.zero_point,
