@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from pocketpipe import settings
 from pocketpipe.config import Config, read_config
 from pocketpipe.datasets.sources import DataRoot
 from pocketpipe.delivery.model import cpu_flags
-from pocketpipe.freshness import hand_over, ingredients, request_fingerprint
+from pocketpipe.freshness import ENGINES, hand_over, ingredients, request_fingerprint
+from pocketpipe.lineage.source import read_source
 from pocketpipe.pipeline_registry import register_pipelines
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.x86_64 import LEVELS
@@ -111,6 +113,32 @@ def test_a_target_that_means_this_machine_is_stale_on_another(monkeypatch: pytes
     monkeypatch.setattr("pocketpipe.targets.x86_64.cpu_flags", lambda: frozenset(other.flags))
     after = fingerprints()
     assert [stage for stage in ALL if before[stage] != after[stage]] == ALL[7:]
+
+
+PLUMBING = {
+    "apscheduler", "click", "filelock", "kedro", "markupsafe", "mlflow", "omegaconf", "pydantic", "rich", "safetensors",
+    "yaml",
+}  # fmt: skip
+"""Packages that carry and tell results, and decide none."""
+
+
+def test_engines_of_a_stage_are_all_that_its_modules_import() -> None:
+    """onnxruntime answers for the golden vectors of `compile`; an upgrade of it must not leave them fresh."""
+    catalog = DataCatalog.from_config(loader()["catalog"])
+    found = ingredients(register_pipelines()["compress"], catalog, read_config(loader()["parameters"]))
+    engines = {entry.stage: set(entry.engines) for entry in found.values()}
+    assert engines["compile"] >= {"apache-tvm", "numpy", "onnx", "onnxruntime", "ziglang"}
+    assert engines["evaluate"] >= {"numpy", "onnx", "onnxruntime", "torch"}
+    assert engines["report"] >= {"jinja2", "matplotlib"}
+    assert engines["export"] >= {"onnx", "onnxscript", "torch"}
+
+
+def test_every_package_that_the_house_imports_is_an_engine_or_decides_nothing() -> None:
+    house = PROJECT / "src/pocketpipe"
+    sources = [read_source(file, file.stem) for file in house.rglob("*.py")]
+    imported = {name.partition(".")[0] for source in sources for name in source.imports}
+    installed = {name for name in imported if name in packages_distributions()} - {"pocketpipe"}
+    assert installed - PLUMBING == set(ENGINES)
 
 
 def test_all_data_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from pocketpipe.budget import Budget
 from pocketpipe.config import Config
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.datasets.sources import SourceDataset, Workspace
-from pocketpipe.lineage.code import code_of
+from pocketpipe.lineage.code import Code, code_of
 from pocketpipe.lineage.fingerprint import engine_versions, fingerprint
 from pocketpipe.network import NETWORKS
 from pocketpipe.plan import STEPS
@@ -28,17 +28,23 @@ from pocketpipe.targets.base import TARGETS
 from pocketpipe.task import TASKS
 
 ENGINES = {
-    "data": ("numpy", "scikit-learn", "pillow"),
-    "teacher": ("torch", "pytorch-lightning"),
-    "profile": ("torch", "onnx", "onnxscript"),
-    "sparsify": ("torch", "pytorch-lightning"),
-    "search": ("torch", "pytorch-lightning", "nni", "scikit-learn"),
-    "finetune": ("torch", "pytorch-lightning", "scikit-learn"),
-    "export": ("torch", "onnx", "onnxscript"),
-    "compile": ("apache-tvm", "ziglang"),
-    "evaluate": ("onnxruntime",),
+    "PIL": "pillow",
+    "jinja2": "jinja2",
+    "lightning_fabric": "pytorch-lightning",
+    "matplotlib": "matplotlib",
+    "nni": "nni",
+    "numpy": "numpy",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "pytorch_lightning": "pytorch-lightning",
+    "sklearn": "scikit-learn",
+    "torch": "torch",
+    "tvm": "apache-tvm",
 }
-"""Distributions whose version is part of a stage's fingerprint."""
+"""Packages whose version may change a result, and their distributions. Whose modules import one depends on it."""
+
+UNSEEN_ENGINES = {"profile": ("onnxscript",), "export": ("onnxscript",), "compile": ("ziglang",)}
+"""By stage: distributions that it uses without an import, through torch's exporter or as a command."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def ingredients(pipeline: Pipeline, catalog: DataCatalog, config: Config) -> dic
         inputs = {name: made_by.get(name) or outside[name] for name in _data_inputs(node)}
         inputs |= _teacher_digests(node, config) | _hosts(node, config)
         code = code_of(modules)
-        engines = ENGINES.get(stage, ())
+        engines = _engines(stage, code)
         name = fingerprint(
             node=node.name, parameters=own, inputs=inputs, code=code.digest, engines=engine_versions(engines)
         )
@@ -111,6 +117,12 @@ def _that_decides(node: Node, name: str, value: Any) -> Any:
     if name != "budget" or node.namespace not in PLANNING or "champion" in node.inputs:
         return value
     return {term: bound for term, bound in value.items() if term not in Budget.judged}
+
+
+def _engines(stage: str, code: Code) -> tuple[str, ...]:
+    """Distributions whose version is part of the fingerprint, sorted."""
+    imported = {distribution for package, distribution in ENGINES.items() if package in code.packages}
+    return tuple(sorted(imported.union(UNSEEN_ENGINES.get(stage, ()))))
 
 
 def _source_digest(dataset: Any, config: Config) -> str:

@@ -212,7 +212,7 @@ def test_packages_that_the_users_modules_import_count_by_their_version(
     house = code_of(["pocketpipe.training.module"]).digest
     monkeypatch.setattr("pocketpipe.lineage.code.metadata.version", lambda name: "0.0.1")
     assert digest(user) != before
-    assert code_of(["pocketpipe.training.module"]).digest == house, "engines of the house are named by stage"
+    assert code_of(["pocketpipe.training.module"]).digest == house, "of what the house imports only engines count"
 
 
 def test_missing_module_is_named() -> None:

@@ -32,6 +32,8 @@ class Code:
     """SHA-256 over the sources."""
     modules: tuple[str, ...]
     """Names of all modules that it covers, sorted."""
+    packages: frozenset[str] = frozenset()
+    """Top-level names of all that these import, but for the standard library."""
 
 
 def code_of(modules: Iterable[str]) -> Code:
@@ -51,7 +53,13 @@ def code_of(modules: Iterable[str]) -> Code:
     lines = [f"{name}\0{source if isinstance(source, str) else source.digest}\n" for name, source in reached.items()]
     lines += [f"{name}\0{asset_digest(file)}\n" for name, file in _assets(reached).items()]
     digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-    return Code(digest, tuple(sorted(reached)))
+    return Code(digest, tuple(sorted(reached)), _packages(reached))
+
+
+def _packages(reached: Mapping[str, ParsedSource | str]) -> frozenset[str]:
+    sources = [source for source in reached.values() if isinstance(source, ParsedSource)]
+    tops = {found.partition(".")[0] for source in sources for found in source.imports}
+    return frozenset(tops - sys.stdlib_module_names)
 
 
 def _follow(modules: Iterable[str]) -> dict[str, ParsedSource | str]:
@@ -80,7 +88,7 @@ def _follow(modules: Iterable[str]) -> dict[str, ParsedSource | str]:
         waiting.extend(name[:at] for at, letter in enumerate(name) if letter == ".")
         tops = {found: found.partition(".")[0] for found in source.imports}
         waiting.extend(found for found, top in tops.items() if _is_followed(top))
-        if name.partition(".")[0] != HOUSE:  # the engines of the house are named by stage (`freshness.ENGINES`)
+        if name.partition(".")[0] != HOUSE:  # of what the house imports only engines count (`freshness.ENGINES`)
             installed = {top for top in tops.values() if not _is_followed(top) and top not in sys.stdlib_module_names}
             reached |= {top: _installed_version(top) for top in installed}
         waiting.extend(found for found in source.mentions if found.partition(".")[0] in {HOUSE, name.partition(".")[0]})

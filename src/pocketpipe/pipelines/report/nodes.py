@@ -14,7 +14,7 @@ from pocketpipe.reporting.report import Findings, render
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import TaskChoice
 
-ENGINES = ("torch", "nni", "onnx", "onnxruntime", "apache-tvm")
+TOLD_VERSIONS = ("torch", "nni", "onnx", "onnxruntime", "apache-tvm")
 """Distributions whose versions the page tells."""
 
 
@@ -55,7 +55,7 @@ def write_report(
             "ONNX file (sha256)": hashlib.sha256(student_onnx).hexdigest(),
             "training data (sha256)": str(by_stage["data"].facts["train_digest"]),
             "test data (sha256)": evaluation.test_digest,
-            **engine_versions(ENGINES),
+            **engine_versions(TOLD_VERSIONS),
         },
         dense_score=search.metrics[f"dense_{evaluation.metric_name}"],
         selection=search.data,
