@@ -22,7 +22,6 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.pipelines.search.nodes import _champions_score, _keeps, _uses, find_plan
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.search.settings import SearchSettings
-from pocketpipe.search.store import Tried
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import TaskChoice
 from pocketpipe.training.recipe import TrainerSettings
@@ -117,13 +116,15 @@ def found_with(
     """
     profile, splits = profile_of(zoo("resnet8", DIGIT), DIGIT), Shapes(60).load(seed=0, holdout=None)[0]
 
-    def trial(index: int, origin: Any) -> Trial:
-        plan = plan_of(10 + index)
+    def trial(index: int, origin: Any, plan: CompressionPlan) -> Trial:
         cost = plan.predict(profile).cost()
         return Trial(
             index=index, origin=origin, plan_json=plan.to_json(), cost=cost, speedup=1.5, compression=1.5, score=0.5,
             seconds=0.0,
         )  # fmt: skip
+
+    def search(*_: Any, champion: CompressionPlan, **__: Any) -> list[Trial]:
+        return [trial(0, "uniform", plan_of(10)), trial(1, "tuner", plan_of(11)), trial(2, "champion", champion)]
 
     def fit(cut: Any, *_: Any, title: str, **__: Any) -> Any:
         score = tuned[title]
@@ -134,8 +135,8 @@ def found_with(
     for name, stand_in in {
         "_uses": lambda *_: False,
         "metric_of": lambda network, *_: network,
-        "search": lambda *_, **__: [trial(0, "uniform"), trial(1, "tuner")],
-        "_trial_functions": lambda *_: (lambda plan: Tried(plan, 0.5), lambda plan: "cut anew"),
+        "search": search,
+        "_trial_functions": lambda *_: (None, lambda plan: "cut anew"),
         "fit": fit,
     }.items():
         monkeypatch.setattr(f"pocketpipe.pipelines.search.nodes.{name}", stand_in)

@@ -22,9 +22,10 @@ LIMITS = Budget(speedup=3.0).limits(DENSE)
 WIDTHS = (Widths(),)
 
 
-def run(folder, *, methods=WIDTHS, limits=LIMITS, seed=0, try_plan=None, **settings):
-    chosen = SearchSettings(**{"trials": 12, **settings})
-    return search(PROFILE, limits, methods, try_plan or Scorer(PROFILE), chosen, seed=seed, store=TrialStore(folder))
+def run(folder, *, methods=WIDTHS, limits=LIMITS, seed=0, try_plan=None, champion=None, **settings):
+    chosen, store = SearchSettings(**{"trials": 12, **settings}), TrialStore(folder)
+    try_plan = try_plan or Scorer(PROFILE)
+    return search(PROFILE, limits, methods, try_plan, chosen, seed=seed, store=store, champion=champion)
 
 
 def best(trials):
@@ -201,6 +202,44 @@ def test_proposals_that_pinning_takes_over_the_limit_are_aimed_lower(tmp_path):
     assert all(LIMITS.keeps(trial.cost) for trial in on_the_budget)
     assert min(LIMITS.usage(trial.cost) for trial in on_the_budget) > 0.75
     assert len(asked) > len(trials), "some were over the limit at first"
+
+
+def test_a_champions_plan_is_tried_last_as_it_is_and_kept_in_the_store(tmp_path):
+    champion = CompressionPlan((Widths(widths={"g3": 8}),))
+    tried = []
+
+    def try_plan(plan):
+        tried.append(plan)
+        return Tried(plan, score_of(plan, PROFILE))
+
+    first = run(tmp_path, try_plan=try_plan, champion=champion, limits=Limits(macs=DENSE.macs))
+    assert (first[-1].origin, first[-1].plan, first[-1].index) == ("champion", champion, len(first) - 1)
+    assert tried[-1] == champion
+    tried.clear()
+    again = run(tmp_path, try_plan=try_plan, champion=champion, limits=Limits(macs=DENSE.macs))
+    assert (again, tried) == (first, []), "a search that was killed measures nothing twice"
+
+
+def test_a_champions_plan_that_was_found_again_is_no_second_measurement(tmp_path):
+    uniform = run(tmp_path / "without", trials=0, controls=0, ladder=())[0]
+    trials = run(tmp_path / "with", trials=0, controls=0, ladder=(), champion=uniform.plan)
+    assert [(trial.origin, trial.same_as) for trial in trials] == [("uniform", None), ("champion", 0)]
+
+
+@pytest.mark.parametrize("score", [float("nan"), RuntimeError("no layer of that name")], ids=["no number", "a fault"])
+def test_a_champions_plan_that_cannot_be_carried_out_anew_is_told_and_left_out(score, tmp_path, caplog):
+    champion = CompressionPlan((Widths(widths={"g3": 8}),))
+
+    def try_plan(plan):
+        if plan != champion:
+            return Tried(plan, score_of(plan, PROFILE))
+        if isinstance(score, Exception):
+            raise score
+        return Tried(plan, score)
+
+    trials = run(tmp_path, try_plan=try_plan, champion=champion, trials=1)
+    assert "champion" not in {trial.origin for trial in trials}
+    assert "the champion's plan cannot be carried out anew" in caplog.text
 
 
 def test_a_score_that_is_no_number_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import TextColumn, TimeRemainingColumn
 
 from pocketpipe.budget import Limits
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.proposal import (
@@ -29,6 +30,8 @@ from pocketpipe.search.store import Outcome, TrialStore, Tried
 from pocketpipe.search.trial import Origin, Trial
 from pocketpipe.search.tuners.base import SearchSpace, Tuner, build_tuner, next_proposal
 from pocketpipe.terminal import Counting
+
+log = logging.getLogger(__name__)
 
 TryPlan = Callable[[CompressionPlan], Tried]
 """Carries a plan out on the teacher and scores it on the selection split: (pinned plan, metric)."""
@@ -51,12 +54,14 @@ def search(
     seed: int,
     store: TrialStore,
     informed: Informed | None = None,
+    champion: CompressionPlan | None = None,
     higher_is_better: bool = True,
 ) -> list[Trial]:
-    """All trials in the order in which they were made: uniform, informed, the tuner's, random controls, ladder.
+    """All trials in the order in which they were made: uniform, informed, tuner, random controls, ladder, champion.
 
-    Every plan except the ladder's keeps `limits`. The tuner knows the scores of the uniform and the informed plans
-    before its first proposal; what an informed point leaves open is as in the uniform plan.
+    Every plan except the ladder's keeps `limits`. `champion` is a pinned plan, which is tried as it is; where that
+    cannot be done on the network of today, there is a warning and no trial. The tuner knows the scores of the uniform
+    and the informed plans before its first proposal; what an informed point leaves open is as in the uniform plan.
     What `store` already holds is not tried again, so a search that was killed goes on, and ends in the same trials.
     `higher_is_better` is the task's. Raises UserError if the limits are out of reach of `methods`.
     """
@@ -64,7 +69,7 @@ def search(
     space = joint_space(methods, profile)
     suggest = informed if informed is not None and space else _nothing
     suggested = [{**parameters, **point} for point in suggest(on_budget(methods, parameters, profile, limits))]
-    total = 1 + len(suggested) + settings.trials + settings.controls + len(settings.ladder)
+    total = 1 + len(suggested) + settings.trials + settings.controls + len(settings.ladder) + (champion is not None)
     columns = (TextColumn("best {task.fields[best]}"), TimeRemainingColumn())
     with Counting("search", total, *columns, console=Console(), best="-") as bar:
         attempts = _Attempts(profile, limits, methods, try_plan, store, 1.0 if higher_is_better else -1.0, bar)
@@ -81,6 +86,8 @@ def search(
         for fraction in settings.ladder:
             easier = relaxed(limits, profile.as_it_is(), fraction)
             attempts.try_to_make("ladder", uniform_parameters(methods, profile, easier), easier)
+        if champion is not None:
+            attempts.try_champion(champion)
     return attempts.trials
 
 
@@ -139,6 +146,14 @@ class _Attempts:
         except OutOfReach:
             self._advance()
             return None
+
+    def try_champion(self, plan: CompressionPlan) -> None:
+        """Score a pinned plan as it is; without a trial where it cannot be carried out any more."""
+        try:
+            self._score("champion", plan, self.limits)
+        except Exception as error:  # steps and networks are the user's, too
+            log.warning("warning: the champion's plan cannot be carried out anew: %s", first_line(error))
+            self._advance()
 
     def make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial:
         """Project, pin and score one proposal, or take over what is known of the same plan. Raises OutOfReach."""

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from math import isfinite
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from torch import nn
@@ -113,10 +111,9 @@ def find_plan(
             seed=seed,
             store=store,
             informed=partial(_informed, steps, start.build(task), task, splits.train, profile),
+            champion=None if kept is None else kept.of.plan,
             higher_is_better=task.higher_is_better,
         )
-        if kept is not None:
-            trials += _champions_trial(kept.of.plan, len(trials), try_plan, profile)
     try:
         choice = choose(
             trials,
@@ -239,24 +236,6 @@ def _uses(plan: CompressionPlan, steps: Sequence[Step], profile: NetworkProfile,
     uniform = on_budget(steps, uniform_parameters(steps, profile, limits), profile, limits)
     used, usual = (limits.usage(each.predict(profile).cost()) for each in (plan, uniform))
     return used >= MOSTLY * usual
-
-
-def _champions_trial(
-    plan: CompressionPlan, index: int, try_plan: Callable[[CompressionPlan], Tried], profile: NetworkProfile
-) -> list[Trial]:
-    """The champion's plan, cut anew as all others are; none where that cannot be done on the teacher of today."""
-    started, cost = perf_counter(), plan.predict(profile).cost()
-    try:
-        score = try_plan(plan).score
-    except Exception as error:  # steps and networks are the user's, too
-        log.warning("warning: the champion's plan cannot be carried out anew: %s", first_line(error))
-        return []
-    ratios = profile.as_it_is().ratio_to(cost)
-    trial = Trial(
-        index=index, origin="champion", plan_json=plan.to_json(), cost=cost, speedup=ratios["speedup"],
-        compression=ratios["compression"], score=score, seconds=perf_counter() - started,
-    )  # fmt: skip
-    return [trial] if isfinite(score) else []
 
 
 def _record(
