@@ -205,8 +205,8 @@ def download(name: str) -> None:
 @click.option("--path", "path_only", is_flag=True, help="Only the folder of NAME's files: deliveries/ lies in it.")
 def champion(name: str | None, path_only: bool) -> None:
     """Show the champion of the registered model NAME (all models, if no name is given)."""
-    from pocketpipe.datasets.champion import open_registry
     from pocketpipe.tracking.describe import describe_champion, describe_champions, named_champion
+    from pocketpipe.tracking.opening import open_registry
 
     def show() -> None:
         registry = open_registry()
@@ -225,7 +225,7 @@ def champion(name: str | None, path_only: bool) -> None:
 @click.argument("name")
 def rollback(name: str) -> None:
     """Make the champion before the present one of the registered model NAME champion again."""
-    from pocketpipe.datasets.champion import open_registry
+    from pocketpipe.tracking.opening import open_registry
 
     _for_people(lambda: click.echo(f"{name}: version {open_registry().rollback(name)} is the champion again"))
 

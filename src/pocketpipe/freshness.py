@@ -126,7 +126,7 @@ def _engines(stage: str, code: Code) -> tuple[str, ...]:
 
 
 def _source_digest(dataset: Any, config: Config) -> str:
-    return dataset.digest(config) if isinstance(dataset, SourceDataset) else ""
+    return dataset.look_up(config) if isinstance(dataset, SourceDataset) else ""
 
 
 def _teacher_digests(node: Node, config: Config) -> dict[str, str]:

@@ -21,13 +21,7 @@ from kedro.pipeline.node import Node
 from pocketpipe import machine
 from pocketpipe.champion import REPORT
 from pocketpipe.config import Config, with_multiples
-from pocketpipe.datasets.champion import (
-    ChampionDataset,
-    RegistryDataset,
-    RegistryOfRun,
-    YardstickDataset,
-    open_registry,
-)
+from pocketpipe.datasets.champion import ChampionDataset, RegistryDataset, YardstickDataset
 from pocketpipe.datasets.fresh import FreshDataset
 from pocketpipe.errors import UserError, first_line
 from pocketpipe.evaluation import Evaluation
@@ -37,6 +31,7 @@ from pocketpipe.preflight import check_feasible, checked_config
 from pocketpipe.record import StageRecord, warnings_of
 from pocketpipe.reporting.terminal import print_verdicts
 from pocketpipe.storage import remove_whole
+from pocketpipe.tracking.opening import RegistryOfRun, open_registry
 from pocketpipe.tracking.registry import OVERTAKEN, Registered
 from pocketpipe.tracking.runs import RunTracker
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kedro.io import DatasetError
 
 from pocketpipe.champion import Champion, Yardstick
 from pocketpipe.config import Config, read_config
@@ -57,11 +58,19 @@ def test_what_is_no_start_is_still_compared_with_unless_its_answers_mean_somethi
     (tmp_path / "plan.json").write_text('{"steps": [{"kind": "of another day"}]}')
     monkeypatch.setattr("pocketpipe.datasets.champion.open_registry", lambda: Always(found))
     start, yardstick, asked = ChampionDataset(), YardstickDataset(), config(name="lenet")
-    assert start.digest(asked) == "none"
+    assert start.look_up(asked) == "none"
     assert start.load() is None
     same = labels[0] == "0"
-    assert yardstick.digest(asked) == ("c0" if same else "none")
+    assert yardstick.look_up(asked) == ("c0" if same else "none")
     assert yardstick.load() == (Yardstick(b"the file", found.evaluation) if same else None)
+
+
+@pytest.mark.parametrize("dataset", [ChampionDataset, YardstickDataset])
+def test_a_champion_that_nobody_looked_up_is_not_taken_for_none(
+    dataset: type[ChampionDataset | YardstickDataset],
+) -> None:
+    with pytest.raises(DatasetError, match="looked up when a pipeline run starts"):
+        dataset().load()
 
 
 class Always:

@@ -332,7 +332,7 @@ def test_an_unknown_name_is_answered_with_those_that_are_known(registry: Registr
 
 
 def test_the_command_tells_the_folder_to_ship_from(registry: Registry, add, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketpipe.datasets.champion.open_registry", lambda: registry)
+    monkeypatch.setattr("pocketpipe.tracking.opening.open_registry", lambda: registry)
     registry.settle(NAME, add("one"), YES, against=None)
     champion = registry.champion(NAME)
     assert champion is not None

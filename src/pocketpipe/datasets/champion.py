@@ -1,7 +1,7 @@
 """Datasets for the model registry: the champion as an input, and the registry itself for the promote stage."""
 
 import logging
-from dataclasses import dataclass
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,10 @@ from pocketpipe.errors import first_line
 from pocketpipe.task import Task
 from pocketpipe.tracking.entries import text
 from pocketpipe.tracking.gates import LONGEST_LIST
-from pocketpipe.tracking.registry import CONTENT, Registered, Registry
-from pocketpipe.tracking.store import EXPERIMENT, open_store
+from pocketpipe.tracking.opening import RegistryOfRun, open_registry
+from pocketpipe.tracking.registry import CONTENT, Registered
 
 log = logging.getLogger(__name__)
-
-
-def open_registry() -> Registry:
-    """The registry of this machine's MLflow store."""
-    store = open_store(machine.tracking_uri(), machine.artifact_root(), EXPERIMENT)
-    return Registry(store, machine.output_root() / "workspaces" / "downloads")
-
-
-@dataclass(frozen=True)
-class RegistryOfRun:
-    """The registry, and for which run and request something is to be registered."""
-
-    registry: Registry
-    model: str
-    """Name of the registered model."""
-    run_id: str
-    request: str
-    """Fingerprint of parameters and data: a retraining with the same one has nothing to do."""
-    beside: Registered | None = None
-    """The champion that the run was evaluated beside, in a retraining."""
 
 
 class RegistryDataset(SourceDataset):
@@ -49,7 +29,7 @@ class RegistryDataset(SourceDataset):
         super().__init__(metadata)
         self.run: RegistryOfRun | None = None
 
-    def digest(self, config: Config) -> str:
+    def look_up(self, config: Config) -> str:
         return ""  # what is in the registry does not make a promotion stale (what is not in it, the hooks forget)
 
     def load(self) -> RegistryOfRun:
@@ -58,39 +38,55 @@ class RegistryDataset(SourceDataset):
         return self.run
 
 
-class ChampionDataset(SourceDataset):
-    """The champion of the configured task and network, or None where there is none yet."""
+class _OfTheChampion(SourceDataset):
+    """What a run takes of the champion of the configured task and network, if there is one that suits it.
+
+    `load` gives what `look_up` found, or None; it raises DatasetError if nothing was looked up before.
+    """
 
     def __init__(self, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(metadata)
-        self.registered: Registered | None = None
+        self._looked_up = False
+        self._registered: Registered | None = None
 
-    def digest(self, config: Config) -> str:
-        self.registered = open_registry().champion(config.registered_name)
-        reason = None if self.registered is None else no_start(self.registered, config)
-        if self.registered is not None and reason is not None:
-            log.warning(
-                "warning: champion version %s %s: it is no start for this retraining", self.registered.version, reason
-            )
-            self.registered = None
-        return "none" if self.registered is None else self.registered.tags[CONTENT]
+    @abstractmethod
+    def suits(self, champion: Registered, config: Config) -> bool:
+        """Whether it is good for what it is looked up for."""
+
+    def look_up(self, config: Config) -> str:
+        champion = open_registry().champion(config.registered_name)
+        self._registered = champion if champion is not None and self.suits(champion, config) else None
+        self._looked_up = True
+        return "none" if self._registered is None else self._registered.tags[CONTENT]
+
+    @property
+    def registered(self) -> Registered | None:
+        """What was found."""
+        if not self._looked_up:
+            raise DatasetError("the champion is looked up when a pipeline run starts")
+        return self._registered
+
+
+class ChampionDataset(_OfTheChampion):
+    """The champion to start from, or None where there is none yet, or none that is a start."""
+
+    def suits(self, champion: Registered, config: Config) -> bool:
+        reason = no_start(champion, config)
+        if reason is not None:
+            log.warning("warning: champion version %s %s: it is no start for this retraining", champion.version, reason)
+        return reason is None
 
     def load(self) -> Champion | None:
-        return None if self.registered is None else Champion.load(self.registered.folder)
+        found = self.registered
+        return None if found is None else Champion.load(found.folder)
 
 
-class YardstickDataset(SourceDataset):
+class YardstickDataset(_OfTheChampion):
     """The champion to compare with, also where it is no start; None where it reads or answers something else."""
 
-    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
-        super().__init__(metadata)
-        self.registered: Registered | None = None
-
-    def digest(self, config: Config) -> str:
-        found, task = open_registry().champion(config.registered_name), config.task.build(machine.data_root())
-        same = found is not None and found.evaluation.answers_as(task.labels) and _reads(found.folder, task)
-        self.registered = found if same else None
-        return "none" if self.registered is None else self.registered.tags[CONTENT]
+    def suits(self, champion: Registered, config: Config) -> bool:
+        task = config.task.build(machine.data_root())
+        return champion.evaluation.answers_as(task.labels) and _reads(champion.folder, task)
 
     def load(self) -> Yardstick | None:
         found = self.registered

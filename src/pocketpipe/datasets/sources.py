@@ -1,4 +1,4 @@
-"""Datasets for what comes from outside a run. Each says by `digest` what it would bring, before it is loaded."""
+"""Datasets for what comes from outside a run. Each is looked up before it is loaded, which says what it would bring."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -12,14 +12,14 @@ from pocketpipe.hashing import file_digest
 
 
 class SourceDataset(AbstractDataset[Any, Any]):
-    """An input that no stage makes. `digest` changes when its content does."""
+    """An input that no stage makes."""
 
     def __init__(self, metadata: dict[str, Any] | None = None) -> None:
         self.metadata = metadata
 
     @abstractmethod
-    def digest(self, config: Config) -> str:
-        """What is to be loaded under this configuration, as a digest."""
+    def look_up(self, config: Config) -> str:
+        """Find what is to be loaded under this configuration; its digest, which changes when the content does."""
 
     def save(self, data: Any) -> None:
         """Refused: sources are not written by a run."""
@@ -32,7 +32,7 @@ class SourceDataset(AbstractDataset[Any, Any]):
 class DataRoot(SourceDataset):
     """The folder with this machine's data sets; its digest is that of the task's data."""
 
-    def digest(self, config: Config) -> str:
+    def look_up(self, config: Config) -> str:
         return config.task.build(machine.data_root()).source_digest()
 
     def load(self) -> Path:
@@ -42,7 +42,7 @@ class DataRoot(SourceDataset):
 class GivenWeights(SourceDataset):
     """The folder from which relative weight paths count; its digest is that of the weights file, if one is named."""
 
-    def digest(self, config: Config) -> str:
+    def look_up(self, config: Config) -> str:
         weights = config.network.weights_path(machine.data_root())
         return "none" if weights is None else file_digest(weights)
 

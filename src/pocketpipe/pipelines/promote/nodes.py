@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from pocketpipe.champion import DELIVERIES, ONNX, REPORT, Champion
-from pocketpipe.datasets.champion import RegistryOfRun
 from pocketpipe.delivery.metadata import read_by
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.exporting.transport import packed_name
@@ -12,6 +11,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.record import StageRecord
 from pocketpipe.tracking.gates import GateSettings, Promotion, decide
+from pocketpipe.tracking.opening import RegistryOfRun
 
 
 def promote(
