@@ -1,6 +1,7 @@
 """What is checked before any work: teachers that a recipe names, steps, targets, networks, what a task says."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +204,24 @@ def test_recurrent_modules_are_told_by_name_before_a_budget_is_looked_at() -> No
     with pytest.raises(Mistakes) as caught:
         check_feasible(checked_config(asked), {"teacher", "compile"})
     (line,) = caught.value.lines
-    assert "inside.weight_ih_l0 belongs to a recurrent module of torch's own, which no target compiles" in line
+    told = "inside.weight_ih_l0 belongs to a recurrent module of torch's own, which cannot be compiled for x86_64"
+    assert told in line
     assert "budget" not in line
+
+
+@pytest.mark.parametrize(("target", "refused"), [("interpreter", False), ("pocket", True)])
+def test_a_target_of_ones_own_says_whether_it_takes_recurrent_modules(target: str, refused: bool) -> None:
+    asked = parameters() | {"network": {"name": f"{__name__}:build_lstm"}, "task": {"name": "digit_rows"}}
+    asked |= {"targets": [f"own.targets:{target}"], "methods": ["sparsity"], "budget": {"compression": 1.2}}
+    with pytest.raises(Mistakes, match=r"cannot be compiled for own.targets:pocket") if refused else nullcontext():
+        check_feasible(checked_config(asked), {"teacher", "compile"})
+
+
+def test_a_target_of_ones_own_says_what_it_cannot_compile_before_any_work() -> None:
+    asked = parameters() | {"network": {"name": "resnet8"}, "methods": ["channels"], "budget": {"macs": 10**9}}
+    asked |= {"targets": ["own.targets:interpreter", "own.targets:pocket"]}
+    with pytest.raises(Mistakes, match=r"network.name: resnet8: pocket cannot add"):
+        check_feasible(checked_config(asked), {"teacher", "compile"})
 
 
 class Miscounted(Shapes):

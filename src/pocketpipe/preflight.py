@@ -22,7 +22,6 @@ from pocketpipe.profile import NetworkProfile
 from pocketpipe.request import Request
 from pocketpipe.search.feasibility import reach, refuse_impossible
 from pocketpipe.targets.base import TARGETS, Target
-from pocketpipe.targets.native import NativeTarget
 from pocketpipe.task import TASKS, TaskChoice
 from pocketpipe.training.distilling import FurtherTeacher
 from pocketpipe.training.recipe import Recipe, TrainerSettings
@@ -218,8 +217,8 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
         network = with_weights_of(weights, network, task)
     built = network.build(task)
     profile = profile_of(built, task.input_shape)
-    if "compile" in stages and not any(":" in name for name in request.targets):  # a target of one's own may take them
-        _refuse_recurrent_modules(network_choice.name, profile)
+    if "compile" in stages:
+        _refuse_recurrent_modules(network_choice.name, profile, request)
     answer = answer_shape(built, task.input_shape) if stages & STAGES_WITH_TEACHERS else None
     wrong = (_recipe_mistakes(section, recipe, built, task, answer) for section, recipe in request.recipes)
     if lines := list(chain.from_iterable(wrong)):
@@ -250,13 +249,16 @@ def _reaches_with_room(profile: NetworkProfile, methods: list[Step], budget: Bud
     return reach(profile.model_copy(update={"file_overhead": most}), methods, budget).feasible
 
 
-def _refuse_recurrent_modules(name: str, profile: NetworkProfile) -> None:
-    """Before a budget is held against layers that keep 32 bits: no target has torch's recurrent operators."""
+def _refuse_recurrent_modules(name: str, profile: NetworkProfile, request: Request) -> None:
+    """Before a budget is held against layers that keep 32 bits: no target of ours has torch's recurrent operators."""
     found = next((layer for layer in profile.layers if layer.operator in ("lstm", "gru", "rnn_tanh", "rnn_relu")), None)
-    if found is not None:
+    known = [target for target in request.targets if not list(_said("", partial(_target, target)))]
+    without = [target for target in known if not TARGETS.resolve(target).takes_recurrent]
+    if found is not None and without:
         raise UserError(
-            f"network {name!r}: {found.name} belongs to a recurrent module of torch's own, which no target compiles; "
-            "let your factory return pocketpipe.networks.unrolling.unrolled(network) (docs/your-own.md, a network)"
+            f"network {name!r}: {found.name} belongs to a recurrent module of torch's own, which cannot be compiled "
+            f"for {', '.join(without)}; let your factory return pocketpipe.networks.unrolling.unrolled(network) "
+            "(docs/your-own.md, a network)"
         )
 
 
@@ -290,20 +292,19 @@ def _check_integers(task_choice: TaskChoice, network_choice: NetworkChoice, requ
 
 
 def _check_export(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request) -> Iterator[str]:
-    """Whether a network of the user's has an ONNX form, and one that native targets know. Ours have, tests say."""
-    if ":" not in network_choice.name or any(method.step().brings_integers for method in request.methods):
+    """Whether a network has an ONNX form, and one that the targets know. Ours have for ours, tests say."""
+    users = any(":" in name for name in (network_choice.name, *request.targets))
+    if not users or any(method.step().brings_integers for method in request.methods):
         return  # quantized, it is exported by `_check_integers`
     from pocketpipe.exporting.onnx import export_onnx
-    from pocketpipe.targets.lowering.reading import read_onnx
 
     task = task_choice.build(machine.data_root())
     network = network_choice.fresh().build(task)
-    native = [name for name in request.targets if isinstance(TARGETS.resolve(name), NativeTarget)]
 
     def compiled() -> None:
         onnx = export_onnx(network, task.input_shape)
-        if native:
-            read_onnx(onnx)
+        for name in request.targets:
+            TARGETS.resolve(name).check_floats(onnx)
 
     yield from _said(f"network.name: {network_choice.name}", compiled)
 

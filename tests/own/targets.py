@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from onnx import load_from_string
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
@@ -67,6 +68,7 @@ class Interpreter(Target):
 
     name = "interpreter"
     library_name = "model.onnx"
+    takes_recurrent = True
 
     def check(self) -> None:
         pass
@@ -84,3 +86,17 @@ class Interpreter(Target):
 
 
 interpreter = Interpreter()
+
+
+class Pocket(Interpreter):
+    """A board whose ONNX Runtime was built without additions."""
+
+    name = "pocket"
+    takes_recurrent = False
+
+    def check_floats(self, onnx: bytes) -> None:
+        if any(node.op_type == "Add" for node in load_from_string(onnx).graph.node):
+            raise UserError("pocket cannot add")
+
+
+pocket = Pocket()

@@ -29,6 +29,8 @@ class Target(ABC):
     """Whether its deliveries can share the work of an example among threads (`DeliveryMetadata.threads`)."""
     integer_only: bool = False
     """Whether it takes quantized files alone: a method has to bring the integers."""
+    takes_recurrent: bool = False
+    """Whether it compiles ONNX's LSTM, GRU and RNN, which is what torch's recurrent modules are exported as."""
 
     @abstractmethod
     def check(self) -> None:
@@ -56,6 +58,12 @@ class Target(ABC):
     def lowers(self) -> bool:
         """Whether it makes integers of a quantized file by our integer graph, rather than take it as it is."""
         return self.integer_only or type(self).compile_integers is not Target.compile_integers
+
+    def check_floats(self, onnx: bytes) -> None:
+        """Raise UserError, naming the operator, for a float file that cannot be compiled. Quick: asked before any work,
+        of the untrained network, where that is the user's or a target is.
+        """
+        del onnx  # unless a target says otherwise, it takes all that there are
 
     def check_integers(self, graph: IntegerGraph) -> None:
         """Raise UserError, naming the operator, for a graph that cannot be compiled. Quick: asked before any work."""

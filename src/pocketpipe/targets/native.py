@@ -83,6 +83,12 @@ class NativeTarget(Target):
         times = repeat(lambda: library.run_prepared(example), number=1, repeat=WARM_UP + CALLS)
         return 1000 * median(times[WARM_UP:])
 
+    def check_floats(self, onnx: bytes) -> None:
+        """Whether TVM knows the operators."""
+        from pocketpipe.targets.lowering.reading import read_onnx
+
+        read_onnx(onnx)
+
     def check_integers(self, graph: IntegerGraph) -> None:
         """Whether the plain C has kernels for what ours leave to it."""
         from pocketpipe.targets.lowering.integers.steps import left_to_plain_c, steps
