@@ -17,10 +17,13 @@ ROWS = 8192
 """Sampled positions over all examples, for each layer."""
 RIDGE = 1e-3
 """Pull towards the weights that are there, relative to the mean square of an input."""
+DUAL = 4
+"""A layer with masks that reads so many times more inputs than there are rows is fitted by equations of rows: these are
+set up for each channel anew, those of inputs once for all."""
 SEED = 0
 
 
-class Target(NamedTuple):
+class Wanted(NamedTuple):
     """Where a layer's outputs were sampled, (examples, each), and what they were, (examples * each, channels)."""
 
     positions: Tensor
@@ -31,14 +34,14 @@ Refit = Callable[[str, ReadingModule, Tensor, Tensor], None]
 """Called with (layer, module, inputs as rows, wanted outputs as rows) just before a layer runs: sets its weights."""
 
 
-def targets(network: nn.Module, layers: Iterable[str], examples: Tensor) -> dict[str, Target]:
+def wanted_outputs(network: nn.Module, layers: Iterable[str], examples: Tensor) -> dict[str, Wanted]:
     """What each of `layers` that runs just once puts out for `examples` (N, ...), prepared."""
     generator = torch.Generator().manual_seed(SEED)
-    seen: dict[str, list[Target]] = {layer: [] for layer in layers}
+    seen: dict[str, list[Wanted]] = {layer: [] for layer in layers}
 
     def remember(layer: str, module: ReadingModule, inputs: Tensor, output: Tensor) -> None:
         positions = sampled(module, output, ROWS, generator)
-        seen[layer].append(Target(positions, output_rows(module, output, positions)))
+        seen[layer].append(Wanted(positions, output_rows(module, output, positions)))
 
     with watched(network, seen, remember):
         network(examples)
@@ -46,8 +49,8 @@ def targets(network: nn.Module, layers: Iterable[str], examples: Tensor) -> dict
 
 
 @contextmanager
-def refitting(network: nn.Module, wanted: Mapping[str, Target], refit: Refit) -> Iterator[None]:
-    """While this lasts, each layer with a target is refitted to it just before it runs.
+def refitting(network: nn.Module, wanted: Mapping[str, Wanted], refit: Refit) -> Iterator[None]:
+    """While this lasts, each layer of `wanted` is refitted to its outputs there just before it runs.
 
     So each sees what those before it, refitted already, make of the examples.
     """
@@ -68,25 +71,50 @@ def refitting(network: nn.Module, wanted: Mapping[str, Target], refit: Refit) ->
         yield
 
 
-def fitted(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(weight (channels, inputs) by which `inputs` (rows, ...) come nearest to `outputs` (rows, channels), zeros).
+def fitted(
+    inputs: Tensor, outputs: Tensor, weight: Tensor, *, with_bias: bool, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(weight (channels, inputs), bias) by which `inputs` (rows, inputs) come nearest to `outputs` (rows, channels).
 
-    Ridge regression around the given weight: min |inputs @ W.T - outputs|^2 + r |W - weight|^2, r being `RIDGE` times
-    the mean square of an input, summed over rows. So the error is never above that of the given weight. By the normal
-    equations, in double precision.
+    Ridge regression around the given weight: min |inputs @ W.T + b - outputs|^2 + r |W - weight|^2, r being `RIDGE`
+    times the mean square of an input, summed over rows. So where the examples say nothing, a weight stays, and the
+    error is never above that of the given weight. A bias is fitted freely; without one it is zero. Where `mask` is
+    False the weight is zero. By the normal equations, in double precision.
     """
-    x, start = inputs.double(), weight.double()
+    x, y, start = inputs.double(), outputs.double(), weight.double()
+    if mask is not None:
+        start = start * mask
+    x_mean, y_mean = (x.mean(0), y.mean(0)) if with_bias else (x.new_zeros(x.shape[1]), y.new_zeros(len(weight)))
+    x, y = x - x_mean, y - y_mean
     ridge = RIDGE * x.square().sum(0).mean().clamp_min(1e-30)
-    missing = outputs.double() - x @ start.T
-    few = len(x) < x.shape[1]  # then the dual form is the smaller one: as many equations as rows
-    gram = x @ x.T if few else x.T @ x
+    missing = y - x @ start.T  # solved for the change of the weight: the pull is towards zero change
+    change = _change(x, missing, ridge) if mask is None else _change_within(mask, x, missing, ridge)
+    better = start + change.T
+    return better, y_mean - better @ x_mean
+
+
+def _change(x: Tensor, missing: Tensor, ridge: Tensor) -> Tensor:
+    """(inputs, channels)."""
+    if len(x) < x.shape[1]:  # then the dual form is the smaller one: as many equations as rows
+        return x.T @ _solved(x @ x.T, ridge, missing)
+    return _solved(x.T @ x, ridge, x.T @ missing)
+
+
+def _change_within(mask: Tensor, x: Tensor, missing: Tensor, ridge: Tensor) -> Tensor:
+    """The same where `mask` (channels, inputs) leaves each channel inputs of its own: zero elsewhere."""
+    change = x.new_zeros(x.shape[1], len(mask))
+    if DUAL * len(x) < x.shape[1]:
+        for channel, kept in enumerate(mask):
+            within = x[:, kept]
+            change[kept, channel] = (within.T @ _solved(within @ within.T, ridge, missing[:, [channel]])).squeeze(1)
+        return change
+    gram, wanted = x.T @ x, x.T @ missing
+    for channel, kept in enumerate(mask):
+        change[kept, channel] = _solved(gram[kept][:, kept], ridge, wanted[kept][:, [channel]]).squeeze(1)
+    return change
+
+
+def _solved(gram: Tensor, ridge: Tensor, wanted: Tensor) -> Tensor:
+    """Of (gram + ridge) @ found = wanted. `gram` is changed."""
     gram.diagonal().add_(ridge)
-    change = x.T @ torch.linalg.solve(gram, missing) if few else torch.linalg.solve(gram, x.T @ missing)
-    return start + change.T, outputs.new_zeros(len(weight))
-
-
-def fitted_with_bias(inputs: Tensor, outputs: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """As `fitted`, and the best bias (channels,)."""
-    x, y = inputs.double(), outputs.double()
-    better, _ = fitted(x - x.mean(0), y - y.mean(0), weight)
-    return better, y.mean(0) - better @ x.mean(0)
+    return torch.cholesky_solve(wanted, torch.linalg.cholesky(gram))

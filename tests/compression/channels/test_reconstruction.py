@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compression.zoo import trained_looking
 from pocketpipe.compression.channels.reconstruction import reconstruct
-from pocketpipe.compression.refitting import RIDGE, fitted, fitted_with_bias
+from pocketpipe.compression.refitting import RIDGE, fitted
 from pocketpipe.compression.slimming import Kept, slim
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.tracing import trace
@@ -31,7 +31,7 @@ def test_it_is_numpys_least_squares_with_a_ridge_around_the_given_weight() -> No
     ridge = np.sqrt(RIDGE * np.square(x).sum(0).mean())
     stacked = np.concatenate([x, ridge * np.eye(7)]), np.concatenate([y, ridge * start.T])
     expected = np.linalg.lstsq(*stacked)[0].T
-    weight, bias = fitted(*_problem())
+    weight, bias = fitted(*_problem(), with_bias=False)
     np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-6)
     assert not bias.any()
 
@@ -42,7 +42,7 @@ def test_with_a_bias_it_is_least_squares_with_a_column_of_ones() -> None:
     above = np.concatenate([x, np.ones((len(x), 1))], 1)
     below = np.concatenate([ridge * np.eye(7), np.zeros((7, 1))], 1)
     expected = np.linalg.lstsq(np.concatenate([above, below]), np.concatenate([y, ridge * start.T]))[0].T
-    weight, bias = fitted_with_bias(*_problem())
+    weight, bias = fitted(*_problem(), with_bias=True)
     np.testing.assert_allclose(weight.numpy(), expected[:, :7], rtol=1e-6)
     np.testing.assert_allclose(bias.numpy(), expected[:, 7], rtol=1e-6)
 
@@ -55,13 +55,13 @@ def test_the_error_is_never_above_that_of_the_given_weight(rows: int) -> None:
     def error(weight: Tensor, bias: Tensor) -> float:
         return float((x.double() @ weight.double().T + bias - y).square().sum())
 
-    assert error(*fitted(x, y, start)) <= error(start, torch.zeros(3))
-    assert error(*fitted_with_bias(x, y, start)) <= error(start, (y - x @ start.T).mean(0))
+    assert error(*fitted(x, y, start, with_bias=False)) <= error(start, torch.zeros(3))
+    assert error(*fitted(x, y, start, with_bias=True)) <= error(start, (y - x @ start.T).mean(0))
 
 
 def test_inputs_that_are_all_zero_change_nothing() -> None:
     start = torch.randn(3, 7)
-    assert torch.equal(fitted(torch.zeros(5, 7), torch.ones(5, 3), start)[0], start.double())
+    assert torch.equal(fitted(torch.zeros(5, 7), torch.ones(5, 3), start, with_bias=False)[0], start.double())
 
 
 class Chain(nn.Module):
@@ -101,13 +101,13 @@ def test_each_layer_fits_the_whole_output_with_what_those_before_it_have_become(
     inner, original = slimmed.first(EXAMPLES).relu(), network.first(EXAMPLES).relu()
     rows = nn.functional.unfold(inner, 3, padding=1, stride=2).movedim(1, 2).flatten(0, 1)
     wanted = network.second(original)[:, list(KEPT["second"])].flatten(2).movedim(1, 2).flatten(0, 1)
-    expected = fitted(rows, wanted, slimmed.second.weight.flatten(1))[0]
+    expected = fitted(rows, wanted, slimmed.second.weight.flatten(1), with_bias=False)[0]
     assert torch.allclose(found.second.weight.flatten(1).double(), expected, atol=1e-5)
 
     inner = slimmed.norm(found.second(inner)).relu()
     rows = nn.functional.unfold(inner, 2, dilation=2).movedim(1, 2).flatten(0, 1)
     wanted = network.third(network.norm(network.second(original)).relu()).flatten(2).movedim(1, 2).flatten(0, 1)
-    expected, bias = fitted_with_bias(rows, wanted, slimmed.third.weight.flatten(1))
+    expected, bias = fitted(rows, wanted, slimmed.third.weight.flatten(1), with_bias=True)
     assert torch.allclose(found.third.weight.flatten(1).double(), expected, atol=1e-5)
     assert torch.allclose(found.third.bias.double(), bias, atol=1e-5)
 
@@ -224,7 +224,7 @@ def test_nothing_is_left_behind() -> None:
 def test_with_fewer_rows_than_inputs_it_is_the_same_by_the_smaller_equations() -> None:
     generator = torch.Generator().manual_seed(3)
     x, y, start = (torch.randn(*shape, generator=generator).double() for shape in ((12, 40), (12, 5), (5, 40)))
-    better, _ = fitted(x, y, start)
+    better, _ = fitted(x, y, start, with_bias=False)
     ridge = RIDGE * x.square().sum(0).mean()
     stacked = np.vstack([x.numpy(), np.sqrt(float(ridge)) * np.eye(40)])
     wanted = np.vstack([y.numpy(), np.sqrt(float(ridge)) * start.T.numpy()])

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pocketpipe.compression.refitting import RIDGE
+from pocketpipe.compression.refitting import RIDGE, fitted
 from pocketpipe.compression.sparsity import SparsityStep
-from pocketpipe.compression.sparsity.regression import fitted, refit
+from pocketpipe.compression.sparsity.regression import refit
 from pocketpipe.compression.weights import weight_of
 from pocketpipe.task import Preprocessing, Split, Task
 from training.samples import Blobs
@@ -42,7 +42,7 @@ def _rows(inputs: int, outputs: int, count: int = 300) -> tuple[Tensor, Tensor, 
 def test_each_channel_is_numpys_least_squares(with_bias: bool, count: int) -> None:
     """The pull towards the given weights is rows of its own: sqrt(r) w = sqrt(r) w0. With few rows, too."""
     x, y, weight, mask = _rows(12, 5, count)
-    found, shift = fitted(x, y, weight, mask, torch.zeros(5) if with_bias else None)
+    found, shift = fitted(x, y, weight, with_bias=with_bias, mask=mask)
     centred = x - x.mean(0) if with_bias else x
     pull = np.sqrt(RIDGE * (centred**2).sum(0).mean().item())
     for channel in range(5):
@@ -58,15 +58,13 @@ def test_each_channel_is_numpys_least_squares(with_bias: bool, count: int) -> No
         np.testing.assert_allclose(found[channel].numpy()[kept], expected[:left], rtol=1e-6, atol=1e-7)
         assert not found[channel].numpy()[~kept].any()
         if with_bias:
-            assert shift is not None
             assert shift[channel].item() == pytest.approx(expected[-1], rel=1e-6)
 
 
 def test_inputs_that_never_vary_leave_the_weights() -> None:
     weight, mask = torch.randn(3, 4), torch.ones(3, 4, dtype=torch.bool)
-    found, shift = fitted(torch.zeros(10, 4), torch.ones(10, 3), weight, mask, torch.zeros(3))
-    assert torch.equal(found, weight)
-    assert shift is not None
+    found, shift = fitted(torch.zeros(10, 4), torch.ones(10, 3), weight, with_bias=True, mask=mask)
+    assert torch.equal(found, weight.double())
     assert shift.tolist() == [1.0, 1.0, 1.0]
 
 

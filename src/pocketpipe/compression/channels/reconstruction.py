@@ -13,7 +13,7 @@ from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.members import ReadingModule, readers, reading_module
 from pocketpipe.compression.modules import evaluating
 from pocketpipe.compression.quantization.folding import norms_after
-from pocketpipe.compression.refitting import Target, fitted, fitted_with_bias, refitting, targets
+from pocketpipe.compression.refitting import Wanted, fitted, refitting, wanted_outputs
 from pocketpipe.compression.slimming import Kept
 from pocketpipe.compression.tracing import Trace
 from pocketpipe.compression.tracing.labels import Place
@@ -37,16 +37,16 @@ def reconstruct(
     """
     layers = [layer for layer in _after_a_cut(before, trace, kept) if _is_free(network, layer)]
     wanted = {
-        layer: Target(target.positions, target.outputs[:, _kept_outputs(trace, kept, layer, target)])
-        for layer, target in targets(before, layers, examples).items()
+        layer: Wanted(whole.positions, whole.outputs[:, _kept_outputs(trace, kept, layer, whole)])
+        for layer, whole in wanted_outputs(before, layers, examples).items()
     }
     anew = batch_statistics(network) if statistics == "reestimated" else nullcontext()
     shifts = _normalized(before, tuple(examples.shape[1:])) if statistics == "reestimated" else frozenset()
 
     def refit(layer: str, module: ReadingModule, inputs: Tensor, outputs: Tensor) -> None:
         # A constant may be added to outputs that a BatchNorm with new statistics takes it from.
-        fit = fitted_with_bias if layer in shifts or module.bias is not None else fitted
-        weight, bias = fit(inputs, outputs, module.weight.flatten(1))
+        free = layer in shifts or module.bias is not None
+        weight, bias = fitted(inputs, outputs, module.weight.flatten(1), with_bias=free)
         module.weight.copy_(weight.view_as(module.weight))
         if module.bias is not None:
             module.bias.copy_(bias)
@@ -84,9 +84,9 @@ def _after_a_cut(before: nn.Module, trace: Trace, kept: Kept) -> list[str]:
     return [name for name in names[first:] if reading_module(before, name) is not None]
 
 
-def _kept_outputs(trace: Trace, kept: Kept, layer: str, target: Target) -> Tensor:
-    stays = kept_positions(trace, kept, (f"{layer}.weight", 0), target.outputs.shape[1])
-    return stays.to(target.outputs.device)
+def _kept_outputs(trace: Trace, kept: Kept, layer: str, whole: Wanted) -> Tensor:
+    stays = kept_positions(trace, kept, (f"{layer}.weight", 0), whole.outputs.shape[1])
+    return stays.to(whole.outputs.device)
 
 
 def kept_positions(trace: Trace, kept: Kept, place: Place, length: int) -> Tensor:

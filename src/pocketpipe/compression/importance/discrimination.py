@@ -82,7 +82,7 @@ class Selection:
         within = (channels[:, None].to(flat.device) * each + torch.arange(each, device=flat.device)).flatten()
         wanted = self.rows @ self.full[:, flat].double().T
         from_nothing = wanted.new_zeros(len(self.full), len(within))
-        refitted, _ = fitted(self.rows[:, within], wanted, from_nothing)
+        refitted, _ = fitted(self.rows[:, within], wanted, from_nothing, with_bias=False)
         self.weight[:, flat] = 0
         self.weight[:, flat[within]] = refitted.to(self.weight.dtype)
 

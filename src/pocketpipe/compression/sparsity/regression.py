@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pocketpipe.compression.members import ReadingModule, reading_module
 from pocketpipe.compression.modules import device_of, evaluating
-from pocketpipe.compression.refitting import RIDGE, refitting, targets
+from pocketpipe.compression.refitting import fitted, refitting, wanted_outputs
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.weights import is_shared, laid_on, set_weight
@@ -35,52 +35,16 @@ def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tup
     masks = _masked_layers(network)
 
     def refitted(layer: str, module: ReadingModule, inputs: Tensor, outputs: Tensor) -> None:
-        weight, bias = fitted(inputs, outputs, module.weight.flatten(1), masks[layer].flatten(1), module.bias)
+        free, mask = module.bias is not None, masks[layer].flatten(1)
+        weight, bias = fitted(inputs, outputs, module.weight.flatten(1), with_bias=free, mask=mask)
         set_weight(network, layer, weight.view_as(module.weight))
-        if module.bias is not None and bias is not None:
+        if module.bias is not None:
             module.bias.copy_(bias)
 
-    wanted = targets(before, masks, examples)
+    wanted = wanted_outputs(before, masks, examples)
     with evaluating(network), refitting(network, wanted, refitted):
         network(examples)
     return tuple(wanted)
-
-
-DUAL = 4
-"""A layer that reads so many times more inputs than there are rows is fitted by equations of rows."""
-
-
-def fitted(
-    inputs: Tensor, outputs: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """The weight (channels, inputs), zero outside `mask`, and bias that bring `inputs` nearest to `outputs`.
-
-    `inputs` (rows, inputs), `outputs` (rows, channels). For each channel by itself: ridge regression around the given
-    weight, min |inputs @ w + b - outputs|^2 + r |w - weight|^2 over the w that `mask` allows, where r is `RIDGE`
-    times the mean square of an input, summed over rows; so where the examples say nothing, a weight stays. A bias is
-    fitted freely, if there is one. In double precision, by the normal equations.
-    """
-    x, y, start = inputs.double(), outputs.double(), weight.double() * mask
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    if bias is not None:
-        x, y = x - x_mean, y - y_mean
-    ridge = RIDGE * x.square().sum(0).mean()
-    missing = y - x @ start.T  # solved for the change of the weight: the pull is towards zero change
-    found = start.clone()
-    if ridge > 0 and DUAL * len(x) < x.shape[1]:  # the dual form: as many equations as rows
-        for channel, kept in enumerate(mask):
-            gram = x[:, kept] @ x[:, kept].T
-            gram.diagonal().add_(ridge)
-            lower = torch.linalg.cholesky(gram)
-            found[channel, kept] += x[:, kept].T @ torch.cholesky_solve(missing[:, channel, None], lower).squeeze(1)
-    elif ridge > 0:
-        gram, wanted = x.T @ x, x.T @ missing
-        gram.diagonal().add_(ridge)
-        for channel, kept in enumerate(mask):
-            lower = torch.linalg.cholesky(gram[kept][:, kept])
-            found[channel, kept] += torch.cholesky_solve(wanted[kept, channel, None], lower).squeeze(1)
-    shift = None if bias is None else (y_mean - found @ x_mean).to(bias.dtype)
-    return found.to(weight.dtype), shift
 
 
 def _masked_layers(network: nn.Module) -> dict[str, Tensor]:
