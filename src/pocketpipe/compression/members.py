@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from pocketpipe.compression.modules import has_torchs_forward
 from pocketpipe.compression.tracing import TracedGroup
-from pocketpipe.compression.weights import layer_name, parameter_name
+from pocketpipe.compression.weights import layer_name, output_axis, parameter_name
 
 Role = Literal["makes", "reads", "scales"]
 
@@ -55,11 +55,7 @@ def _role(network: nn.Module, group: TracedGroup, name: str, dim: int) -> Role:
     if layer_name(name) not in group.members:
         return "reads"
     both = sum(other == name for other, _ in group.places) > 1  # a recurrent weight reads what it makes
-    return "makes" if not both or dim == _out_axis(network, name) else "reads"
-
-
-def _out_axis(network: nn.Module, name: str) -> int:
-    return 1 if isinstance(_module(network, name), _ConvTransposeNd) else 0
+    return "makes" if not both or dim == output_axis(_module(network, name)) else "reads"
 
 
 def value_of(network: nn.Module, name: str) -> Tensor:

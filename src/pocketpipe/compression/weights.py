@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from pocketpipe.errors import UserError
@@ -47,6 +48,20 @@ def is_part_of_parametrization(stored: str) -> bool:
     [True, False, False]
     """
     return "parametrizations" in stored.split(".") and parameter_name(stored) == stored
+
+
+def output_axis(layer: nn.Module) -> int:
+    """The axis of the layer's weight that makes output channels."""
+    return 1 if isinstance(layer, _ConvTransposeNd) else 0
+
+
+def along(values: Tensor, axis: int | None, ndim: int) -> Tensor:
+    """(channels,) shaped to broadcast along `axis` of a tensor with `ndim` axes; a single number where that is None.
+
+    >>> along(torch.arange(3), 1, 4).shape, along(torch.ones(1), None, 2).shape
+    (torch.Size([1, 3, 1, 1]), torch.Size([1, 1]))
+    """
+    return values.reshape([-1 if dim == axis else 1 for dim in range(ndim)])
 
 
 def owner(network: nn.Module, layer: str) -> tuple[nn.Module, str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pocketpipe.compression.modules import has_torchs_forward
 from pocketpipe.compression.passing import AtLayer, Recorder, is_layer, pass_through
 from pocketpipe.compression.quantization.folding import norms_after
+from pocketpipe.compression.weights import along
 
 
 def correct_bias(quantized: nn.Module, reference: nn.Module, batches: Sequence[Tensor]) -> None:
@@ -60,6 +61,4 @@ def _channel_means(module: nn.Module, output: Tensor) -> Tensor:
 
 
 def _along_channels(module: nn.Module, output: Tensor, values: Tensor) -> Tensor:
-    shape = [1] * output.dim()
-    shape[_axis(module, output)] = -1
-    return values.reshape(shape)
+    return along(values, _axis(module, output), output.dim())

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from pocketpipe.compression.quantization.homogeneous import Carried, carried_through, made_by, read_along
 from pocketpipe.compression.quantization.reading import Call, Reading, follows_scaling, read
-from pocketpipe.compression.weights import original_of, set_weight, weight_of
+from pocketpipe.compression.weights import along, original_of, set_weight, weight_of
 
 NEGLIGIBLE = 1e-4
 """Channels below this share of the largest range on their side are left alone: dead ones, whose bias would explode."""
@@ -42,9 +42,8 @@ class Side:
     def scale(self, network: nn.Module, factors: Tensor) -> None:
         """Multiply the weights of each channel by its element of `factors` (channels,)."""
         original = original_of(network, self.layer)
-        shape = [1] * original.dim()
-        shape[self.axis] = -1
-        set_weight(network, self.layer, original * factors.repeat_interleave(self.repeat).reshape(shape))
+        each = factors.repeat_interleave(self.repeat)
+        set_weight(network, self.layer, original * along(each, self.axis, original.dim()))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from pocketpipe.compression.modules import has_torchs_forward
 from pocketpipe.compression.quantization.reading import Reading, follows_scaling, read
 from pocketpipe.compression.tracing.walking import arguments, operator_name, shape_of
-from pocketpipe.compression.weights import original_of, set_weight
+from pocketpipe.compression.weights import along, original_of, set_weight
 
 
 def factor_and_shift(norm: _BatchNorm, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def scaled_channels(weight: Tensor, factor: Tensor, layer: nn.Module | None = No
     Output channels lie along axis 0; in a transposed convolution, which `layer` tells, along axis 1 of each group.
     """
     if not isinstance(layer, _ConvTransposeNd):
-        return weight * factor.reshape(-1, *(1,) * (weight.dim() - 1))
+        return weight * along(factor, 0, weight.dim())
     grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
     return (grouped * factor.reshape(layer.groups, 1, -1, *(1,) * (weight.dim() - 2))).reshape(weight.shape)
 

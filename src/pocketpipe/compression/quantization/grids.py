@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from pocketpipe.compression.quantization.folding import factor_and_shift
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer, positive
 from pocketpipe.compression.quantization.ranges import NARROWEST
-from pocketpipe.compression.weights import laid_on, layer_name, owner, weight_of
+from pocketpipe.compression.weights import along, laid_on, layer_name, output_axis, owner, weight_of
 
 CODEBOOK_BITS = 8
 """A codebook of integers has them of so many bits."""
@@ -41,11 +40,6 @@ class Grid:
         step = (self.step.double() * factor.abs()).to(self.step.dtype)
         step = torch.where(step.max() > 0, torch.maximum(step, step.max() * NARROWEST), self.step)
         return replace(self, step=step, axis=axis)
-
-
-def along(values: Tensor, axis: int | None, ndim: int) -> Tensor:
-    """(channels,) shaped to broadcast along `axis` of `ndim`; a scalar as it is."""
-    return values if axis is None else values.view([-1 if dim == axis else 1 for dim in range(ndim)])
 
 
 def quantized_layers(network: nn.Module) -> tuple[str, ...]:
@@ -105,11 +99,6 @@ def folded_integers(network: nn.Module, layer: str, grid: Grid, factor: Tensor |
     if factor is not None:
         weight = weight * along(factor, grid.axis, weight.ndim)
     return (weight / grid.along(weight.ndim).double()).round().to(torch.int8)
-
-
-def output_axis(layer: nn.Module) -> int:
-    """The axis of the layer's weight that makes output channels."""
-    return 1 if isinstance(layer, _ConvTransposeNd) else 0
 
 
 def bias_and_factor(layer: nn.Module, norm: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:

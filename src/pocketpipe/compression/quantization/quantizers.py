@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.quantization.ranges import weight_limit
+from pocketpipe.compression.weights import along
 
 SMALLEST_STEP = 1e-12
 """Steps are kept above this, whatever training does to them."""
@@ -112,10 +113,7 @@ class WeightQuantizer(nn.Module):
 
     def step(self, ndim: int) -> Tensor:
         """Positive steps, shaped to broadcast against a weight of `ndim` dimensions."""
-        shape = [1] * ndim
-        if self.axis is not None:
-            shape[self.axis] = -1
-        return positive(self.scale).view(shape)
+        return along(positive(self.scale), self.axis, ndim)
 
     @torch.no_grad()
     def set_step(self, step: Tensor | float) -> None:
