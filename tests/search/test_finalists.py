@@ -94,12 +94,6 @@ def test_the_winner_is_the_best_after_tuning(tmp_path):
     assert lower.winner.index == 0
 
 
-def test_without_tuning_the_best_score_wins_and_says_so(tmp_path):
-    choice = choose(TRIALS, None, count=3, store=TrialStore(tmp_path))
-    assert (choice.winner.index, choice.winner.tuned_score) == (2, None)
-    assert choice.trials == TRIALS
-
-
 def test_tuning_goes_on_where_it_stopped(tmp_path):
     calls = []
 

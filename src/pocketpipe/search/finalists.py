@@ -47,7 +47,7 @@ def finalists_of(trials: Sequence[Trial], count: int, *, higher_is_better: bool 
 
 def choose(
     trials: Sequence[Trial],
-    tune: Tune | None,
+    tune: Tune,
     *,
     count: int,
     store: TrialStore,
@@ -55,15 +55,12 @@ def choose(
 ) -> Choice:
     """Fine-tune the `count` finalists and choose the best by tuned score. Resumable: `store` keeps each score.
 
-    Equal tuned scores: the one with the better score before. `tune` None = choose by the score before any training;
-    tuned scores stay None. A finalist whose training diverges drops out. Raises UserError if there is nothing to choose
-    from, Diverged if no finalist is left.
+    Equal tuned scores: the one with the better score before. A finalist whose training diverges drops out. Raises
+    UserError if there is nothing to choose from, Diverged if no finalist is left.
     """
     finalists = finalists_of(trials, count, higher_is_better=higher_is_better)
     if not finalists:
         raise UserError("search: no trial of the tuner or the uniform rule to choose from")
-    if tune is None:
-        return Choice(winner=finalists[0], trials=list(trials))
     best_of = max if higher_is_better else min
     tuned: dict[str, float] = {}
     dropped: list[str] = []

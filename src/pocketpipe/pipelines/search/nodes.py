@@ -127,15 +127,15 @@ def find_plan(
             raise
         return keep(kept, trials, {"plan": "the champion's, as all finalists diverged"}, *str(error).splitlines())
     winner = choice.winner
-    found = winner.score if winner.tuned_score is None else winner.tuned_score
-    if kept is not None and enough(kept.score) and not enough(found):
+    assert winner.tuned_score is not None, "finalists are tuned"
+    if kept is not None and enough(kept.score) and not enough(winner.tuned_score):
         why = {"plan": "the champion's, as no finalist keeps the budget"}
         return keep(kept, choice.trials, why, *choice.dropped)
     facts: dict[str, Any] = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
     if kept is not None and winner.origin == "champion":
         return keep(kept, choice.trials, facts, *choice.dropped)
     doubts = () if kept is None else kept.doubts
-    metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
+    metrics = {"score": winner.score, "tuned_score": winner.tuned_score}
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
     return winner.plan, slim(winner.plan), choice.trials, record
 
