@@ -26,7 +26,7 @@ from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.network import NETWORKS
-from pocketpipe.plan import STEPS, CompressionPlan, order_mistakes
+from pocketpipe.plan import CompressionPlan, order_mistakes
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
@@ -85,10 +85,6 @@ def _loss_handing_on(network: nn.Module, names: tuple[str, ...], examples: int =
             logs = copied(torch.from_numpy(SOME.inputs[part])).log_softmax(1)
             total -= logs[torch.arange(len(logs)), torch.from_numpy(SOME.targets[part])].sum().item()
     return total / examples
-
-
-def test_it_is_behind_the_door() -> None:
-    assert STEPS.resolve("blocks") is BlocksStep
 
 
 def test_the_space_is_how_many_blocks_of_each_run_stay() -> None:
@@ -464,11 +460,6 @@ def test_a_network_without_blocks_says_so() -> None:
         BlocksStep(keep={"a": 1}).predict(profile_of(zoo("lenet", DIGIT), DIGIT))
     with pytest.raises(UserError, match="8 blocks are to go, but only 7"):
         BlocksStep.cheapest(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT, 8)
-
-
-def test_a_step_that_is_not_pinned_is_not_applied() -> None:
-    with pytest.raises(UserError, match="pin the step"):
-        BlocksStep(keep={"layer1.0": 1}).apply(zoo("resnet20", DIGIT), DIGITS)
 
 
 def test_a_plan_by_hand_with_wrong_values_is_refused() -> None:

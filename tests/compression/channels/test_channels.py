@@ -20,15 +20,11 @@ from pocketpipe.compression.importance import CRITERIA
 from pocketpipe.compression.slimming import masked
 from pocketpipe.compression.tracing import profile_of, trace
 from pocketpipe.errors import Mistakes, UserError
-from pocketpipe.plan import STEPS, CompressionPlan, MethodChoice
+from pocketpipe.plan import CompressionPlan, MethodChoice
 from pocketpipe.samples import prepared_batches
 from pocketpipe.task import Split
 
 NEEDS_DATA = ("taylor", "lasso", "dcp")
-
-
-def test_it_is_behind_the_door() -> None:
-    assert STEPS.resolve("channels") is ChannelsStep
 
 
 def test_the_space_has_a_ratio_for_each_group_that_can_be_thinned() -> None:
@@ -155,11 +151,6 @@ def test_all_mistakes_are_listed_together() -> None:
     with pytest.raises(Mistakes) as refused:
         ChannelsStep(widths={"a": 1, "b": 1, "conv1": 99}).predict(profile_of(zoo("resnet8", DIGIT), DIGIT))
     assert len(refused.value.lines) == 3
-
-
-def test_a_step_that_is_not_pinned_is_not_applied() -> None:
-    with pytest.raises(UserError, match="pin the step"):
-        ChannelsStep(widths={"conv1": 8}).apply(zoo("resnet8", DIGIT), TASK)
 
 
 def test_a_plan_by_hand_with_a_wrong_criterion_is_refused() -> None:

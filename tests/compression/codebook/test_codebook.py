@@ -28,7 +28,7 @@ from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.exporting.executing import run_onnx
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.exporting.packing import pack, packed, unpack
-from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 
 
@@ -64,10 +64,6 @@ def _shares_values(was: torch.Tensor, now: torch.Tensor, bits: int) -> None:
 
 def _task(shape: tuple[int, ...]) -> Any:
     return type("Task", (), {"input_shape": shape})
-
-
-def test_it_is_behind_the_door() -> None:
-    assert STEPS.resolve("codebook") is CodebookStep
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -412,14 +408,11 @@ def test_odd_networks(name: str) -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    network = zoo("resnet8", DIGIT)
     with pytest.raises(Mistakes, match="codebook after codebook: the weights share values already"):
         CompressionPlan((CodebookStep(), CodebookStep()))
     for later in (SparsityStep(density=0.5), ChannelsStep(widths={})):
         with pytest.raises(Mistakes, match=f"{later.kind} after codebook"):
             CompressionPlan((CodebookStep(), later))
-    with pytest.raises(UserError, match="still open; pin the step"):
-        CodebookStep().apply(network, TASK)
     with pytest.raises(Mistakes) as mistakes:
         CodebookStep(layers={"nowhere": 4, "conv1": 2}, pinned=("conv1", "lost*")).predict(_profile(0))
     assert [line.split(":")[0] for line in mistakes.value.lines] == [

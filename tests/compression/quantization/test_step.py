@@ -25,7 +25,7 @@ from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.network import StoredNetwork
-from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.samples import prepared_batches
 from pocketpipe.task import Preprocessing, Split
@@ -49,10 +49,6 @@ def _profile(network: nn.Module, shape: tuple[int, ...], onnx: bytes) -> Network
 def _carried_out(step: QuantizationStep, network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     quantized, _ = CompressionPlan((step,)).carry_out(network, _task(shape), _data(shape))
     return quantized.eval()
-
-
-def test_it_is_behind_the_door() -> None:
-    assert STEPS.resolve("quantization") is QuantizationStep
 
 
 def test_the_space_has_bits_for_each_layer_but_the_first_and_the_last() -> None:

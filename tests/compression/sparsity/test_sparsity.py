@@ -23,7 +23,7 @@ from pocketpipe.compression.sparsity.step import SMALLEST_DENSITY
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import bare, laid_on, original_of, weight_of
 from pocketpipe.errors import Mistakes, UserError
-from pocketpipe.plan import STEPS, CompressionPlan
+from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Preprocessing
 
@@ -46,10 +46,6 @@ def _bytes(nonzeros: dict[str, int], profile: NetworkProfile) -> int:
         biases = layer.cost(profile.widths()).parameters - elements
         total += min(4 * elements, -(-elements // 8) + 4 * nonzeros[layer.name]) + 4 * biases
     return total
-
-
-def test_it_is_behind_the_door() -> None:
-    assert STEPS.resolve("sparsity") is SparsityStep
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -99,27 +95,6 @@ def test_masks_keep_the_largest_and_leave_the_network_alone() -> None:
         assert torch.equal(weight_of(masked, layer.name)[stays], weight_of(network, layer.name)[stays])
         assert torch.equal(original_of(masked, layer.name), weight_of(network, layer.name))
     assert min(kept) > max(dropped)  # over all layers
-
-
-def test_a_plan_is_replayed_from_its_json_on_a_fresh_network() -> None:
-    network = zoo("resnet8", DIGIT)
-    for step in (
-        SparsityStep(density=0.1, protocol="lamp"),
-        SparsityStep(pattern="2:4", schedule="gradual"),
-        SparsityStep(protocol="given", densities={"conv1": 0.5, "linear": 1.0}),
-    ):
-        masked, pinned = CompressionPlan((step,)).carry_out(network, TASK, SOME)
-        again = CompressionPlan.from_json(pinned.to_json())
-        assert again == pinned
-        fresh = copy.deepcopy(network)
-        with torch.no_grad():
-            for parameter in fresh.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
-        fresh = again.steps[0].apply(fresh, TASK)
-        fresh.load_state_dict(masked.state_dict())
-        x = torch.randn(3, *DIGIT)
-        assert torch.equal(fresh(x), masked(x))
-        assert _nonzeros(fresh, _profile()) == _nonzeros(masked, _profile())
 
 
 @pytest.mark.parametrize(("name", "shape"), WHOLE_ZOO)
@@ -439,11 +414,6 @@ def test_an_open_density_is_no_plan() -> None:
     projected = SparsityStep(protocol="lamp").project(_profile(), Limits(file_bytes=100_000))
     assert projected.protocol == "lamp"
     assert 0.2 < (projected.density or 0) < 0.4
-
-
-def test_a_step_that_is_not_pinned_is_not_applied() -> None:
-    with pytest.raises(UserError, match="pin the step"):
-        SparsityStep(density=0.5).apply(zoo("resnet8", DIGIT), TASK)
 
 
 @pytest.mark.parametrize(

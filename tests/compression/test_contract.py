@@ -1,0 +1,68 @@
+"""What every step behind the door owes to plans: its name, its JSON, and that it acts on no choice that is open."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from compression.noise import SOME, TASK
+from compression.test_composition import METHODS
+from compression.zoo import DIGIT, zoo
+from pocketpipe.compression.sparsity import SparsityStep
+from pocketpipe.compression.tracing import profile_of
+from pocketpipe.errors import UserError
+from pocketpipe.plan import STEPS, CompressionPlan, Step
+from pocketpipe.profile import NetworkProfile
+
+MADE: dict[str, Callable[[NetworkProfile], Step]] = {
+    **METHODS,
+    "n_of_m": lambda profile: SparsityStep(pattern="2:4", schedule="gradual"),
+    "given": lambda profile: SparsityStep(protocol="given", densities={"conv1": 0.5, "linear": 1.0}),
+}
+"""Steps as a search proposes them; a test of composition holds that each kind is among them."""
+
+
+def _network() -> nn.Module:
+    """It has blocks."""
+    return zoo("resnet20", DIGIT)
+
+
+def _step(name: str) -> Step:
+    return MADE[name](profile_of(_network(), DIGIT))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_it_is_behind_the_door_under_its_kind(name: str) -> None:
+    step = _step(name)
+    assert STEPS.resolve(step.kind) is type(step)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_pinned_plan_is_replayed_from_its_json_on_a_fresh_network(name: str) -> None:
+    made, pinned = CompressionPlan((_step(name),)).carry_out(_network(), TASK, SOME)
+    again = CompressionPlan.from_json(pinned.to_json())
+    assert again == pinned
+    other = copy.deepcopy(_network())
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    fresh = again.steps[0].apply(other, TASK)
+    fresh.load_state_dict(made.state_dict())
+    x = torch.randn(3, *DIGIT, generator=generator)
+    with torch.no_grad():
+        assert torch.equal(fresh.eval()(x), made.eval()(x))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_pinning_settles_is_not_applied_before(name: str) -> None:
+    network, step = _network(), _step(name)
+    pinned = step.pin(network, TASK, SOME)
+    assert pinned.pin(network, TASK, SOME) == pinned
+    if pinned != step:
+        with pytest.raises(UserError, match="pin the step"):
+            step.apply(network, TASK)
