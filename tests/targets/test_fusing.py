@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketpipe.targets.lowering.fusing import fuse
-from pocketpipe.targets.lowering.program import Program, lower
+from pocketpipe.targets.lowering.program import Program, compile_floats
 from pocketpipe.targets.lowering.reading import read_onnx
 from pocketpipe.targets.x86_64 import LEVELS
 from targets.graphs import Graph, gru, residual
@@ -13,7 +13,7 @@ from targets.graphs import Graph, gru, residual
 
 def program(onnx: bytes, folder: Path) -> Program:
     cpu = LEVELS["v1"].cpu()
-    return lower(onnx, cpu, folder / "kernels.o")
+    return compile_floats(onnx, cpu, folder / "kernels.o")
 
 
 def test_bias_residual_and_activation_end_in_the_convolution(tmp_path: Path) -> None:

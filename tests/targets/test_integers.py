@@ -23,7 +23,7 @@ from pocketpipe.integer.proof import prove
 from pocketpipe.targets.aarch64 import AArch64
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.lowering.cpu import Cpu
-from pocketpipe.targets.lowering.integers.program import lower
+from pocketpipe.targets.lowering.integers.program import compile_integers
 from pocketpipe.targets.x86_64 import LEVELS, host_level
 from targets import digits
 from targets.conftest import Delivered
@@ -231,7 +231,7 @@ FLOAT_ARITHMETIC = {
 def test_kernels_are_made_of_the_processors_own_dot_products_and_of_no_floats(
     cpu: Cpu, instruction: str, tmp_path: Path
 ) -> None:
-    lower(digits.graph(), cpu, tmp_path / "kernels.s")
+    compile_integers(digits.graph(), cpu, tmp_path / "kernels.s")
     text = (tmp_path / "kernels.s").read_text()
     assert f"\t{instruction}\t" in text
     machine = cpu.triple.partition("-")[0]

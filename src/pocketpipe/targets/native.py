@@ -187,9 +187,9 @@ def _floats(
     onnx: bytes, tables: np.ndarray | None, cpu: "Cpu", build: Path, threads: int, chosen: "FloatsChosen | None"
 ) -> _Compiled:
     """Kernels by TVM."""
-    from pocketpipe.targets.lowering.program import lower
+    from pocketpipe.targets.lowering.program import compile_floats
 
-    program = lower(onnx, cpu, build / KERNELS, threads, chosen)
+    program = compile_floats(onnx, cpu, build / KERNELS, threads, chosen)
     sources = model_sources(program, tables, threads)
     _write(sources, build)
     shapes = (program.input_shape, program.output_shape)
@@ -207,10 +207,10 @@ def _integers(
 ) -> _Compiled:
     """Kernels by TVM where sums of products are taken; what is left is plain C, vectorized by the C compiler."""
     from pocketpipe.integer.proof import prove
-    from pocketpipe.targets.lowering.integers.program import lower
+    from pocketpipe.targets.lowering.integers.program import compile_integers
 
     prove(graph, offset=cpu.unit.offset)
-    program = lower(graph, cpu, build / KERNELS, threads, chosen)
+    program = compile_integers(graph, cpu, build / KERNELS, threads, chosen)
     sources = integer_sources(program, graph, None if tables is None else graph.quantized(tables), threads)
     _write(sources, build)
     weights = len(sources.weights) + program.plain.constants.size

@@ -9,14 +9,14 @@ import pytest
 from compression.zoo import DIGIT, SMALL, zoo
 from pocketpipe.budget import Limits
 from pocketpipe.compression.channels.portions import by_groups, in_portions
-from pocketpipe.compression.channels.projection import Grid, projected
+from pocketpipe.compression.channels.projection import AllowedWidths, projected
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.profile import NetworkProfile
 
 
 def _target(profile: NetworkProfile, times: float) -> dict[str, int]:
     ratios = {group.name: 0.4 + 0.6 * (index * 7 % 10) / 10 for index, group in enumerate(profile.slimmable)}
-    return projected(profile, ratios, Grid(1, 1, 0.1), Limits(macs=int(profile.cost().macs / times)))
+    return projected(profile, ratios, AllowedWidths(1, 1, 0.1), Limits(macs=int(profile.cost().macs / times)))
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])

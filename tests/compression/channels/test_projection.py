@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from compression.zoo import DIGIT, SMALL, zoo
 from pocketpipe.budget import Limits
-from pocketpipe.compression.channels.projection import CLOSE_ENOUGH, Grid, projected
+from pocketpipe.compression.channels.projection import CLOSE_ENOUGH, AllowedWidths, projected
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.errors import UserError
 from pocketpipe.profile import Axis, ChannelGroup, Layer, NetworkProfile
 
-FINE = Grid(minimum=1, multiple=1, smallest_ratio=0.1)
+FINE = AllowedWidths(minimum=1, multiple=1, smallest_ratio=0.1)
 
 
 def _chain(channels: list[int], residual: bool) -> NetworkProfile:
@@ -41,11 +41,11 @@ def _chain(channels: list[int], residual: bool) -> NetworkProfile:
 
 
 @st.composite
-def _cases(draw: st.DrawFn) -> tuple[NetworkProfile, dict[str, float], Grid, Limits]:
+def _cases(draw: st.DrawFn) -> tuple[NetworkProfile, dict[str, float], AllowedWidths, Limits]:
     channels = draw(st.lists(st.integers(2, 40), min_size=2, max_size=5))
     profile = _chain(channels, draw(st.booleans()))
     ratios = {group.name: draw(st.floats(0.1, 1.0)) for group in profile.groups}
-    grid = Grid(draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 4, 8])), 0.1)
+    grid = AllowedWidths(draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 4, 8])), 0.1)
     dense = profile.cost()
     macs, size = (draw(st.one_of(st.none(), st.floats(1.0, 20.0))) for _ in range(2))
     limits = Limits(
@@ -58,7 +58,7 @@ def _cases(draw: st.DrawFn) -> tuple[NetworkProfile, dict[str, float], Grid, Lim
 @given(_cases())
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_never_over_and_as_close_as_channels_allow(
-    case: tuple[NetworkProfile, dict[str, float], Grid, Limits],
+    case: tuple[NetworkProfile, dict[str, float], AllowedWidths, Limits],
 ) -> None:
     profile, ratios, grid, limits = case
     channels = {group.name: group.channels for group in profile.groups}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compression.zoo import DIGIT, SMALL, zoo
 from pocketpipe.budget import Limits
 from pocketpipe.compression.channels import ChannelsStep
-from pocketpipe.compression.channels.projection import Grid
+from pocketpipe.compression.channels.projection import AllowedWidths
 from pocketpipe.compression.channels.ranking import ranked, widths_by_worth
 from pocketpipe.compression.importance import importance
 from pocketpipe.compression.members import made_by_one
@@ -25,7 +25,7 @@ TASK = Digits()
 DATA = TASK.load(seed=0, holdout=None)[0].train
 
 
-def _plainly(profile: NetworkProfile, scores: dict[str, Tensor], grid: Grid, limits: Limits) -> dict[str, int]:
+def _plainly(profile: NetworkProfile, scores: dict[str, Tensor], grid: AllowedWidths, limits: Limits) -> dict[str, int]:
     """One channel after the other; each candidate priced by the cost of the whole network with and without it."""
     left = {name: sorted(score.tolist()) for name, score in scores.items()}
     channels = {name: len(score) for name, score in left.items()}
@@ -51,8 +51,8 @@ def _plainly(profile: NetworkProfile, scores: dict[str, Tensor], grid: Grid, lim
 
 
 @pytest.mark.parametrize("limit", [{"macs": 2.5}, {"file_bytes": 3.0}, {"macs": 1.5, "file_bytes": 4.0}])
-@pytest.mark.parametrize("grid", [Grid(1, 1, 0.1), Grid(3, 4, 0.1)])
-def test_it_is_what_pricing_the_whole_network_gives(limit: dict[str, float], grid: Grid) -> None:
+@pytest.mark.parametrize("grid", [AllowedWidths(1, 1, 0.1), AllowedWidths(3, 4, 0.1)])
+def test_it_is_what_pricing_the_whole_network_gives(limit: dict[str, float], grid: AllowedWidths) -> None:
     profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
     generator = torch.Generator().manual_seed(0)
     scores = {g.name: torch.rand(g.channels, generator=generator, dtype=torch.float64) for g in profile.slimmable}

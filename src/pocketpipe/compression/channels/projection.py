@@ -19,10 +19,10 @@ SETTINGS = 2000
 
 
 @dataclass(frozen=True)
-class Grid:
+class AllowedWidths:
     """Widths that a group may have: multiples of `multiple`, at least `minimum` and `smallest_ratio` of it, or whole.
 
-    >>> grid = Grid(minimum=1, multiple=4, smallest_ratio=0.1)
+    >>> grid = AllowedWidths(minimum=1, multiple=4, smallest_ratio=0.1)
     >>> grid.nearest(6.1, 10), grid.nearest(0.0, 10), grid.nearest(10.0, 10)
     (8, 4, 10)
     >>> grid.wider(8, 10), grid.narrower(10, 10), grid.narrower(4, 10)
@@ -74,7 +74,9 @@ def cost_of(profile: NetworkProfile, widths: Mapping[str, int]) -> Cost:
     return profile.narrowed(widths).cost() if sparse else profile.cost(widths)  # the same, and quicker, where none is
 
 
-def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, limits: Limits) -> dict[str, int]:
+def projected(
+    profile: NetworkProfile, ratios: Mapping[str, float], grid: AllowedWidths, limits: Limits
+) -> dict[str, int]:
     """Widths that keep `limits` and are as close under them as channels allow, in the proportions of `ratios`.
 
     All ratios are scaled by one factor; what rounding leaves over is filled up channel by channel where the scaled
@@ -91,7 +93,9 @@ def projected(profile: NetworkProfile, ratios: Mapping[str, float], grid: Grid, 
     return _filled(priced, groups, nearby, wanted, grid, limits)
 
 
-def refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid: Grid, limits: Limits) -> None:
+def refuse_unreachable(
+    profile: NetworkProfile, groups: list[ChannelGroup], grid: AllowedWidths, limits: Limits
+) -> None:
     """Raise UserError, with what can be reached, if the smallest widths of `groups` do not keep `limits`."""
     smallest = cost_of(profile, {group.name: grid.smallest(group.channels) for group in groups})
     if not limits.keeps(smallest):
@@ -102,12 +106,14 @@ def refuse_unreachable(profile: NetworkProfile, groups: list[ChannelGroup], grid
         )
 
 
-def _scaled(groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid, factor: float) -> dict[str, int]:
+def _scaled(
+    groups: list[ChannelGroup], ratios: Mapping[str, float], grid: AllowedWidths, factor: float
+) -> dict[str, int]:
     return {group.name: grid.nearest(factor * ratios[group.name] * group.channels, group.channels) for group in groups}
 
 
 def _largest_factor(
-    priced: Priced, groups: list[ChannelGroup], ratios: Mapping[str, float], grid: Grid, limits: Limits
+    priced: Priced, groups: list[ChannelGroup], ratios: Mapping[str, float], grid: AllowedWidths, limits: Limits
 ) -> float:
     """The largest common factor on the ratios that keeps the limits."""
     largest = 1.0 / min((ratios[group.name] for group in groups), default=1.0)
@@ -119,7 +125,7 @@ def _filled(
     groups: list[ChannelGroup],
     widths: dict[str, int],
     wanted: Mapping[str, float],
-    grid: Grid,
+    grid: AllowedWidths,
     limits: Limits,
 ) -> dict[str, int]:
     """`widths` with channels added, first where most are missing in proportion, until none fits."""
@@ -138,7 +144,7 @@ def _nearby(
     priced: Priced,
     groups: list[ChannelGroup],
     widths: dict[str, int],
-    grid: Grid,
+    grid: AllowedWidths,
     limits: Limits,
 ) -> dict[str, int]:
     """The setting within 2 % of the limit that is the fewest steps away from `widths`; else the closest to it found.
@@ -165,7 +171,7 @@ def _nearby(
 
 
 def _memory_stands_in_the_way(
-    priced: Priced, groups: list[ChannelGroup], widths: dict[str, int], grid: Grid, limits: Limits
+    priced: Priced, groups: list[ChannelGroup], widths: dict[str, int], grid: AllowedWidths, limits: Limits
 ) -> bool:
     """Whether RAM alone keeps every group from being wider: it goes by the largest layers, and takes no exchange."""
     memory = limits.only("peak_ram_bytes")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.budget import Limits
-from pocketpipe.compression.channels.projection import Grid, cost_of, refuse_unreachable
+from pocketpipe.compression.channels.projection import AllowedWidths, cost_of, refuse_unreachable
 from pocketpipe.compression.channels.step import SMALLEST_RATIO, ChannelsStep
 from pocketpipe.compression.importance import Criterion, importance, most_important
 from pocketpipe.compression.tracing import trace
@@ -45,7 +45,7 @@ def ranked(
     """
     traced = {group.name: group for group in trace(network, task.input_shape).groups}
     candidates = _candidates(profile, groups)
-    grid = Grid(minimum, multiple, SMALLEST_RATIO)
+    grid = AllowedWidths(minimum, multiple, SMALLEST_RATIO)
     refuse_unreachable(profile, candidates, grid, limits)
     scores = importance(
         network, [traced[group.name] for group in candidates], criterion, task=task, data=data, seed=seed
@@ -82,7 +82,7 @@ def widths_by_worth(
     profile: NetworkProfile,
     groups: Collection[ChannelGroup],
     scores: Mapping[str, Tensor],
-    grid: Grid,
+    grid: AllowedWidths,
     limits: Limits,
 ) -> dict[str, int]:
     """Widths of `groups` that keep `limits`. Pure; greedy: next goes what matters least for what it saves."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from pydantic import Field
 from pocketpipe.budget import Limits
 from pocketpipe.compression.batchnorm import reestimate_on
 from pocketpipe.compression.channels.portions import by_groups, in_portions
-from pocketpipe.compression.channels.projection import Grid, projected
+from pocketpipe.compression.channels.projection import AllowedWidths, projected
 from pocketpipe.compression.channels.reconstruction import Statistics, reconstruct
 from pocketpipe.compression.importance import Criterion, importance, most_important
 from pocketpipe.compression.modules import device_of
@@ -22,7 +21,7 @@ from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.tracing import trace
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
-from pocketpipe.profile import ChannelGroup, NetworkProfile
+from pocketpipe.profile import ChannelGroup, NetworkProfile, matches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,8 +104,8 @@ class ChannelsStep(Step):
         return ({name: step.widths.get(name, width) / width for name, width in groups.items()},)
 
     @property
-    def _grid(self) -> Grid:
-        return Grid(self.minimum, self.multiple, SMALLEST_RATIO)
+    def _grid(self) -> AllowedWidths:
+        return AllowedWidths(self.minimum, self.multiple, SMALLEST_RATIO)
 
     def free(self, profile: NetworkProfile) -> tuple[ChannelGroup, ...]:
         """The groups that this step may thin: those that can be and are not pinned.
@@ -120,7 +119,7 @@ class ChannelsStep(Step):
     def _pinned_by(self, group: ChannelGroup) -> str | None:
         """The first pattern that keeps the group whole."""
         made = [(pattern, member) for pattern in self.pinned for member in group.members]
-        return next((pattern for pattern, member in made if fnmatchcase(member, pattern)), None)
+        return next((pattern for pattern, member in made if matches(member, [pattern])), None)
 
     def project(self, profile: NetworkProfile, limits: Limits) -> Self:
         """Widths in the same proportions that keep `limits`, at most 2 % under the binding one where channels allow."""

@@ -12,7 +12,7 @@ from torch import fx, nn
 from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.quantization.biases import BiasRounding
 from pocketpipe.compression.quantization.grids import own_step
-from pocketpipe.compression.quantization.layer_calls import LayerCall
+from pocketpipe.compression.quantization.layer_calls import WeightCall
 from pocketpipe.compression.quantization.places import Place, find_places
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from pocketpipe.compression.quantization.selecting import select_early
@@ -121,7 +121,7 @@ def quantizers_of(network: nn.Module) -> dict[str, ActivationQuantizer]:
     return {name: child for name, child in holder.named_children() if isinstance(child, ActivationQuantizer)}
 
 
-def _by_first_name(calls: list[LayerCall], network: nn.Module) -> list[LayerCall]:
+def _by_first_name(calls: list[WeightCall], network: nn.Module) -> list[WeightCall]:
     """The calls with each weight named as plans and profiles name it, whichever of those that share it is called."""
     first: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
@@ -130,7 +130,7 @@ def _by_first_name(calls: list[LayerCall], network: nn.Module) -> list[LayerCall
 
 
 def _lay_on_weights(
-    network: nn.Module, calls: list[LayerCall], bits: Mapping[str, int], granularity: Granularity
+    network: nn.Module, calls: list[WeightCall], bits: Mapping[str, int], granularity: Granularity
 ) -> None:
     """A quantizer on each weight; one that several modules share is met once, and has it in all of them."""
     done: set[int] = set()

@@ -11,11 +11,11 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from pocketpipe.compression.quantization.operators import module_of, operator_of
 from pocketpipe.compression.quantization.symbolic import EXAMPLE
-from pocketpipe.compression.weights import layer_name
+from pocketpipe.compression.weights import layer_name, output_axis
 
 
 @dataclass(frozen=True)
-class LayerCall:
+class WeightCall:
     """A call that multiplies by a weight of the network."""
 
     node: fx.Node
@@ -31,14 +31,13 @@ _MATRICES = ("matmul", "mm", "addmm")
 """Those whose weight is a layer's if it is one matrix."""
 
 
-def layer_calls(node: fx.Node, network: nn.Module) -> Iterable[LayerCall]:
+def layer_calls(node: fx.Node, network: nn.Module) -> Iterable[WeightCall]:
     """The weights that `node` multiplies by."""
     module = module_of(node, network)
     path = str(node.target)
-    if isinstance(module, _ConvTransposeNd):
-        yield LayerCall(node, path, 1 if module.groups == 1 else None)
-    elif isinstance(module, _ConvNd | nn.Linear):
-        yield LayerCall(node, path, 0)
+    if isinstance(module, _ConvNd | nn.Linear):
+        several = isinstance(module, _ConvTransposeNd) and module.groups > 1  # channels at each position
+        yield WeightCall(node, path, None if several else output_axis(module))
     elif module is not None:
         yield from _inner_calls(node, path, module)
     elif operator_of(node) in _WEIGHT_ARGUMENT:
@@ -46,7 +45,7 @@ def layer_calls(node: fx.Node, network: nn.Module) -> Iterable[LayerCall]:
         weight = node.args[position] if position < len(node.args) else node.kwargs.get("weight")
         parameter = _parameter(weight, network) if isinstance(weight, fx.Node) else None
         if parameter is not None and not (operator_of(node) in _MATRICES and _has_heads(weight)):
-            yield LayerCall(node, parameter, axis)
+            yield WeightCall(node, parameter, axis)
 
 
 def _has_heads(weight: object) -> bool:
@@ -54,16 +53,16 @@ def _has_heads(weight: object) -> bool:
     return isinstance(weight, fx.Node) and bool(weight.meta[EXAMPLE].ndim > 2)
 
 
-def _inner_calls(node: fx.Node, path: str, module: nn.Module) -> Iterable[LayerCall]:
+def _inner_calls(node: fx.Node, path: str, module: nn.Module) -> Iterable[WeightCall]:
     """The weights inside a module of torch's own (attention, an encoder), which is not looked into."""
     for name, inner in module.named_modules(prefix=path):
         if isinstance(inner, nn.MultiheadAttention):
             projections = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
             yield from (
-                LayerCall(node, f"{name}.{each}", 0) for each in projections if getattr(inner, each) is not None
+                WeightCall(node, f"{name}.{each}", 0) for each in projections if getattr(inner, each) is not None
             )
         elif isinstance(inner, nn.Linear):
-            yield LayerCall(node, name, 0)
+            yield WeightCall(node, name, 0)
 
 
 def _parameter(node: fx.Node, network: nn.Module) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
-from pocketpipe.compression.quantization.layer_calls import LayerCall, layer_calls
+from pocketpipe.compression.quantization.layer_calls import WeightCall, layer_calls
 from pocketpipe.compression.quantization.operators import (
     clips,
     makes_integers,
@@ -72,7 +72,7 @@ class Places:
     """What an insertion has to do."""
 
     tensors: list[Place] = field(default_factory=list)
-    layers: list[LayerCall] = field(default_factory=list)
+    layers: list[WeightCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
     """Path of a layer -> path of the BatchNorm that is folded into it."""
     biases: list[BiasPlace] = field(default_factory=list)

@@ -57,7 +57,7 @@ class Program:
     """Both with their batch axis of 1; float32."""
 
 
-def lower(onnx: bytes, cpu: Cpu, object_file: Path, threads: int = 1, chosen: Chosen | None = None) -> Program:
+def compile_floats(onnx: bytes, cpu: Cpu, object_file: Path, threads: int = 1, chosen: Chosen | None = None) -> Program:
     """Compile `onnx` for `cpu`: kernels into `object_file`, the rest into a Program. Raises UserError."""
     module, kernels = fuse(read_onnx(onnx), cpu, threads, chosen)
     with cpu.target, tvm.transform.PassContext(opt_level=3):

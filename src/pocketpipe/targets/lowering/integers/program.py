@@ -90,7 +90,7 @@ def shapes(graph: IntegerGraph) -> Counter[SumOfProducts]:
     return Counter(shape for shape in found if shape is not None)
 
 
-def lower(
+def compile_integers(
     graph: IntegerGraph, cpu: Cpu, object_file: Path, threads: int = 1, chosen: Chosen | None = None
 ) -> IntegerProgram:
     """Compile `graph` for `cpu`: kernels into `object_file`, the rest into an IntegerProgram."""
