@@ -11,16 +11,12 @@ import numpy as np
 import pytest
 
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.errors import NotMeasured, UserError
-from pocketpipe.integer import reference
-from pocketpipe.integer.lowering import lower
+from pocketpipe.errors import UserError
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.cortex_m import CortexM
 from targets import digits
 from targets.conftest import Delivered
-from targets.every_operator import every_operator
 
-EXAMPLES = 200
 GNU, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
 needs_gnu = pytest.mark.skipif(not shutil.which(GNU), reason="needs gcc-arm-none-eabi")
 needs_emulator = pytest.mark.skipif(not shutil.which(EMULATOR), reason="needs qemu-system-arm")
@@ -38,37 +34,11 @@ def folder(delivered: Delivered) -> Path:
     return delivered("cortex_m", digits.quantized_file())
 
 
-@needs_emulator
-def test_a_bare_processor_gives_the_integers_of_the_reference(folder: Path) -> None:
-    stored = digits.data()[1].inputs[:EXAMPLES]
-    assert np.array_equal(TARGETS.resolve("cortex_m").run(folder, stored), digits.right(stored))
-
-
-@needs_emulator
-def test_every_operator_gives_the_integers_of_the_reference() -> None:
-    """Also those that divide: a processor of 32 bits has no division of 64, and no library brings one."""
-    graph = lower(every_operator())
-    integers = np.random.default_rng(1).integers(-128, 128, (6, 4, 6, 6)).astype(np.int8)
-    assert np.array_equal(TARGETS.resolve("cortex_m").run_integers(graph, integers), reference.run(graph, integers))
-
-
 def test_a_network_that_the_board_has_no_room_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pocketpipe.targets.cortex_m.BOARD_BYTES", 1000)
     with pytest.raises(UserError, match=r"target cortex_m: weights and tables take .* the board has 1,000"):
         compiled(tmp_path / "cortex_m")
     assert not (tmp_path / "cortex_m").exists()
-
-
-def test_without_emulator_nothing_is_measured(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NotMeasured, match="apt-get install qemu-system-arm"):
-        TARGETS.resolve("cortex_m").run(folder, digits.golden_examples())
-
-
-def test_same_file_gives_same_bytes(folder: Path, tmp_path: Path) -> None:
-    again = digits.files(compiled(tmp_path / "elsewhere" / "again"))
-    assert digits.files(folder) == again
-    assert not [name for name, content in again.items() if str(tmp_path).encode() in content]
 
 
 @needs_gnu
