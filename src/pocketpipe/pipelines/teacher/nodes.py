@@ -44,18 +44,20 @@ def make_teacher(
 ) -> tuple[StoredNetwork, StageRecord]:
     """(teacher, record). Given weights are it, or where its training starts; a champion's teacher starts it too."""
     task = task_choice.build(data_root)
-    rehearse(task, network_choice.fresh().build(task), splits.val)
     weights = network_choice.weights_path(weights_root)
     final = recipe.given_weights == "final"
     start, whence, given = network_choice.fresh(), "random weights", None
-    if weights is not None and (final or champion is None):
+    are_given = weights is not None and (final or champion is None)
+    if weights is not None and are_given:
         start, whence = with_weights_of(weights, start, task), f"given weights {weights.name}"
+    elif champion is not None:
+        start, whence = champion.teacher, "champion's teacher"
+    rehearse(task, start.build(task), splits.val, recipe, trainer)
+    if are_given:
         given = _Given.of(start, task, splits)
         if final:
             told = () if champion is None else (STUDENT_ALONE,)
             return start, given.record(f"{whence}; training skipped", told)
-    elif champion is not None:
-        start, whence = champion.teacher, "champion's teacher"
     fitted = fit(
         start,
         task_choice,
