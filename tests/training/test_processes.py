@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Diverged, UserError
 from pocketpipe.task import TaskChoice
 from pocketpipe.training.distilling import Distillation
 from pocketpipe.training.recipe import TrainerSettings
+from pocketpipe.workers.__main__ import main
 from training.samples import RECIPE, idle, plain, thin, train
 
 TWO = TrainerSettings(devices=2, threads=2, compile="never")
@@ -74,12 +75,51 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
         train(tmp_path, recipe=RECIPE.model_copy(update={"batch_size": 31}), settings=TWO)
 
 
+def torchrun_worker(told: UserError) -> list[str]:
+    """What the advice lets torchrun start: function, spec and result."""
+    return shlex.split(str(told).split("-m pocketpipe.workers ")[1].split("; then")[0])
+
+
+@pytest.fixture
+def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchrun would have it if there was but one node."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+
+
+NODES = TrainerSettings(devices=1, nodes=2, compile="never")
+
+
+@pytest.mark.usefixtures("_one_rank")
+def test_a_training_that_diverged_on_other_nodes_is_told_each_time(tmp_path: Path) -> None:
+    recipe = RECIPE_OF_TWO.model_copy(update={"learning_rate": 1e20})
+    with pytest.raises(UserError, match="torchrun --nnodes 2") as told:
+        train(tmp_path, network=plain, recipe=recipe, settings=NODES)
+    assert main(*torchrun_worker(told.value)) == 1
+    for _ in range(2):
+        with pytest.raises(Diverged, match="rank 0: training diverged in epoch 1"):
+            train(tmp_path, network=plain, recipe=recipe, settings=NODES)
+    with pytest.raises(UserError, match="torchrun --nnodes 2"):
+        train(tmp_path, network=plain, recipe=RECIPE_OF_TWO, settings=NODES)
+
+
+@pytest.mark.usefixtures("_one_rank")
+def test_another_error_on_other_nodes_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="torchrun --nnodes 2") as told:
+        train(tmp_path, network=plain, settings=NODES)
+    shutil.rmtree(tmp_path / "inputs")  # on no shared file system, say
+    assert main(*torchrun_worker(told.value)) == 1
+    with pytest.raises(UserError, match=r"rank 0: .*job.json"):
+        train(tmp_path, network=plain, settings=NODES)
+    with pytest.raises(UserError, match="torchrun --nnodes 2"):
+        train(tmp_path, network=plain, settings=NODES)
+
+
 @pytest.mark.slow
 def test_several_nodes_are_started_by_torchrun(tmp_path: Path) -> None:
-    nodes = TrainerSettings(devices=1, nodes=2, compile="never")
     with pytest.raises(UserError, match="torchrun --nnodes 2") as told:
-        train(tmp_path / "champion's nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
-    worker = shlex.split(str(told.value).split("-m pocketpipe.workers ")[1].split("; then")[0])
+        train(tmp_path / "champion's nodes", network=plain, recipe=RECIPE_OF_TWO, settings=NODES)
+    worker = torchrun_worker(told.value)
     launcher = shutil.which("torchrun", path=str(Path(sys.executable).parent)) or pytest.fail("no torchrun")
     common = [
         launcher,
@@ -98,7 +138,7 @@ def test_several_nodes_are_started_by_torchrun(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     assert [process.wait(120) for process in started] == [0, 0]
-    many = train(tmp_path / "champion's nodes", network=plain, recipe=RECIPE_OF_TWO, settings=nodes)
+    many = train(tmp_path / "champion's nodes", network=plain, recipe=RECIPE_OF_TWO, settings=NODES)
     one = train(tmp_path / "one", network=plain, recipe=RECIPE_OF_TWO)
     for name, weights in one.network.state.items():
         assert (weights - many.network.state[name]).abs().max() < 1e-5, name

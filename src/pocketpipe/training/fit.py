@@ -12,13 +12,14 @@ import torch
 from pocketpipe.errors import Diverged, UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.networks.weights import with_weights_of
+from pocketpipe.storage import remove_whole
 from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.curves import Curves
 from pocketpipe.training.job import TrainingJob
 from pocketpipe.training.progress import EpochProgress
 from pocketpipe.training.recipe import Recipe, TrainerSettings
 from pocketpipe.training.workspace import Workspace
-from pocketpipe.workers.process import WorkerError, run_worker
+from pocketpipe.workers.process import WorkerError, first_error, run_worker, write_spec
 
 RANK_FUNCTION = "pocketpipe.training.rank:train_rank"
 
@@ -89,6 +90,8 @@ def _curve_name(name: str, metric: str) -> str:
 
 
 def _train_in_processes(job: TrainingJob, place: Workspace, progress: EpochProgress) -> None:
+    if job.settings.nodes > 1:
+        _refuse_failed(place)
     job.save(place.inputs)
     spec = {"workspace": str(place.folder.absolute())}
     if place.shared is not None:
@@ -108,9 +111,19 @@ def _train_in_processes(job: TrainingJob, place: Workspace, progress: EpochProgr
         raise (Diverged(str(error)) if error.kind == Diverged.__name__ else error) from None
 
 
-def _torchrun_advice(settings: TrainerSettings, place: Workspace, spec: dict[str, str]) -> str:
-    from pocketpipe.workers.process import write_spec
+def _refuse_failed(place: Workspace) -> None:
+    """Raises what processes on several nodes ended with: Diverged each time that it is asked, so that those that it is
+    compared with get their turn; any other error once."""
+    error = first_error(place.ranks)
+    if error is None:
+        return
+    if error.kind == Diverged.__name__:
+        raise Diverged(f"{error} (to train it again as it is, delete {place.ranks})")
+    remove_whole(place.ranks)
+    raise UserError(f"{error}; mend that, then run this again for the torchrun line")
 
+
+def _torchrun_advice(settings: TrainerSettings, place: Workspace, spec: dict[str, str]) -> str:
     file = write_spec(spec, place.ranks)
     return (
         f"trainer.nodes: {settings.nodes} nodes are started from outside. On every node (the workspace on a shared "

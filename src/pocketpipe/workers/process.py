@@ -64,8 +64,6 @@ def run_worker(
     Raises WorkerError as soon as one fails, after ending the others.
     """
     spec_file = write_spec(spec, folder)
-    for old in (*folder.glob("result-*.json"), *folder.glob("rank-*.log")):
-        old.unlink()
     common = {**os.environ, **(environment or {}), PARENT_VARIABLE: str(os.getpid())}
     if processes > 1:
         common |= _rendezvous(processes)
@@ -81,10 +79,21 @@ def run_worker(
 
 
 def write_spec(spec: Mapping[str, Any], folder: Path) -> Path:
-    """Write the spec file into `folder`."""
+    """Write the spec file into `folder`, and remove what workers have left there before."""
+    for old in (*folder.glob("result-*.json"), *folder.glob("rank-*.log")):
+        old.unlink()
     file = folder.absolute() / "spec.json"
     write_json(file, spec)
     return file
+
+
+def first_error(folder: Path) -> WorkerError | None:
+    """The first error that workers started from outside (by torchrun) have left in `folder`; None if there is none."""
+    failed = [file for file in folder.glob("result-*.json") if "error" in _said(file)]
+    if not failed:
+        return None
+    first = min(failed, key=_written)
+    return _told(f"rank {first.stem.removeprefix('result-')}", _said(first))
 
 
 def _start(number: int, function: str, spec: Path, folder: Path, common: dict[str, str]) -> _Rank:
@@ -128,24 +137,34 @@ def _wait(ranks: Sequence[_Rank], while_waiting: Callable[[], None]) -> None:
         ended = [rank for rank in running if rank.process.poll() is not None]
         failed = [rank for rank in ended if rank.process.returncode != 0]
         if failed:
-            raise _error(min(failed, key=_order_of_failing), len(ranks))
+            raise _error(min(failed, key=lambda rank: _written(rank.result)), len(ranks))
         running = [rank for rank in running if rank not in ended]
         while_waiting()
         time.sleep(POLL_SECONDS)
 
 
-def _order_of_failing(rank: _Rank) -> float:
-    """One rank's end makes the others fail too: a rank without a last word was killed, and so was first."""
-    return rank.result.stat().st_mtime if rank.result.exists() else 0.0
+def _written(result: Path) -> float:
+    """Orders ranks by their end, which makes the others fail too: one without a last word was killed, and so was
+    first."""
+    return result.stat().st_mtime if result.exists() else 0.0
+
+
+def _said(result: Path) -> dict[str, Any]:
+    """What a worker wrote at its end; nothing if it did not come to that."""
+    said: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
+    return said
+
+
+def _told(who: str, said: Mapping[str, Any], where: str = "") -> WorkerError:
+    error = WorkerError(f"{who}: {said['error']}{where}")
+    error.kind = said["kind"]
+    return error
 
 
 def _error(rank: _Rank, processes: int) -> WorkerError:
     who = f"rank {rank.number}" if processes > 1 else "worker"
-    said = json.loads(rank.result.read_text()) if rank.result.exists() else {}
-    if "error" in said:
-        error = WorkerError(f"{who}: {said['error']} (log: {rank.log})")
-        error.kind = said["kind"]
-        return error
+    if "error" in (said := _said(rank.result)):
+        return _told(who, said, f" (log: {rank.log})")
     code = rank.process.returncode
     ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = [line for line in rank.log.read_text(errors="replace").splitlines() if line.strip()]
