@@ -268,6 +268,8 @@ def test_a_gpu_that_is_not_there_is_told_before_any_work() -> None:
     asked = parameters() | {"trainer": {"accelerator": "gpu"}}
     with pytest.raises(Mistakes, match=r"trainer.accelerator: 'gpu', but PyTorch sees no GPU here"):
         check_feasible(checked_config(asked), {"finetune"})
+    of_others = parameters() | {"trainer": {"accelerator": "gpu", "nodes": 2}}
+    check_feasible(checked_config(of_others), {"finetune"})
 
 
 class Sorting(nn.Module):

@@ -312,7 +312,8 @@ def _check_export(task_choice: TaskChoice, network_choice: NetworkChoice, reques
 def _check_trainer(settings: TrainerSettings) -> None:
     from pocketpipe.training.device import accelerator
 
-    accelerator(settings)
+    if settings.nodes == 1:  # the others, which train, may have GPUs where this one has none
+        accelerator(settings)
 
 
 def _check_teacher(task_choice: TaskChoice, teacher: FurtherTeacher) -> None:

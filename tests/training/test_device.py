@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from pocketpipe.errors import UserError
 from pocketpipe.training import device
 from pocketpipe.training.compilation import compiled_forward
-from pocketpipe.training.device import cpu_threads, decide, example_macs
+from pocketpipe.training.device import accelerator, cpu_threads, decide, example_macs
 from pocketpipe.training.features import Watched
 from pocketpipe.training.recipe import TrainerSettings
 from training.samples import plain
@@ -44,6 +45,14 @@ def test_compiled_where_it_pays_and_a_compiler_is_there(
         assert not decide(CPU.model_copy(update={"compile": "always"}), 1, 1, 1).compiled
     assert "no" in decide(CPU, 1, 1, 1).facts["compiled"]
     assert caplog.text.count("training runs uncompiled") == 1
+
+
+def test_a_gpu_that_only_the_driver_sees_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert accelerator(TrainerSettings()) == "cpu"
+    with pytest.raises(UserError, match="sees no GPU"):
+        accelerator(TrainerSettings(accelerator="gpu"))
 
 
 def test_one_thread_for_batches_too_small_to_share() -> None:
