@@ -30,6 +30,14 @@ def test_metric_is_the_tasks_mean_score() -> None:
     assert metric_of(network, Blobs(), SPLIT) == (outputs.argmax(1) == SPLIT.targets).mean()
 
 
+def test_a_metric_of_numpy_becomes_a_number_that_checkpoints_hold() -> None:
+    class Bare(Blobs):
+        def metric(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+            return self.scores(outputs, targets).mean()
+
+    assert type(metric_of(normalized((1, 6, 6), 4), Bare(), SPLIT)) is float
+
+
 def test_prepared_batches_hold_the_split_in_order() -> None:
     batches = list(prepared_batches(Blobs(), SPLIT, 20))
     assert [len(batch) for batch in batches] == [20, 20, 10]

@@ -35,4 +35,4 @@ def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:
 
 def metric_of(network: nn.Module, task: Task, split: Split) -> float:
     """The task's metric of `network` on `split`."""
-    return task.metric(predict(network, task, split.inputs), split.targets)
+    return float(task.metric(predict(network, task, split.inputs), split.targets))  # NumPy's are not read back
