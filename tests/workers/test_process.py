@@ -37,6 +37,11 @@ def test_one_worker_returns_its_result(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"spec.json", "result-0.json", "rank-0.log"}
 
 
+def test_what_a_worker_has_to_say_is_in_its_log(tmp_path: Path) -> None:
+    run_worker("workers.work:say", {"words": "trains uncompiled"}, tmp_path)
+    assert (tmp_path / "rank-0.log").read_text() == "trains uncompiled\n"
+
+
 def test_ranks_are_told_their_place(tmp_path: Path) -> None:
     results = run_worker("workers.work:place", {}, tmp_path, processes=2, environment={"EXTRA": "yes"})
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "EXTRA": "yes"}

@@ -1,5 +1,6 @@
 """Functions that this room's tests run in other processes."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,11 @@ from pocketpipe.errors import UserError
 
 def double(spec: dict[str, Any]) -> dict[str, Any]:
     return {"number": 2 * spec["number"]}
+
+
+def say(spec: dict[str, Any]) -> dict[str, Any]:
+    logging.getLogger("pocketpipe.training").info(spec["words"])
+    return {}
 
 
 def place(spec: dict[str, Any]) -> dict[str, Any]:

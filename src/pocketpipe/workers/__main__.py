@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def _die_with_parent() -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(f"usage: python -m pocketpipe.workers package.module:function SPEC RESULT, got {sys.argv[1:]}")
+    logging.basicConfig(format="%(message)s")  # into the log that this process's parent, or torchrun, keeps
+    logging.getLogger("pocketpipe").setLevel(logging.INFO)
     code = main(*sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
