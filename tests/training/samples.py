@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +14,12 @@ from torch import nn
 
 from pocketpipe.network import StoredNetwork
 from pocketpipe.task import Preprocessing, Split, Splits, Task, TaskChoice
+from pocketpipe.training.batches import Shard
 from pocketpipe.training.fit import Fitted, fit
+from pocketpipe.training.job import TrainingJob
 from pocketpipe.training.recipe import Recipe, TrainerSettings
+from pocketpipe.training.train import train as train_here
+from pocketpipe.training.workspace import Workspace
 
 
 class Blobs(Task):
@@ -65,13 +72,29 @@ def build_fragile_task(data_root: Path) -> Task:
 
     class Fragile(Blobs):
         def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
-            import os
-
             if os.environ.get("RANK") == "1":
                 raise ArithmeticError("rank one cannot count")
             return super().loss(outputs, targets, smoothing=smoothing)
 
     return Fragile()
+
+
+class Interrupted(Blobs):
+    """Draws views from generators of other libraries. At the ninth batch that is counted, in the middle of the second
+    epoch, somebody presses Ctrl-C."""
+
+    calls = -1000
+
+    def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        Interrupted.calls += 1
+        if Interrupted.calls == 9:
+            raise KeyboardInterrupt
+        noise = np.random.randint(0, 40, tuple(inputs.shape)) + random.randint(0, 9)
+        return (inputs // 2 + torch.from_numpy(noise)).to(torch.uint8)
+
+
+def build_interrupted(data_root: Path) -> Task:
+    return Interrupted()
 
 
 def plain(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -199,3 +222,11 @@ def train(
         teacher=teacher,
         title="sample",
     )
+
+
+def train_apart(spec: dict[str, Any]) -> dict[str, Any]:
+    """As a rank whose workspace lies on a disk of its own."""
+    rank = int(os.environ["RANK"])
+    place = Workspace(Path(spec["folder"], f"rank-{rank}"))
+    train_here(TrainingJob.load(Path(spec["folder"], "inputs")), place, None, Shard(rank, int(os.environ["WORLD_SIZE"])))
+    return {}

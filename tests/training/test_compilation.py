@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from pocketpipe.compression.during import scheduled
 from pocketpipe.network import StoredNetwork
+from pocketpipe.training import device
 from pocketpipe.training.compilation import compiled_forward
 from pocketpipe.training.distilling import Distillation, Hints
 from pocketpipe.training.features import Watched
@@ -46,6 +47,16 @@ def test_a_graph_module_compiles() -> None:
     assert torch.allclose(forward(INPUTS)[0], graph(INPUTS), atol=1e-5)
 
 
+def test_a_training_whose_compiler_failed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> object:
+        raise RuntimeError("no linker")
+
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: broken)
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/bin/{name}")
+    fitted = train(tmp_path, network=narrow, settings=TrainerSettings(threads=1, compile="always"))
+    assert fitted.facts["compiled"] == "no"
+
+
 @pytest.mark.slow
 def test_a_compiled_training_with_features_ends_as_the_plain_one(
     tmp_path: Path, teacher: StoredNetwork, caplog: pytest.LogCaptureFixture
@@ -58,6 +69,7 @@ def test_a_compiled_training_with_features_ends_as_the_plain_one(
         settings = TrainerSettings(threads=1, compile=how)  # type: ignore[arg-type]
         fitted = train(tmp_path / how, network=narrow, recipe=recipe, settings=settings, teacher=teacher)
         assert fitted.curves["val_accuracy"][-1] > 0.9
+        assert fitted.facts["compiled"] == ("yes" if how == "always" else "no")
         states.append(dict(fitted.network.state))
     assert "torch.compile failed" not in caplog.text
     assert states[0].keys() == states[1].keys()

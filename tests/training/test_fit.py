@@ -1,9 +1,11 @@
 """fit: same bytes after kill -9, a finished workspace, a changed job, divergence, what is left behind."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Diverged, UserError
 from pocketpipe.network import StoredNetwork
+from pocketpipe.task import TaskChoice
 from pocketpipe.training.fit import Fitted
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import Distillation, TrainerSettings
-from training.samples import RECIPE, Blobs, blobs, train
+from training.samples import RECIPE, SETTINGS, Blobs, Interrupted, blobs, plain, train
 
 LONG = RECIPE.model_copy(update={"epochs": 4, "ema": 0.9})
 
@@ -109,6 +112,65 @@ def test_a_broken_checkpoint_is_left_out(
 def test_divergence_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diverged in epoch \d.*lower learning_rate \(1e\+20\)"):
         train(tmp_path, recipe=RECIPE.model_copy(update={"learning_rate": 1e20}))
+
+
+def test_divergence_is_noticed_within_a_long_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    loss = Blobs.loss
+
+    def counted(self: Blobs, *arguments: torch.Tensor, **keywords: float) -> torch.Tensor:
+        steps.append(1)
+        return loss(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Blobs, "loss", counted)
+    with pytest.raises(Diverged, match="diverged in epoch 1: the loss is nan"):
+        train(tmp_path, recipe=RECIPE.model_copy(update={"learning_rate": 1e20, "batch_size": 1}), network=plain)
+    assert len(steps) == 100, "of 200"
+
+
+def test_memory_that_a_gpu_lacks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(self: Blobs, *arguments: torch.Tensor, **keywords: float) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+
+    monkeypatch.setattr(Blobs, "loss", too_large)
+    with pytest.raises(UserError, match=r"^sample: .* 32 examples .*2.00 GiB\); lower batch_size.*accelerator: cpu$"):
+        train(tmp_path)
+
+
+def test_checkpoints_need_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is not there"))
+    assert train(tmp_path / "work").curves["val_accuracy"][-1] > 0.9
+
+
+def test_no_gpu_is_asked_by_a_training_on_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Fitted
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("which starts it"))
+    fitted = train(tmp_path, settings=SETTINGS.model_copy(update={"accelerator": "cpu"}))
+    assert fitted.network.state.keys() == whole.network.state.keys()
+
+
+def test_other_generators_are_seeded_too_and_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TaskChoice(name="training.samples:build_interrupted")
+    np.random.seed(1), random.seed(1)
+    before = np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index, union-attr]
+    whole = train(tmp_path / "whole", task=task)
+    assert before == (np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index, union-attr]
+    np.random.seed(2), random.seed(2)
+    monkeypatch.setattr(Interrupted, "calls", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "halved", task=task)
+    assert (tmp_path / "halved" / "epoch.ckpt").exists()
+    assert train(tmp_path / "halved", task=task).network.digest() == whole.network.digest()
+
+
+def test_ctrl_c_does_not_stay_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Interrupted, "calls", 8)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, task=TaskChoice(name="training.samples:build_interrupted"))
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_distillation_needs_a_teacher(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ import pytest
 from safetensors.torch import save_file
 
 from pocketpipe.errors import Diverged, UserError
+from pocketpipe.network import StoredNetwork
 from pocketpipe.task import TaskChoice
 from pocketpipe.training.distilling import Distillation
+from pocketpipe.training.job import TrainingJob
 from pocketpipe.training.recipe import TrainerSettings
 from pocketpipe.workers.__main__ import main
-from training.samples import RECIPE, idle, plain, thin, train
+from pocketpipe.workers.process import WorkerError, run_worker
+from training.samples import RECIPE, Interrupted, idle, plain, thin, train
 
 TWO = TrainerSettings(devices=2, threads=2, compile="never")
 RECIPE_OF_TWO = RECIPE.model_copy(update={"epochs": 2})
@@ -73,6 +76,22 @@ def test_a_failing_rank_fails_the_training_with_its_error(tmp_path: Path) -> Non
 def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"batch_size 31 cannot be shared evenly among 2 processes"):
         train(tmp_path, recipe=RECIPE.model_copy(update={"batch_size": 31}), settings=TWO)
+
+
+@pytest.mark.slow
+def test_processes_that_would_go_on_from_different_epochs_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskChoice(name="training.samples:build_interrupted")
+    monkeypatch.setattr(Interrupted, "calls", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "rank-1", network=plain, task=task)
+    splits, _ = Interrupted().load(seed=0, holdout=None)
+    stored = StoredNetwork("training.samples:plain")
+    TrainingJob(stored, task, Path("."), splits, RECIPE, TWO, 3, "sample").save(tmp_path / "inputs")
+    (tmp_path / "rank-0").mkdir()
+    with pytest.raises(WorkerError, match=r"different epochs \(0 to 1 complete\)"):
+        run_worker("training.samples:train_apart", {"folder": str(tmp_path)}, tmp_path, processes=2)
 
 
 def torchrun_worker(told: UserError) -> list[str]:

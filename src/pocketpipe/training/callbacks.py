@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from pocketpipe.training.module import Training
@@ -32,6 +34,15 @@ class EpochCheckpoint(Checkpoint):
         if trainer.is_global_zero and isinstance(pl_module, Training):
             os.replace(partial, self._file)
             pl_module.curves.save(self._curves_file)
+
+
+class PlainFiles(TorchCheckpointIO):
+    """Writes a checkpoint where it is to lie: Lightning's own way goes through the folder for temporary files, which
+    may be small, or memory. It need not appear whole there, `EpochCheckpoint` sees to that."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """`path`: in a folder that is there."""
+        torch.save(checkpoint, path)
 
 
 class OwnSignals(Callback):

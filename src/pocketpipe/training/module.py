@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -13,12 +14,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from pocketpipe.compression.during import scheduled
 from pocketpipe.compression.weights import is_part_of_parametrization, parameter_name
-from pocketpipe.errors import Diverged
+from pocketpipe.errors import Diverged, UserError
 from pocketpipe.training.average import WeightAverage
 from pocketpipe.training.batches import Batch, Batches, EpochBatches, Shard, epoch_seed
 from pocketpipe.training.compilation import Forward, compiled_forward
 from pocketpipe.training.curves import Curves
 from pocketpipe.training.features import Response, Watched
+from pocketpipe.training.generators import seed_generators
 from pocketpipe.training.lessons import Lessons
 from pocketpipe.training.objective import Objective
 from pocketpipe.training.recipe import Recipe
@@ -27,6 +29,9 @@ from pocketpipe.training.schedule import learning_rate
 log = logging.getLogger(__name__)
 
 Validate = Callable[[nn.Module], float]
+
+LOOK = 100
+"""Steps between two looks at the loss: each waits for a GPU's queue, and an epoch may take an hour."""
 
 
 class Training(lightning.LightningModule):
@@ -100,8 +105,15 @@ class Training(lightning.LightningModule):
             parameters = (each for group in optimizer.param_groups for each in group["params"])
             torch.nn.utils.clip_grad_norm_(parameters, self._recipe.clip_norm)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the network's forward is: not where the compiler failed."""
+        return self._compiled and self._forward != self._watched.forward
+
     def on_fit_start(self) -> None:
-        """Move data and teachers to where the network now is, and compile."""
+        """Move data and teachers to where the network now is, and compile. Raises UserError if processes differ in the
+        epoch that they go on from."""
+        self._refuse_different_starts()
         self._batches = self._make_batches(self.device)
         if self._lessons is not None:
             self._lessons.teachers.to(self.device)
@@ -119,7 +131,7 @@ class Training(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed what the network itself draws (dropout): a function of (seed, epoch, rank)."""
-        torch.manual_seed(epoch_seed(self._seed, self.current_epoch, stream=1 + self._shard.rank))
+        seed_generators(epoch_seed(self._seed, self.current_epoch, stream=1 + self._shard.rank))
         self._losses = []
         self.curves.start_epoch()
 
@@ -145,23 +157,39 @@ class Training(lightning.LightningModule):
         return inputs if resizing is None else resizing.shown(inputs, self._progress)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let the average follow."""
+        """Let the average follow, and look at the loss now and then."""
         if self.average is not None:
             self.average.update(self.network, self.global_step - 1)
+        if (batch_idx + 1) % LOOK == 0:
+            self._refuse_divergence(self._losses[-1])
 
     def on_train_epoch_end(self) -> None:
         """Note the epoch's figures. Raises Diverged if the loss is no number any more."""
-        loss = float(self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
-        epoch = self.current_epoch
-        if not torch.isfinite(torch.tensor(loss)):
-            raise Diverged(
-                f"training diverged in epoch {epoch + 1}: the loss is {loss}; lower learning_rate "
-                f"({self._recipe.learning_rate:g}) or lengthen warmup_epochs ({self._recipe.warmup_epochs:g})"
-            )
-        self._settle((epoch + 1) / self._recipe.epochs)
+        loss = self._refuse_divergence(torch.stack(self._losses).mean())
+        self._settle((self.current_epoch + 1) / self._recipe.epochs)
         validated = self._validate(self.result) if self._shard.rank == 0 else float("nan")
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.curves.end_epoch(train_loss=loss, val=validated, learning_rate=rate)
+
+    def _refuse_divergence(self, own: Tensor) -> float:
+        """The mean of a loss over all processes. Raises Diverged in all of them if it is no number."""
+        loss = float(self.trainer.strategy.reduce(own.clone(), reduce_op="mean"))  # in place
+        if not isfinite(loss):
+            raise Diverged(
+                f"training diverged in epoch {self.current_epoch + 1}: the loss is {loss}; lower learning_rate "
+                f"({self._recipe.learning_rate:g}) or lengthen warmup_epochs ({self._recipe.warmup_epochs:g})"
+            )
+        return loss
+
+    def _refuse_different_starts(self) -> None:
+        """Each process has looked for a checkpoint itself, on a file system that may not be shared."""
+        own = torch.tensor(self.curves.epochs, device=self.device)
+        first, last = (int(self.trainer.strategy.reduce(own.clone(), reduce_op=which)) for which in ("min", "max"))
+        if first != last:
+            raise UserError(
+                f"the processes would go on from different epochs ({first} to {last} complete): the workspace must lie "
+                "on a file system that all nodes share, and show each the same checkpoint"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the curves with the weights that they describe."""

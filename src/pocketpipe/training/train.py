@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import gc
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,14 +18,16 @@ from pocketpipe.compression.batchnorm import reestimate_on
 from pocketpipe.compression.modules import no_fast_attention
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer
 from pocketpipe.compression.tracing import Trace, trace
+from pocketpipe.errors import UserError, first_line
 from pocketpipe.network import StoredNetwork
 from pocketpipe.quiet import quiet
 from pocketpipe.task import Task
 from pocketpipe.training.answers import answer_shape, has_idle_parameters
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
-from pocketpipe.training.device import Execution, cpu_threads, decide, example_macs
+from pocketpipe.training.device import Execution, accelerator, cpu_threads, decide, example_macs
 from pocketpipe.training.distilling import Distillation
 from pocketpipe.training.features import FeatureDistance, common_points, shapes_made, width
+from pocketpipe.training.generators import own_generators, seed_generators
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.job import TrainingJob
 from pocketpipe.training.layout import channels_last
@@ -40,10 +47,15 @@ PATIENCE = timedelta(days=7)
 def train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, shard: Shard | None = None) -> None:
     """Train to the end, from the workspace's checkpoint if there is one, and leave the result in the workspace.
 
-    PyTorch's global generator is used (initialization and dropout draw from it), seeded, and put back afterwards.
+    The global generators are used (initialization and dropout draw from PyTorch's, code of the user's perhaps from
+    others), seeded, and put back afterwards. Raises UserError for what the GPU's memory does not hold.
     """
     shard = shard or Shard()
-    with torch.random.fork_rng(), _quiet_lightning(), no_fast_attention():
+    on_gpu = accelerator(job.settings) == "gpu"
+    gpus = [shard.rank % job.settings.devices] if on_gpu else []
+    if on_gpu:
+        gc.collect()  # the trainer and module of the training before know each other, so that its memory is still taken
+    with own_generators(gpus), _quiet_lightning(), no_fast_attention():
         _train(job, place, progress, shard)
 
 
@@ -52,7 +64,7 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     from pocketpipe.training.module import Training
 
     task = job.task_choice.build(job.data_root)
-    torch.manual_seed(epoch_seed(job.seed, INITIALIZATION))
+    seed_generators(epoch_seed(job.seed, INITIALIZATION))
     network = _for_training(job.network, task)
     answer = answer_shape(network, task.input_shape)
     if job.recipe.distillation is not None:
@@ -91,15 +103,35 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     idle = shard.ranks > 1 and has_idle_parameters(network, task.input_shape)
     trainer = _trainer(job, execution, shard, callbacks, idle=idle)
     try:
-        with cpu_threads(execution.threads):
+        with cpu_threads(execution.threads), _own_handlers():
             trainer.fit(module, ckpt_path=place.usable_checkpoint(), weights_only=True)
     except SystemExit as ended:
         if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
             raise KeyboardInterrupt from None
         raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{job.title}: too large for the GPU's memory, which holds the training data and what "
+            f"{job.recipe.batch_size // shard.ranks} examples make on the way ({first_line(error)[:200]}); lower "
+            "batch_size, or set trainer.accelerator: cpu"
+        ) from error
     if shard.rank == 0:
         module.curves.save(place.curves)  # a run that was killed behind its last checkpoint has none of that epoch
-        place.finish(job.network.with_weights(module.result), execution.facts | {"processes": shard.ranks})
+        facts = replace(execution, compiled=module.is_compiled).facts
+        place.finish(job.network.with_weights(module.result), facts | {"processes": shard.ranks})
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Signals belong afterwards to whom they belonged before: Lightning leaves Ctrl-C ignored once it has seen it."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # set by other code than Python's
+                    signal.signal(number, handler)
 
 
 def _for_training(stored: StoredNetwork, task: Task) -> nn.Module:
@@ -139,6 +171,8 @@ def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: li
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from pytorch_lightning.strategies import DDPStrategy
 
+    from pocketpipe.training.callbacks import PlainFiles
+
     # The environment is named, not guessed: within a Slurm job or a torchrun process Lightning would guess another.
     alone = shard.ranks == 1
     backend = "nccl" if execution.accelerator == "gpu" else "gloo"
@@ -148,7 +182,7 @@ def _trainer(job: TrainingJob, execution: Execution, shard: Shard, callbacks: li
         devices=1 if alone else job.settings.devices,
         num_nodes=1 if alone else job.settings.nodes,
         strategy="auto" if alone else several,
-        plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
+        plugins=[LightningEnvironment() if alone else TorchElasticEnvironment(), PlainFiles()],
         precision="bf16-mixed" if execution.bf16 else "32-true",
         max_epochs=job.recipe.epochs,
         reload_dataloaders_every_n_epochs=1,
