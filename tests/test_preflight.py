@@ -240,6 +240,24 @@ def test_preprocessing_that_does_not_fit_an_example_is_told_before_any_work() ->
         check_feasible(checked_config(asked), {"teacher"})
 
 
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"std": (0.0,)}, "preprocessing.std is 0,"),
+        ({"mean": (float("nan"),)}, "preprocessing.mean is nan,"),
+        ({"scale": float("inf")}, "preprocessing.scale is inf,"),
+        ({"scale": 0.0}, "preprocessing.scale is 0,"),
+    ],
+)
+def test_preprocessing_that_makes_no_numbers_is_told_before_any_work(
+    numbers: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Miscounted, "preprocessing", Preprocessing(**numbers))
+    asked = parameters() | {"task": {"name": f"{__name__}:build_miscounted"}}
+    with pytest.raises(Mistakes, match=said):
+        check_feasible(checked_config(asked), {"data"})
+
+
 def test_threads_that_no_target_has_are_told_before_any_work() -> None:
     with pytest.raises(Mistakes) as caught:
         checked_config({**parameters(), "targets": ["fpga", "armv7"], "compile": {"threads": 2}})

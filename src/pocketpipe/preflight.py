@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +181,15 @@ def _check_data(choice: TaskChoice) -> None:
         task.source_digest()
     except OSError as error:  # of a task of the user's
         raise UserError(f"task {choice.name!r}: its data cannot be read ({first_line(error)})") from error
-    for name, numbers in (("mean", task.preprocessing.mean), ("std", task.preprocessing.std)):
+    scale, mean, std = task.preprocessing.scale, task.preprocessing.mean, task.preprocessing.std
+    for name, numbers in (("scale", (scale,)), ("mean", mean), ("std", std)):
+        if not all(map(isfinite, numbers)) or (name != "mean" and 0.0 in numbers):
+            given = ", ".join(f"{number:g}" for number in numbers)
+            raise UserError(
+                f"task {choice.name!r}: preprocessing.{name} is {given}, so that (stored * scale - mean) / std is no "
+                "number, or the same for all; give finite numbers, and none of 0 but as mean"
+            )
+    for name, numbers in (("mean", mean), ("std", std)):
         if len(numbers) not in (1, task.input_shape[0]):
             raise UserError(
                 f"task {choice.name!r}: preprocessing.{name} has {len(numbers)} numbers, axis 0 of an example "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,20 @@ ELEMENTS = 2**22
 tens of times as many of them on the way."""
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, device
 
     from pocketpipe.task import Preprocessing, Split, Task
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """The array as a tensor; the memory is shared where NumPy allows writing to it.
+    """The array as a tensor; the memory is shared where NumPy allows writing to it, in this machine's order of bytes.
 
     Unsigned numbers of 16 and 32 bits become signed ones that hold them: torch cannot pick examples of the former.
     """
     import torch
 
-    array = array.astype({"uint16": np.int32, "uint32": np.int64}.get(array.dtype.name, array.dtype), copy=False)
+    native = array.dtype.newbyteorder("=")
+    array = array.astype({"uint16": np.int32, "uint32": np.int64}.get(array.dtype.name, native), copy=False)
     return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
 
 
@@ -39,10 +41,18 @@ def prepared(preprocessing: Preprocessing, inputs: Tensor) -> Tensor:
     """`preprocessing(inputs)` on the inputs' device, float32; images (N, C, H, W) lie channels last."""
     import torch
 
-    shape = (-1,) + (1,) * (inputs.ndim - 2)
-    mean, std = (torch.tensor(v, device=inputs.device).reshape(shape) for v in (preprocessing.mean, preprocessing.std))
+    mean, std = (_along_axis_0(v, inputs.ndim, inputs.device) for v in (preprocessing.mean, preprocessing.std))
     result = inputs.to(torch.float32, copy=True).mul_(preprocessing.scale).sub_(mean).div_(std)
     return result.contiguous(memory_format=torch.channels_last) if result.ndim == 4 else result
+
+
+@lru_cache(maxsize=64)
+def _along_axis_0(numbers: tuple[float, ...], axes: int, device: device) -> Tensor:
+    """Shaped like a batch of so many axes. Kept: a GPU waits for what is copied to it, and batches are many."""
+    import torch
+
+    with torch.inference_mode(False):  # made while a network is tried, it serves in training too
+        return torch.tensor(numbers, dtype=torch.float32, device=device).reshape((-1,) + (1,) * (axes - 2))
 
 
 def training_view(task: Task, inputs: np.ndarray, targets: np.ndarray, generator: Generator) -> Tensor:

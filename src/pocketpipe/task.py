@@ -66,7 +66,7 @@ class Split:
         digest = hashlib.sha256()
         for array in (self.inputs, self.targets):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
     def take(self, indices: np.ndarray, name: str | None = None) -> Split:
@@ -143,7 +143,11 @@ class Task(ABC):
             shape = split.inputs.shape[1:]
             lines.append(f"{split.name}: an example has shape {shape}, input_shape is {self.input_shape}")
         for what, array in (("examples", split.inputs), ("targets", split.targets)):
-            if broken := _not_finite(array):
+            if not _is_trainable(array.dtype):
+                lines.append(
+                    f"{split.name}: {what} are of type {array.dtype}; use numbers of 64 bits or less, no uint64"
+                )
+            elif broken := _not_finite(array):
                 lines.append(f"{split.name}: {broken:,} {what} hold NaN or infinity (the logarithm of 0?)")
         if len(split.targets) != len(split):
             lines.append(f"{split.name}: {len(split)} examples have {len(split.targets)} targets")
@@ -181,6 +185,11 @@ class Task(ABC):
     @abstractmethod
     def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
         """Share of examples (0..1) on which two outputs mean the same."""
+
+
+def _is_trainable(dtype: np.dtype[Any]) -> bool:
+    """Whether torch takes such numbers, and picks examples of them."""
+    return dtype.kind in "biuf" and dtype.itemsize <= 8 and dtype.name != "uint64"
 
 
 def _not_finite(array: np.ndarray) -> int:

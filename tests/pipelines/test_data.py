@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_examples_that_are_no_numbers_are_counted(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Blobs, "load", load)
     with pytest.raises(Mistakes, match=r"train: 2 examples hold NaN or infinity"):
+        load_data(TaskChoice(name="training.samples:build_task"), tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "said"),
+    [
+        (np.uint64, np.int64, "train: examples are of type uint64; use numbers"),
+        (object, np.int64, "train: examples are of type object; use numbers"),
+        (np.longdouble, np.int64, "train: examples are of type float128; use numbers"),
+        (np.complex64, np.int64, "train: examples are of type complex64; use numbers"),
+        (np.uint8, "<U3", "train: targets are of type <U3; use numbers"),
+    ],
+)
+def test_types_that_no_tensor_has_are_told(
+    inputs: Any, targets: Any, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def load(self: Blobs, *, seed: int, holdout: str | None) -> tuple[Splits, Split]:
+        given = blobs("train", 40, 0)
+        train = Split("train", given.inputs.astype(inputs), given.targets.astype(targets))
+        return Splits(train, blobs("val", 8, 1)), blobs("test", 8, 2)
+
+    monkeypatch.setattr(Blobs, "load", load)
+    with pytest.raises(Mistakes, match=said):
         load_data(TaskChoice(name="training.samples:build_task"), tmp_path, 0)
 
 
