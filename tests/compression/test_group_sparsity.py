@@ -10,7 +10,7 @@ from torch import nn
 
 from compression.odd_networks import Dense, Shuffle, Squeeze
 from compression.zoo import DIGIT, SMALL, zoo
-from pocketpipe.compression.group_sparsity import channel_norms, penalty, pulls
+from pocketpipe.compression.group_sparsity import channel_norms, on_device, penalty, pulls
 from pocketpipe.compression.slimming import masked
 from pocketpipe.compression.tracing import Trace, TracedGroup, trace
 
@@ -34,6 +34,14 @@ def example(name: str) -> tuple[nn.Module, tuple[int, ...]]:
             return Squeeze(), SMALL
         case _:
             return zoo(name, DIGIT), DIGIT
+
+
+def test_indices_lie_where_they_are_asked_for() -> None:
+    network, shape = example("dense")
+    traced = trace(network, shape)
+    moved = on_device(traced, torch.device("meta"))
+    assert {index.device.type for group in moved.groups for index in group.places.values()} == {"meta"}
+    assert {index.device.type for group in traced.groups for index in group.places.values()} == {"cpu"}
 
 
 @pytest.mark.parametrize("name", ["resnet8", "dense", "shuffle", "squeeze"])

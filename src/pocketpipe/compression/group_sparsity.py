@@ -8,6 +8,7 @@ Lin 2006) over the groups that tracing finds.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -34,6 +35,15 @@ def penalty(network: nn.Module, trace: Trace, *, focus: float = 0.0) -> Tensor:
     if not norms:
         return next(iter(parameters.values())).new_zeros(())
     return torch.stack([(pulls(each, focus) * each).sum() for each in norms]).sum()
+
+
+def on_device(trace: Trace, device: torch.device) -> Trace:
+    """The trace with its indices there; a GPU would wait for them at every step."""
+    groups = (
+        replace(group, places={place: indices.to(device) for place, indices in group.places.items()})
+        for group in trace.groups
+    )
+    return replace(trace, groups=tuple(groups))
 
 
 def channel_norms(parameters: Mapping[str, Tensor], group: TracedGroup) -> Tensor:

@@ -115,6 +115,7 @@ class Training(lightning.LightningModule):
         epoch that they go on from."""
         self._refuse_different_starts()
         self._batches = self._make_batches(self.device)
+        self.objective.place_on(self.device)
         if self._lessons is not None:
             self._lessons.teachers.to(self.device)
         self._forward = self._compiled_forward() if self._compiled else self._watched.forward

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.distillation import corrected, decoupled_loss, distillation_loss
-from pocketpipe.compression.group_sparsity import penalty
+from pocketpipe.compression.group_sparsity import on_device, penalty
 from pocketpipe.compression.tracing import Trace
 from pocketpipe.errors import UserError
 from pocketpipe.task import Task
@@ -54,6 +54,11 @@ class Objective(nn.Module):
         if self.features is not None:
             loss = loss + self.features(student.features, taught.features)
         return loss
+
+    def place_on(self, device: torch.device) -> None:
+        """Have what is no part of its state where the network is."""
+        if self._trace is not None:
+            self._trace = on_device(self._trace, device)
 
     def penalty(self, network: nn.Module, progress: float) -> Tensor | float:
         """What group sparsity adds to the loss, a scalar; 0 if the recipe asks for none."""
