@@ -126,7 +126,8 @@ def found_with(
     def search(*_: Any, champion: CompressionPlan, **__: Any) -> list[Trial]:
         return [trial(0, "uniform", plan_of(10)), trial(1, "tuner", plan_of(11)), trial(2, "champion", champion)]
 
-    def fit(cut: Any, *_: Any, title: str, **__: Any) -> Any:
+    def fit(cut: Any, *_: Any, title: str, shared: Path, **__: Any) -> Any:
+        (shared / "taught").mkdir(exist_ok=True)
         score = tuned[title]
         if isinstance(score, Exception):
             raise score
@@ -148,6 +149,7 @@ def found_with(
         ["channels"], SearchSettings(finalists=2), recipe, TrainerSettings(), 0, teacher, teacher, profile, splits,
         folder, folder, champions,
     )  # fmt: skip
+    assert not (folder / "taught").exists(), "what teachers said to all finalists"
     whose = "champion" if plan == champions.plan else "found"
     assert (network is champions.student) == (whose == "champion"), "with the weights that it has"
     return whose, trials, record

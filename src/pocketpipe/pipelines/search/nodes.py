@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,7 +79,7 @@ def find_plan(
         try:
             fitted = fit(
                 cut, task_choice, data_root, splits, short_recipe, trainer,
-                seed=seed, workspace=workspace / name, teacher=teacher, title=name,
+                seed=seed, workspace=workspace / name, teacher=teacher, shared=workspace, title=name,
             )  # fmt: skip
         except Diverged as error:
             raise Diverged(f"finalists: {error}") from error
@@ -92,6 +93,7 @@ def find_plan(
         kept = _Kept(champion, *_champions_score(champion, task, splits.selection, enough, tune))
 
     def keep(champions: _Kept, trials: list[Trial], facts: dict[str, Any], *doubts: str) -> Found:
+        shutil.rmtree(workspace / "taught", ignore_errors=True)
         lines, metrics = (*champions.doubts, *doubts), {"score": champions.score}
         record = _record(task, splits, trials, dense_score, facts, metrics, lines)
         return champions.of.plan, champions.of.student, trials, record
@@ -134,6 +136,7 @@ def find_plan(
     facts: dict[str, Any] = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
     if kept is not None and winner.origin == "champion":
         return keep(kept, choice.trials, facts, *choice.dropped)
+    shutil.rmtree(workspace / "taught", ignore_errors=True)
     doubts = () if kept is None else kept.doubts
     metrics = {"score": winner.score, "tuned_score": winner.tuned_score}
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
