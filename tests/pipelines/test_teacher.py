@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pocketpipe.network import NetworkChoice, StoredNetwork
-from pocketpipe.pipelines.teacher.nodes import make_teacher
+from pocketpipe.pipelines.teacher.nodes import _hardly_better_than_guessing, make_teacher
 from pocketpipe.record import StageRecord
 from pocketpipe.training.recipe import TeacherRecipe
-from training.samples import RECIPE, SETTINGS, TASK, Blobs, normalized
+from training.samples import RECIPE, SETTINGS, TASK, Blobs, blobs, normalized
 
 GENTLE = TeacherRecipe(**{**RECIPE.model_dump(), "epochs": 1, "learning_rate": 1e-6, "warmup_epochs": 0})
 """Too gentle to leave where it starts."""
@@ -71,6 +71,16 @@ def test_weights_that_know_hardly_more_than_the_most_frequent_class_are_told(wei
     save_file(dict(trained.state), tmp_path / "good.safetensors")
     _, record = made(tmp_path / "good.safetensors", GENTLE, tmp_path / "good")
     assert not [line for line in record.warnings if "hardly" in line]
+
+
+@pytest.mark.parametrize("of_no_class", [-1, 255])
+def test_class_numbers_outside_the_labels_are_not_guessed(of_no_class: int, weights: Path) -> None:
+    split = blobs("val", 80, 1)
+    split.targets[:60] = of_no_class
+    (warning,) = _hardly_better_than_guessing(0.01, split, Blobs())
+    assert "(0.0625)" in warning, "5 of 80 are of the most frequent class"
+    split.targets[:] = of_no_class
+    assert not _hardly_better_than_guessing(0.01, split, Blobs())
 
 
 def probable(input_shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -134,7 +134,10 @@ def _hardly_better_than_guessing(metric: float, split: Split, task: Task) -> tup
     of_classes = split.targets.ndim == 1 and np.issubdtype(split.targets.dtype, np.integer)
     if not task.higher_is_better or len(task.labels) < 2 or not of_classes:
         return ()
-    classes, counts = np.unique(split.targets, return_counts=True)
+    named = split.targets[(split.targets >= 0) & (split.targets < len(task.labels))]  # -1 or 255: of no class
+    if not len(named):
+        return ()
+    classes, counts = np.unique(named, return_counts=True)
     always = np.eye(len(task.labels), dtype=np.float32)[np.full(len(split), classes[counts.argmax()])]
     guessing = task.metric(always, split.targets)
     if not 0.0 <= metric <= guessing + BETTER_THAN_GUESSING * (1.0 - guessing):
