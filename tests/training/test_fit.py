@@ -71,6 +71,7 @@ def test_a_finished_workspace_answers_at_once_and_holds_no_stray_files(
     monkeypatch.chdir(tmp_path)
     first = train(tmp_path / "work")
     monkeypatch.setattr("pocketpipe.training.train.train", lambda *a: pytest.fail("trained again"))
+    (tmp_path / "work" / "epoch.ckpt").write_bytes(b"of a process that was killed when all but this was done")
     assert train(tmp_path / "work").network.digest() == first.network.digest()
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     expected = {"job.sha256", "curves.json", "facts.json", "result/network.json", "result/weights.safetensors"}
@@ -142,9 +143,7 @@ def test_checkpoints_need_no_folder_for_temporary_files(tmp_path: Path, monkeypa
     assert train(tmp_path / "work").curves["val_accuracy"][-1] > 0.9
 
 
-def test_no_gpu_is_asked_by_a_training_on_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Fitted
-) -> None:
+def test_no_gpu_is_asked_by_a_training_on_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Fitted) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("which starts it"))
     fitted = train(tmp_path, settings=SETTINGS.model_copy(update={"accelerator": "cpu"}))

@@ -74,10 +74,10 @@ class Workspace:
         """Keep the result; `facts.json`, written last, says that it is complete."""
         save_network(network, self.folder / "result")
         write_json(self.folder / "facts.json", facts)
-        self.checkpoint.unlink(missing_ok=True)
 
     def discard_inputs(self) -> None:
         """Remove what only an unfinished training needs; the logs of its processes stay."""
+        self.checkpoint.unlink(missing_ok=True)
         shutil.rmtree(self.inputs, ignore_errors=True)
         shutil.rmtree(self.folder / "taught", ignore_errors=True)
 
