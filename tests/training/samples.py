@@ -228,5 +228,7 @@ def train_apart(spec: dict[str, Any]) -> dict[str, Any]:
     """As a rank whose workspace lies on a disk of its own."""
     rank = int(os.environ["RANK"])
     place = Workspace(Path(spec["folder"], f"rank-{rank}"))
-    train_here(TrainingJob.load(Path(spec["folder"], "inputs")), place, None, Shard(rank, int(os.environ["WORLD_SIZE"])))
+    train_here(
+        TrainingJob.load(Path(spec["folder"], "inputs")), place, None, Shard(rank, int(os.environ["WORLD_SIZE"]))
+    )
     return {}

@@ -118,7 +118,9 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
 
 def accelerator(settings: TrainerSettings) -> str:
     """cpu or gpu. Raises UserError for a GPU that is not there."""
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0  # the driver's tool counts what CUDA cannot use
+    there = (
+        torch.cuda.device_count() if torch.cuda.is_available() else 0
+    )  # the driver's tool counts what CUDA cannot use
     if settings.accelerator == "cpu" or (settings.accelerator == "auto" and not there):
         return "cpu"
     if not there:

@@ -89,9 +89,7 @@ def _passes_in_fp32(task: Task, student: nn.Module, examples: Split, recipe: Rec
     return True
 
 
-def _step(
-    task: Task, student: nn.Module, examples: Split, recipe: Recipe, device: torch.device, *, bf16: bool
-) -> None:
+def _step(task: Task, student: nn.Module, examples: Split, recipe: Recipe, device: torch.device, *, bf16: bool) -> None:
     """View, forward, loss and backward, as a training has them. Raises UserError that names what fails."""
     of_task = f"task {type(task).__name__}"
     when = f"in a training step on {device.type} in {'bf16' if bf16 else 'fp32'}"
