@@ -66,7 +66,7 @@ class Split:
         digest = hashlib.sha256()
         for array in (self.inputs, self.targets):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def take(self, indices: np.ndarray, name: str | None = None) -> Split:

@@ -226,9 +226,6 @@ def train(
 
 def train_apart(spec: dict[str, Any]) -> dict[str, Any]:
     """As a rank whose workspace lies on a disk of its own."""
-    rank = int(os.environ["RANK"])
-    place = Workspace(Path(spec["folder"], f"rank-{rank}"))
-    train_here(
-        TrainingJob.load(Path(spec["folder"], "inputs")), place, None, Shard(rank, int(os.environ["WORLD_SIZE"]))
-    )
+    folder, shard = Path(spec["folder"]), Shard(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    train_here(TrainingJob.load(folder / "inputs"), Workspace(folder / f"rank-{shard.rank}"), None, shard)
     return {}

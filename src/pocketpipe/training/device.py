@@ -118,9 +118,8 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
 
 def accelerator(settings: TrainerSettings) -> str:
     """cpu or gpu. Raises UserError for a GPU that is not there."""
-    there = (
-        torch.cuda.device_count() if torch.cuda.is_available() else 0
-    )  # the driver's tool counts what CUDA cannot use
+    # Where CUDA cannot be used (an older driver), its devices are counted all the same.
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if settings.accelerator == "cpu" or (settings.accelerator == "auto" and not there):
         return "cpu"
     if not there:
