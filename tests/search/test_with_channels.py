@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
 from compression.zoo import DIGIT, SMALL, zoo
 from pocketpipe.budget import Budget, Limits
+from pocketpipe.compression.tracing import profile_of
 from pocketpipe.errors import UserError
 from pocketpipe.plan import STEPS, CompressionPlan
 from pocketpipe.profile import NetworkProfile
@@ -18,8 +20,6 @@ from pocketpipe.search.store import TrialStore, Tried
 
 @pytest.fixture(scope="module", params=["resnet8", "resnet20"])
 def profile(request: pytest.FixtureRequest) -> NetworkProfile:
-    from pocketpipe.compression.tracing import profile_of
-
     return profile_of(zoo(request.param, SMALL), SMALL)
 
 
@@ -62,15 +62,37 @@ def test_plans_fit_the_memory_of_a_device(profile):
     assert not limits.keeps(kept.cost({**wide, "conv1": wide["conv1"] + 2}))
 
 
+def _drawn_points(methods, profile, count):
+    random = np.random.default_rng(0)
+    space = joint_space(methods, profile)
+    return [{key: _drawn(entry, random) for key, entry in space.items()} for _ in range(count)]
+
+
+@pytest.mark.parametrize("limit", [20, 12])
+def test_whatever_is_proposed_is_brought_into_the_memory_of_a_device(limit):
+    """RAM comes in lumps, of all of a layer's positions: a share that shrinks by less than one leads nowhere."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    profile = profile_of(network, (3, 32, 32))
+    methods = [_step("channels"), _step("quantization")]
+    limits = Budget(ram_kb={"cortex_m": limit}).limits(profile.cost())
+    points = _drawn_points(methods, profile, 20)
+    everything = {key: 1.0 if key.startswith("channels/") else value for key, value in points[0].items()}
+    for point in (everything, *points):
+        cost = on_budget(methods, point, profile, limits).predict(profile).cost()
+        assert limits.keeps(cost)
+        assert limits.usage(cost) > 0.85
+
+
 @pytest.mark.parametrize("before", [[], [STEPS.resolve("channels")()]], ids=["codebook", "channels, codebook"])
 def test_plans_fit_the_flash_of_a_device(profile, before):
     """Tables of integers save flash only together with the quantization behind them."""
     methods = [*before, STEPS.resolve("codebook")(grid="int8"), STEPS.resolve("quantization")(weight_bits=8)]
     whole = methods[-1].predict(profile).cost().flash_bytes
     limits = Limits(flash_bytes=int(whole * 0.6))
-    random = np.random.default_rng(0)
-    for _ in range(10):
-        point = {key: _drawn(entry, random) for key, entry in joint_space(methods, profile).items()}
+    for point in _drawn_points(methods, profile, 10):
         cost = on_budget(methods, point, profile, limits).predict(profile).cost()
         assert limits.keeps(cost)
         assert limits.usage(cost) > 0.8  # indices have 1, 2, 4 or 8 bits on a device
@@ -96,16 +118,11 @@ TOGETHER = [
 
 @pytest.mark.parametrize(("name", "methods", "budget", "used"), TOGETHER)
 def test_methods_meet_a_budget_together(name, methods, budget, used):
-    from pocketpipe.compression.tracing import profile_of
-
     profile = profile_of(zoo(name, DIGIT), DIGIT)
     options = {"codebook": {"grid": "int8"}, "quantization": {"weight_bits": 8}}
     steps = [_step(method, **options.get(method, {})) for method in methods]
     limits = Budget(**budget).limits(profile.cost())
-    points = [uniform_parameters(steps, profile, limits)]
-    random = np.random.default_rng(0)
-    for _ in range(5):
-        points.append({key: _drawn(entry, random) for key, entry in joint_space(steps, profile).items()})
+    points = [uniform_parameters(steps, profile, limits), *_drawn_points(steps, profile, 5)]
     costs = [on_budget(steps, point, profile, limits).predict(profile).cost() for point in points]
     assert all(limits.keeps(cost) for cost in costs)
     assert np.mean([limits.usage(cost) for cost in costs]) > used

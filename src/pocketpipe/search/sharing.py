@@ -103,9 +103,13 @@ class Sharing:
             step = self._projected(asked, share)
             end = self._cost_at_the_end(step)
             rounds.append((step, end))
-            if CLOSE_ENOUGH <= self._ours.usage(end) <= 1:
+            usage = self._ours.usage(end)
+            if CLOSE_ENOUGH <= usage <= 1:
                 break
-            share = self._rescaled(end.model_copy(update=share.given()), end)
+            # Over the limits it must get less than this step takes: a share that is only a little smaller leads to the
+            # same step where costs come in lumps, as RAM does.
+            spent = self._cost_here(step) if usage > 1 else end.model_copy(update=share.given())
+            share = self._rescaled(spent, end)
         return max(rounds, key=self._merit)[0]
 
     def _rescaled(self, here: Cost, end: Cost) -> Limits:
