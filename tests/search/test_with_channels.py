@@ -98,6 +98,18 @@ def test_plans_fit_the_flash_of_a_device(profile, before):
         assert limits.usage(cost) > 0.8  # indices have 1, 2, 4 or 8 bits on a device
 
 
+def test_flash_of_which_bits_are_no_finer_is_filled_layer_by_layer():
+    """3 bits take 4 on a device, and 5 take 8: what that costs nothing is had."""
+    profile = profile_of(zoo("resnet8", SMALL), SMALL)
+    methods = [_step("codebook", grid="int8"), _step("quantization", weight_bits=8)]
+    limits = Limits(flash_bytes=int(methods[-1].predict(profile).cost().flash_bytes * 0.6))
+    for point in _drawn_points(methods, profile, 10):
+        plan = on_budget(methods, point, profile, limits)
+        assert {*plan.steps[0].layers.values()} <= {1, 2, 4, 8}
+        assert limits.keeps(plan.predict(profile).cost())
+        assert limits.usage(plan.predict(profile).cost()) > 0.95
+
+
 def _step(name, **options):
     return STEPS.resolve(name)(**options)
 

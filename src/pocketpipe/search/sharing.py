@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pocketpipe.cost import Cost
 from pocketpipe.errors import UserError
 from pocketpipe.plan import Step
 from pocketpipe.profile import NetworkProfile
-from pocketpipe.search.space import Methods, as_proposed, between, joint_space, proposed, shrunk
+from pocketpipe.search.space import Methods, as_proposed, between, joint_space, one_nearer, proposed, shrunk
 
 CLOSE_ENOUGH = 0.98
 """Share of the binding limit at which the search for a share stops."""
@@ -147,12 +148,27 @@ class Sharing:
         known = space.keys() <= self.parameters.keys()
         middle = self.parameters if known else between(space, largest, smallest, 0.5)
 
-        def at(way: float) -> Step:
+        def at(way: float) -> dict[str, Any]:
             """0: the smallest, 1: the middle, 2: the largest."""
             towards = (smallest, 1 - way) if way < 1 else (largest, way - 1)
-            return self._at(between(space, middle, *towards))
+            return between(space, middle, *towards)
 
-        def is_kept(way: float) -> bool:
-            return self._ours.keeps(self._cost_at_the_end(at(way)))
+        return self._at(self._filled(at(farthest(lambda way: self._is_kept(at(way)), 0.0, 2.0))))
 
-        return at(farthest(is_kept, 0.0, 2.0))
+    def _filled(self, point: dict[str, Any]) -> dict[str, Any]:
+        """With single parameters a choice larger, in turn, as long as the limits are kept: the way raised all at once.
+
+        Some cost nothing: indices of 3 bits take 4 on a device.
+        """
+        space, largest = joint_space([self.method], self.profile), self._range[0]
+        turns = deque(space)
+        while turns:
+            key = turns.popleft()
+            more = {**point, key: one_nearer(space[key], point[key], largest[key])}
+            if more != point and self._is_kept(more):
+                point = more
+                turns.append(key)
+        return point
+
+    def _is_kept(self, point: Mapping[str, Any]) -> bool:
+        return self._ours.keeps(self._cost_at_the_end(self._at(point)))

@@ -99,6 +99,18 @@ def between(space: SearchSpace, start: Mapping[str, Any], end: Mapping[str, Any]
     }
 
 
+def one_nearer(entry: Mapping[str, Any], value: Any, end: Any) -> Any:
+    """The choice of a parameter that is next to `value` on the way to `end`; `value` where there is nothing between.
+
+    >>> one_nearer({"_type": "choice", "_value": [8, 4, 2]}, 2, 8)
+    4
+    """
+    if entry["_type"] != "choice" or not _has_an_order(entry["_value"]):
+        return value
+    place, goal = entry["_value"].index(value), entry["_value"].index(end)
+    return entry["_value"][place + (goal > place) - (goal < place)]
+
+
 def _has_an_order(choices: list[Any]) -> bool:
     return not any(isinstance(choice, str) for choice in choices)
 

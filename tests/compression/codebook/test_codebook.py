@@ -301,6 +301,29 @@ def test_nor_are_those_of_single_layers() -> None:
     assert max(proposed.values()) > 2
 
 
+def test_one_plan_is_written_in_one_way_whatever_bits_were_proposed() -> None:
+    profile = profile_of(zoo("resnet20", (3, 32, 32)), (3, 32, 32))
+    limits = Limits(file_bytes=profile.cost().file_bytes // 6)
+    made = [CodebookStep().proposed({"bits": bits}, profile).project(profile, limits) for bits in (1, 2, 3, 4, 5)]
+    assert len({str(step.layers) for step in made}) == len({step.model_dump_json() for step in made}) < 5
+    assert CodebookStep(bits=6).project(profile, limits).bits == 6, "the user's"
+
+
+def test_flash_has_tables_beside_indices_of_up_to_four_bits() -> None:
+    """As `integer.codebook` makes them; beyond that, a device has the weights as bytes."""
+    whole = QuantizationStep().predict(_profile()).cost().flash_bytes
+    elements = sum(layer.cost(_profile().widths()).parameters for layer in _profile().layers)
+
+    def flash(bits: int) -> int:
+        plan = CompressionPlan((CodebookStep(bits=bits, grid="int8"), QuantizationStep()))
+        return plan.predict(_profile()).cost().flash_bytes or 0
+
+    layers = len(CodebookStep()._bits(_profile()))
+    assert flash(4) - flash(3) == layers * (16 - 8), "bytes of the tables alone"
+    assert flash(3) < (whole or 0) - elements // 3
+    assert {flash(bits) for bits in (5, 6, 7, 8)} == {whole}
+
+
 def test_the_largest_layers_lose_bits_first() -> None:
     profile = _profile()
     limits = Limits(file_bytes=int(profile.cost().file_bytes / 6))

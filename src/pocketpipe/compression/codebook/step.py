@@ -123,7 +123,11 @@ class CodebookStep(Step):
             return self
         elements = {name: prod(shape) for name, shape in profile.products().items()}
         most = bits if {"bits", "layers"} & self.model_fields_set else dict.fromkeys(bits, MOST)
-        return self.model_copy(update={"layers": projected(bits, elements, predict, limits, most=most)})
+        # What was proposed is in the layers; kept beside them too, it would make several plans of one.
+        open_again = {} if "bits" in self.model_fields_set else {"bits": type(self).model_fields["bits"].default}
+        return self.model_copy(
+            update={**open_again, "layers": projected(bits, elements, predict, limits, most=most)}
+        )
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with the bits of indices, and tables beside them. Huffman codes only make it smaller."""
@@ -208,15 +212,19 @@ class CodebookStep(Step):
     def _side_bytes(self, layer: Layer, shape: tuple[int, ...], bits: int) -> dict[str, int]:
         """Tables, a factor for each output channel (BatchNorm's, which stands beside the shared values), names.
 
-        On a device tables on the integer grid are bytes.
+        On a device tables on the integer grid are bytes, and there are none beside indices of 8 bits: the weights are
+        the same bytes.
         """
         channels = shape[layer.out_axis]
         tables = self._centroids(shape, bits) * CENTROID_BYTES
         in_a_file = channels * FACTOR_BYTES + HEAD_BYTES
-        wider = tables * (CENTROID_BYTES - 1) // CENTROID_BYTES if self.grid == "int8" else 0
+        if self.grid == "float":
+            on_device = tables
+        else:
+            on_device = tables // CENTROID_BYTES if bits_of_index(bits) < 8 else 0
         return {
             "side_bytes": layer.side_bytes + tables + in_a_file,
-            "file_side_bytes": layer.file_side_bytes + in_a_file + wider,
+            "file_side_bytes": layer.file_side_bytes + in_a_file + tables - on_device,
         }
 
     def _centroids(self, shape: tuple[int, ...], bits: int) -> int:
