@@ -1,6 +1,7 @@
 """NetworkProfile: what a network is. Traced once; everything that plans is a pure function of it."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from pocketpipe.buffers import (
     Axis,
@@ -83,6 +84,8 @@ class NetworkProfile(Value):
     file_overhead: int = 0
     """Bytes of the exported file beside its parameters: graph, names, shapes (measured on the dense export)."""
     blocks: tuple[Block, ...] = ()
+    taken_out: tuple[str, ...] = ()
+    """Paths at which a block was before it was taken out, ascending."""
     buffers: tuple[Buffer, ...] = ()
     """The tensors between operators, in the order in which they are made; the first is the input."""
     activation_bytes: int = 4
@@ -217,6 +220,7 @@ class NetworkProfile(Value):
                 "layers": tuple(layers),
                 "groups": groups,
                 "blocks": blocks,
+                "taken_out": tuple(sorted({*self.taken_out, *names})),
                 "buffers": with_axes(buffers, renamed_axis),
             }
         )
@@ -231,8 +235,27 @@ class NetworkProfile(Value):
         }
 
     def idle(self, patterns: Iterable[str]) -> list[str]:
-        """Those of `patterns` that name no layer."""
-        return [pattern for pattern in patterns if not any(matches(layer.name, [pattern]) for layer in self.layers)]
+        """Those of `patterns` that name no layer, nor one of a block that was taken out."""
+        return [
+            pattern
+            for pattern in patterns
+            if not (self.took_out(pattern) or any(matches(layer.name, [pattern]) for layer in self.layers))
+        ]
+
+    def took_out(self, pattern: str) -> bool:
+        """Whether what a pattern (or name) stands for lies where a block was.
+
+        >>> NetworkProfile(input_shape=(3,), layers=(), groups=(), taken_out=("layer1.2",)).took_out("layer1.[12].conv?")
+        True
+        """
+        parts = pattern.split(".")
+
+        def lies_in(path: str) -> bool:
+            place = path.split(".")
+            by_parts = len(parts) > len(place) and all(map(fnmatchcase, place, parts))
+            return by_parts or fnmatchcase(f"{path}.", pattern)  # a star crosses dots
+
+        return any(map(lies_in, self.taken_out))
 
     def layer(self, name: str) -> Layer:
         """The layer of that name. Raises KeyError."""

@@ -26,10 +26,12 @@ from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.network import NETWORKS
-from pocketpipe.plan import CompressionPlan, order_mistakes
+from pocketpipe.plan import CompressionPlan, MethodChoice, order_mistakes
 from pocketpipe.profile import NetworkProfile
+from pocketpipe.search.feasibility import reach
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
+from pocketpipe.search.space import joint_space, point_at, proposed
 from pocketpipe.search.store import TrialStore, Tried
 from pocketpipe.task import TASKS, Preprocessing, Split, Task
 from pocketpipe.tasks.classification import ClassificationTask
@@ -425,6 +427,35 @@ def test_blocks_and_then_channels_on_one_budget(tmp_path: Path) -> None:
     assert all(limits.keeps(trial.cost) for trial in on_budget)
     assert np.mean([limits.usage(trial.cost) for trial in on_budget]) > 0.95
     assert len({*made}) > 2
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"channels": {"pinned": ["layer1.*", "layer2.[12].conv1"]}},
+        {"quantization": {"bits": {"layer1.1.conv1": 4}}},
+        {"codebook": {"layers": {"layer1.1.conv1": 4, "conv1": 3}}},
+        {"codebook": {"pinned": ["layer1.1.*"]}},
+        {"sparsity": {"protocol": "given", "densities": {"layer1.1.conv1": 0.5, "conv1": 0.5}}},
+        {"sparsity": {"pinned": ["*.2.conv1"], "density": 0.5}},
+    ],
+)
+def test_what_is_said_of_layers_that_went_with_their_block_is_without_effect(method: dict[str, Any]) -> None:
+    steps = [BlocksStep(), MethodChoice.model_validate(method).step()]
+    assert reach(resnet20(), steps, Budget(speedup=1.0)).smallest.macs < resnet20().cost().macs
+    none = BlocksStep(keep={run[0]: 0 for run in resnet20().runs}, criterion="last")
+    after = none.predict(resnet20())
+    plan = CompressionPlan((none, proposed(steps[1], point_at(joint_space([steps[1]], after), 1.0), after)))
+    made, pinned = plan.carry_out(zoo("resnet20", DIGIT), DIGITS, DIGIT_SPLIT)
+    assert made.eval()(torch.zeros(1, *DIGIT)).shape == (1, 10)
+    assert pinned.predict(resnet20()).cost().macs == none.predict(resnet20()).cost().macs or "channels" in method
+
+
+@pytest.mark.parametrize("method", [{"channels": {"pinned": ["layer1.1.conv7"]}},
+                                    {"quantization": {"bits": {"layer1.1.conv7": 4}}}])  # fmt: skip
+def test_names_that_no_layer_of_the_whole_network_has_are_refused_before_blocks_go(method: dict[str, Any]) -> None:
+    with pytest.raises(Mistakes, match=r"layer1\.1\.conv7"):
+        reach(resnet20(), [BlocksStep(), MethodChoice.model_validate(method).step()], Budget(speedup=1.0))
 
 
 def test_orders_that_make_no_sense() -> None:

@@ -240,6 +240,8 @@ class CodebookStep(Step):
             for pattern in profile.idle(self.pinned)
         ]
         for name in self.layers or ():
+            if profile.took_out(name):
+                continue
             if name not in known:
                 lines.append(f"codebook.layers.{name}: no such layer; layers: {', '.join(shapes)}")
             elif name not in shapes:

@@ -282,7 +282,7 @@ class QuantizationStep(Step):
     def _refuse_misfits(self, profile: NetworkProfile) -> None:
         """Raise Mistakes for layers that the network does not have, a line each."""
         known = _quantizable(profile)
-        unknown = sorted(set(self.bits) - set(known))
+        unknown = sorted(name for name in set(self.bits) - set(known) if not profile.took_out(name))
         if unknown:
             raise Mistakes([f"quantization.bits.{name}: no such layer; layers: {', '.join(known)}" for name in unknown])
 

@@ -19,6 +19,8 @@ def misfits(profile: NetworkProfile, named: Iterable[str], pinned: tuple[str, ..
         for pattern in profile.idle(pinned)
     ]
     for name in sorted(named):
+        if profile.took_out(name):
+            continue
         if name not in layers:
             lines.append(f"sparsity.densities.{name}: no such layer; layers: {', '.join(candidates)}")
         elif reason := why_dense(layers[name]):

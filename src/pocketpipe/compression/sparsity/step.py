@@ -249,9 +249,17 @@ class SparsityStep(Step):
         shapes = profile.products(self.pinned)
         if self.pattern != "unstructured":
             chosen = shapes if self.densities is None else self.densities
-            return {name: self._pattern_on(profile, name).kept(shapes[name], self._known_density) for name in chosen}
+            return {
+                name: self._pattern_on(profile, name).kept(shapes[name], self._known_density)
+                for name in chosen
+                if name in shapes  # others went with their block
+            }
         if self.densities is not None:
-            return {name: Unstructured().kept(shapes[name], share) for name, share in self.densities.items()}
+            return {
+                name: Unstructured().kept(shapes[name], share)
+                for name, share in self.densities.items()
+                if name in shapes
+            }
         return BY_SHAPES.get(self.protocol, uniform)(shapes, self._known_density)
 
     def _pattern_on(self, profile: NetworkProfile, layer: str) -> Pattern:

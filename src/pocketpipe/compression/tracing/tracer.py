@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from pocketpipe.buffers import Buffer
 from pocketpipe.compression.modules import no_fast_attention
+from pocketpipe.compression.taking_out import TakenOut
 from pocketpipe.compression.tracing.buffer_list import buffers_of, stored_by
 from pocketpipe.compression.tracing.examples import stir
 from pocketpipe.compression.tracing.graph import walk_graph
@@ -64,6 +65,7 @@ class Trace:
     layers: tuple[Layer, ...]
     adapters: tuple[Adapter, ...]
     blocks: tuple[Block, ...] = ()
+    taken_out: tuple[str, ...] = ()
     sizes: tuple[Size, ...] = ()
     """Numbers in modules that are the length of an axis."""
     buffers: tuple[Buffer, ...] = ()
@@ -85,6 +87,7 @@ class Trace:
             layers=self.layers,
             groups=groups,
             blocks=self.blocks,
+            taken_out=self.taken_out,
             buffers=self.buffers,
         )
 
@@ -129,7 +132,8 @@ def _trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
 
     found = settled(network, drafted)
     blocks = removable_blocks(network, program, first_names, found.layers, found.groups, stored)
-    return replace(found, blocks=blocks)
+    places = sorted(path for path, module in network.named_modules() if isinstance(module, TakenOut))
+    return replace(found, blocks=blocks, taken_out=tuple(places))
 
 
 def _see_through(network: nn.Module) -> None:
