@@ -245,7 +245,7 @@ class NetworkProfile(Value):
     def took_out(self, pattern: str) -> bool:
         """Whether what a pattern (or name) stands for lies where a block was.
 
-        >>> NetworkProfile(input_shape=(3,), layers=(), groups=(), taken_out=("layer1.2",)).took_out("layer1.[12].conv?")
+        >>> NetworkProfile(input_shape=(3,), layers=(), groups=(), taken_out=("layer1.2",)).took_out("layer1.2.conv?")
         True
         """
         parts = pattern.split(".")

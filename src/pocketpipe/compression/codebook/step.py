@@ -125,9 +125,7 @@ class CodebookStep(Step):
         most = bits if {"bits", "layers"} & self.model_fields_set else dict.fromkeys(bits, MOST)
         # What was proposed is in the layers; kept beside them too, it would make several plans of one.
         open_again = {} if "bits" in self.model_fields_set else {"bits": type(self).model_fields["bits"].default}
-        return self.model_copy(
-            update={**open_again, "layers": projected(bits, elements, predict, limits, most=most)}
-        )
+        return self.model_copy(update={**open_again, "layers": projected(bits, elements, predict, limits, most=most)})
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with the bits of indices, and tables beside them. Huffman codes only make it smaller."""
@@ -218,10 +216,8 @@ class CodebookStep(Step):
         channels = shape[layer.out_axis]
         tables = self._centroids(shape, bits) * CENTROID_BYTES
         in_a_file = channels * FACTOR_BYTES + HEAD_BYTES
-        if self.grid == "float":
-            on_device = tables
-        else:
-            on_device = tables // CENTROID_BYTES if bits_of_index(bits) < 8 else 0
+        as_integers = tables // CENTROID_BYTES if bits_of_index(bits) < 8 else 0
+        on_device = as_integers if self.grid == "int8" else tables
         return {
             "side_bytes": layer.side_bytes + tables + in_a_file,
             "file_side_bytes": layer.file_side_bytes + in_a_file + tables - on_device,
