@@ -243,6 +243,20 @@ def test_a_second_look_measures_only_what_is_new() -> None:
     assert asked == [100] * 3  # other weights, other losses
 
 
+def test_informed_looks_no_further_than_the_limits_ask() -> None:
+    network, asked = _three(), []
+
+    class Counting(Noise):
+        def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
+            asked.append(len(outputs))
+            return super().loss(outputs, targets, smoothing=smoothing)
+
+    profile = profile_of(network, NOISE.input_shape)
+    one_less = Limits(macs=profile.cost().macs - 1)
+    BlocksStep(examples=100).informed(network, Counting(), SOME, profile, one_less)
+    assert asked == [100] * 3, "for the first of three; two more for the second"
+
+
 def test_informed_keeps_as_many_of_the_best_blocks_as_fit() -> None:
     """Against the greedy order, cut where the limits are first kept."""
     network = _three()

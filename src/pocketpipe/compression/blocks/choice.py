@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -49,17 +50,20 @@ class Chooser:
 
     def order(self, criterion: Criterion, quotas: Quotas, count: int) -> tuple[str, ...]:
         """The first `count` blocks that go, first one first."""
-        paths = [path for run in quotas for path in run]
-        if not count:
-            return ()
+        return tuple(islice(self.in_order(criterion, quotas), count))
+
+    def in_order(self, criterion: Criterion, quotas: Quotas) -> Iterator[str]:
+        """The blocks that go, first one first; a greedy criterion looks no further than is asked for."""
         if criterion == "loss":
-            return self._greedily(quotas, count)
+            yield from self._greedily(quotas)
+            return
+        paths = [path for run in quotas for path in run]
         scores = self._scores(criterion, paths)
         chosen: list[str] = []
         for path in sorted(paths, key=lambda path: scores[path]):
-            if len(chosen) < count and path in _open(quotas, chosen):
+            if path in _open(quotas, chosen):
                 chosen.append(path)
-        return tuple(chosen)
+                yield path
 
     def _scores(self, criterion: Criterion, paths: Sequence[str]) -> Mapping[str, float]:
         """What each block is worth; those that are worth least go first."""
@@ -74,7 +78,7 @@ class Chooser:
                 shuffled = random.Random(self.seed).sample(range(len(paths)), len(paths))
                 return dict(zip(paths, shuffled, strict=True))
 
-    def _greedily(self, quotas: Quotas, count: int) -> tuple[str, ...]:
+    def _greedily(self, quotas: Quotas) -> Iterator[str]:
         network, batches, known = self._copy(), list(self._batches()), self._known_losses()
 
         def loss(paths: frozenset[str]) -> float:
@@ -83,9 +87,9 @@ class Chooser:
             return known[paths]
 
         chosen: list[str] = []
-        while len(chosen) < count:
-            chosen.append(min(_open(quotas, chosen), key=lambda path: loss(frozenset((*chosen, path)))))
-        return tuple(chosen)
+        while left := _open(quotas, chosen):
+            chosen.append(min(left, key=lambda path: loss(frozenset((*chosen, path)))))
+            yield chosen[-1]
 
     def _known_losses(self) -> Losses:
         """What was measured on this very network and data before: a search asks for many parts of the same choice."""

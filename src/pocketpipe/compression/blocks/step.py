@@ -84,12 +84,14 @@ class BlocksStep(Step):
         """How many blocks of each run stay when those that matter least go first, of whatever run."""
         runs = profile.runs
         chooser = Chooser(network, task, data, self.examples, self.seed)
-        order = chooser.order(self.criterion, {run: len(run) for run in runs}, sum(map(len, runs)))
-        for count in range(len(order) + 1):
-            keep = {run[0]: len(set(run) - set(order[:count])) for run in runs}
-            if limits.keeps(_left(profile, runs, keep).cost()):
-                return (keep,)
-        return ()
+        keep, first_of = _whole(runs), {path: run[0] for run in runs for path in run}
+        order = chooser.in_order(self.criterion, {run: len(run) for run in runs})
+        while not limits.keeps(_left(profile, runs, keep).cost()):
+            goes = next(order, None)
+            if goes is None:
+                return ()
+            keep[first_of[goes]] -= 1
+        return (keep,)
 
     @classmethod
     def cheapest(
