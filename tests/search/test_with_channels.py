@@ -14,7 +14,7 @@ from pocketpipe.search.feasibility import reach, refuse_impossible
 from pocketpipe.search.proposal import on_budget, uniform_parameters
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
-from pocketpipe.search.space import joint_space
+from pocketpipe.search.space import as_proposed, joint_space
 from pocketpipe.search.store import TrialStore, Tried
 
 
@@ -138,6 +138,31 @@ def test_methods_meet_a_budget_together(name, methods, budget, used):
     costs = [on_budget(steps, point, profile, limits).predict(profile).cost() for point in points]
     assert all(limits.keeps(cost) for cost in costs)
     assert np.mean([limits.usage(cost) for cost in costs]) > used
+
+
+@pytest.mark.parametrize("rest", [["codebook"], ["sparsity"], ["codebook", "quantization"]], ids=str)
+def test_the_uniform_plan_gives_up_nothing_that_saves_nothing(profile, rest):
+    """Bits and zeros change no MACs: all of them go to channels."""
+    methods = [_step(name) for name in ("channels", *rest)]
+    limits = Budget(speedup=2.0).limits(profile.cost())
+    found = uniform_parameters(methods, profile, limits)
+    assert {**found, **uniform_parameters(methods[:1], profile, limits)} == found
+    largest = {"codebook": 8, "sparsity": 1.0, "quantization": 8}
+    bits = {value for key, value in found.items() if not key.startswith("channels/") and not isinstance(value, str)}
+    assert bits == {largest[name] for name in rest}
+    both = Budget(speedup=2.0, compression=8.0).limits(profile.cost())
+    assert {**found, **uniform_parameters(methods, profile, both)} != found
+
+
+def test_bits_that_a_grid_leaves_open_to_nobody_are_not_searched(profile):
+    """Behind a codebook of integers; layers that it leaves alone keep theirs, under their own names."""
+    named = next(layer.name for layer in profile.layers if layer.name.startswith("layer2"))
+    methods = [_step("codebook", grid="int8", pinned=(named,)), _step("quantization")]
+    keys = [key for key in joint_space(methods, profile) if key.startswith("quantization/")]
+    assert keys == [f"quantization/{named}"]
+    point = uniform_parameters(methods, profile, Limits(macs=profile.cost().macs)) | {keys[0]: 3}
+    plan = as_proposed(methods, point, profile)
+    assert plan.steps[1].bits == {named: 3}
 
 
 def test_the_uniform_plan_takes_the_first_of_what_has_only_names(profile):

@@ -9,7 +9,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.sharing import Sharing
-from pocketpipe.search.space import Methods, as_proposed, shrunk
+from pocketpipe.search.space import Methods, as_proposed, joint_parameters, own_parameters, shrunk
 
 
 def on_budget(
@@ -65,16 +65,38 @@ def tightened(aim: Limits, limits: Limits, cost: Cost) -> Limits:
 def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits) -> dict[str, Any]:
     """The largest uniform setting that keeps `limits`: the same fraction everywhere, found by bisection.
 
+    Methods that make no difference to what is limited stay at their largest: less would cost accuracy for nothing.
     Raises UserError if not even the smallest does.
     """
+    held = _held(methods, profile, limits)
+
+    def at(fraction: float) -> dict[str, Any]:
+        return {**shrunk(methods, profile, fraction), **held}
 
     def cost(fraction: float) -> Cost:
-        return as_proposed(methods, shrunk(methods, profile, fraction), profile).predict(profile).cost()
+        return as_proposed(methods, at(fraction), profile).predict(profile).cost()
 
     if not limits.keeps(cost(1.0)):
         kinds = ", ".join(method.kind for method in methods)
         raise UserError(f"budget: methods [{kinds}] at their smallest: {limits.over(cost(1.0))}")
-    return shrunk(methods, profile, farthest(lambda fraction: limits.keeps(cost(fraction)), 1.0, 0.0))
+    return at(farthest(lambda fraction: limits.keeps(cost(fraction)), 1.0, 0.0))
+
+
+def _held(methods: Methods, profile: NetworkProfile, limits: Limits) -> dict[str, Any]:
+    """The largest parameters of methods that change no cost that is limited, whether the others are large or small."""
+    largest, smallest = (shrunk(methods, profile, end) for end in (0.0, 1.0))
+
+    def costs(parameters: Mapping[str, Any]) -> list[int | None]:
+        cost = as_proposed(methods, parameters, profile).predict(profile).cost()
+        return [getattr(cost, name) for name in limits.given()]
+
+    held: dict[str, Any] = {}
+    for method in methods:
+        own = joint_parameters(own_parameters(largest, method.kind), method.kind)
+        least = joint_parameters(own_parameters(smallest, method.kind), method.kind)
+        if costs({**largest, **least}) == costs(largest) and costs({**smallest, **own}) == costs(smallest):
+            held |= own
+    return held
 
 
 def relaxed(limits: Limits, dense: Cost, fraction: float) -> Limits:

@@ -1,7 +1,7 @@
 """The joint search space of several methods, and points in it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pocketpipe.errors import UserError
@@ -16,14 +16,23 @@ Methods = Sequence[Step]
 def joint_space(methods: Sequence[Step], profile: NetworkProfile) -> SearchSpace:
     """The spaces of all methods as one; each key is prefixed with its method's kind (`channels/conv1`).
 
-    Fields that the user has set are not in it.
+    Fields that the user has set are not in it, nor what a method before leaves nothing to say about.
     """
-    return {
-        f"{method.kind}/{key}": entry
-        for method in methods
-        for key, entry in sorted(method.space(profile).items())
-        if key not in method.model_fields_set
-    }
+    return {key: entry for method, met in _in_turn(methods, profile) for key, entry in _space(method, met).items()}
+
+
+def _in_turn(methods: Methods, profile: NetworkProfile) -> Iterator[tuple[Step, NetworkProfile]]:
+    """Each method with what those before it leave of the network, at their largest."""
+    for place, method in enumerate(methods):
+        if place:
+            before = methods[place - 1]
+            profile = proposed(before, _shrunk(before, profile, 0.0), profile).predict(profile)
+        yield method, profile
+
+
+def _space(method: Step, profile: NetworkProfile) -> SearchSpace:
+    space = sorted(method.space(profile).items())
+    return {f"{method.kind}/{key}": entry for key, entry in space if key not in method.model_fields_set}
 
 
 def proposed(method: Step, parameters: Mapping[str, Any], profile: NetworkProfile) -> Step:
@@ -68,16 +77,20 @@ def shrunk(methods: Methods, profile: NetworkProfile, fraction: float) -> dict[s
     Which end of a method's ranges is the small one is found by its predicted cost.
     """
     parameters: dict[str, Any] = {}
-    for method in methods:
-        space = joint_space([method], profile)
-        low, high = (_size(method, point_at(space, end), profile) for end in (0.0, 1.0))
-        parameters |= point_at(space, 1.0 - fraction if low <= high else fraction)
+    for method, met in _in_turn(methods, profile):
+        parameters |= _shrunk(method, met, fraction)
     return parameters
 
 
-def _size(method: Step, parameters: Mapping[str, Any], profile: NetworkProfile) -> tuple[int, int]:
+def _shrunk(method: Step, profile: NetworkProfile, fraction: float) -> dict[str, Any]:
+    space = _space(method, profile)
+    low, high = (_size(method, point_at(space, end), profile) for end in (0.0, 1.0))
+    return point_at(space, 1.0 - fraction if low <= high else fraction)
+
+
+def _size(method: Step, parameters: Mapping[str, Any], profile: NetworkProfile) -> tuple[int, ...]:
     cost = as_proposed([method], parameters, profile).predict(profile).cost()
-    return cost.macs, cost.file_bytes
+    return cost.macs, cost.file_bytes, cost.flash_bytes or 0, cost.peak_ram_bytes or 0  # not known: the same for all
 
 
 def between(space: SearchSpace, start: Mapping[str, Any], end: Mapping[str, Any], way: float) -> dict[str, Any]:

@@ -120,6 +120,28 @@ def test_bits_are_as_many_as_the_budget_leaves_room_for() -> None:
     assert by_hand.proposed({}, profile).project(profile, Limits(file_bytes=10**6)).bits == {"layer1.0.conv1": 2}
 
 
+def test_bits_of_the_user_are_given_back_where_fewer_save_nothing() -> None:
+    """A device has 5 to 8 bits as bytes: all that 6 save of 8 is accuracy."""
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    step = QuantizationStep(weight_bits=8)
+    for share in (0.9, 0.7):
+        flash = step.predict(profile).cost().flash_bytes or 0
+        limits = Limits(flash_bytes=int(share * flash))
+        made = step.project(profile, limits)
+        assert limits.keeps(made.predict(profile).cost())
+        assert {*made.bits.values()} <= {2, 4, 8}
+    seven = QuantizationStep(weight_bits=7).project(profile, Limits(flash_bytes=int(0.9 * flash)))
+    assert {*seven.bits.values()} <= {2, 4, 7}
+
+
+def test_bits_of_single_layers_go_by_name_where_other_layers_are_on_a_grid() -> None:
+    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
+    proposal = {key: CHOICES[place % len(CHOICES)] for place, key in enumerate(QuantizationStep().space(profile))}
+    shared = CodebookStep(grid="int8", layers={"layer1.0.conv2": 4}).predict(profile)
+    bits = QuantizationStep().proposed(proposal, shared).bits
+    assert bits == {layer: value for layer, value in proposal.items() if layer != "layer1.0.conv2"}
+
+
 def test_values_on_a_grid_keep_it() -> None:
     """A codebook's tables of integers are what the file and a device have, whatever bits a weight is given here."""
     profile = profile_of(zoo("resnet8", DIGIT), DIGIT)

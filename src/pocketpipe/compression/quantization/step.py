@@ -143,8 +143,8 @@ class QuantizationStep(Step):
         if not parameters:
             return self
         runs = _runs(profile)
-        if parameters.keys() <= runs.keys():
-            bits = {layer: int(value) for key, value in parameters.items() for layer in runs[key]}
+        if parameters.keys() <= runs.keys() or runs.keys() <= parameters.keys():
+            bits = {layer: int(parameters[key]) for key, run in runs.items() if key in parameters for layer in run}
         else:
             values = [int(parameters[key]) for key in sorted(parameters, key=_as_people_sort)]
             left = [layer for run in runs.values() for layer in run]
@@ -168,7 +168,8 @@ class QuantizationStep(Step):
         step = self
         while not limits.keeps(step.predict(profile).cost()):
             step = step._smaller(profile, limits)
-        return step._filled(profile, limits) if self.space(profile) else step
+        bits = self._bits_by_layer(profile)
+        return step._filled(profile, limits, most=dict.fromkeys(bits, CHOICES[0]) if self.space(profile) else bits)
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with fewer bits for each element, and more graph."""
@@ -263,15 +264,17 @@ class QuantizationStep(Step):
             )
         return self.model_copy(update={"bits": {**self.bits, largest.name: fewer[largest.name]}})
 
-    def _filled(self, profile: NetworkProfile, limits: Limits) -> Self:
-        """With more bits as long as `limits` are kept, layers with the fewest first, of these the smallest."""
+    def _filled(self, profile: NetworkProfile, limits: Limits, *, most: Mapping[str, int]) -> Self:
+        """With more bits, up to `most`, as long as `limits` are kept: layers with the fewest first, of these the
+        smallest."""
         elements = {layer.name: layer.cost(profile.widths()).parameters for layer in profile.layers}
         step = self
         waiting = [layer for run in _runs(profile).values() for layer in run]
         while waiting:
             bits = step._bits_by_layer(profile)
             layer = min(waiting, key=lambda name: (bits[name], elements[name]))
-            more = min((choice for choice in CHOICES if choice > bits[layer]), default=None)
+            larger = [choice for choice in (*CHOICES, most[layer]) if bits[layer] < choice <= most[layer]]
+            more = min(larger, default=None)
             wider = None if more is None else step.model_copy(update={"bits": {**step.bits, layer: more}})
             if wider is not None and limits.keeps(wider.predict(profile).cost()):
                 step = wider
