@@ -247,6 +247,21 @@ def test_a_score_that_is_no_number_is_refused(tmp_path):
         run(tmp_path, try_plan=lambda plan: Tried(plan=plan, score=float("nan")))
 
 
+def test_a_proposal_that_cannot_be_tried_is_dropped_with_a_warning(tmp_path, caplog):
+    calls = []
+
+    def try_plan(plan):
+        calls.append(plan)
+        if len(calls) == 3:
+            raise UserError("channels: no labels to look at")
+        return Tried(plan, float("nan") if len(calls) == 5 else score_of(plan, PROFILE))
+
+    trials = run(tmp_path, try_plan=try_plan, trials=4, controls=1, ladder=(0.5,))
+    assert [trial.origin for trial in trials] == ["uniform", "tuner", "tuner", "random", "ladder"]
+    assert "a proposal (tuner) is dropped: channels: no labels to look at" in caplog.text
+    assert "score nan" in caplog.text
+
+
 def test_out_of_reach_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"at their smallest: .* over the limit of 10"):
         run(tmp_path, limits=Limits(macs=10))

@@ -140,12 +140,15 @@ class _Attempts:
         return self.sign * trial.score
 
     def try_to_make(self, origin: Origin, parameters: dict[str, Any], limits: Limits) -> Trial | None:
-        """As `make`; None if the proposal cannot be brought under the limits."""
+        """As `make`; None if the proposal cannot be brought under the limits, or, with a warning, be tried at all."""
         try:
             return self.make(origin, parameters, limits)
         except OutOfReach:
-            self._advance()
-            return None
+            pass
+        except UserError as error:  # one that would come again whenever the search goes on
+            log.warning("warning: a proposal (%s) is dropped: %s", origin, first_line(error))
+        self._advance()
+        return None
 
     def try_champion(self, plan: CompressionPlan) -> None:
         """Score a pinned plan as it is; without a trial where it cannot be carried out any more."""
@@ -213,5 +216,5 @@ class _Attempts:
         return Outcome(tried.plan.to_json(), float(tried.score), round(time.perf_counter() - start, 3))
 
     def _advance(self) -> None:
-        on_the_budget = [self.gain(trial) for trial in self.trials if trial.origin != "ladder"]
-        self.bar.advance(best=f"{self.sign * max(on_the_budget):.4f}" if on_the_budget else "-")
+        to_choose_from = [self.gain(trial) for trial in self.trials if trial.origin not in ("random", "ladder")]
+        self.bar.advance(best=f"{self.sign * max(to_choose_from):.4f}" if to_choose_from else "-")
