@@ -69,6 +69,13 @@ def test_where_nothing_saves_macs_that_is_said():
     assert "nearest feasible" not in str(caught.value)
 
 
+def test_where_nothing_saves_ram_that_is_said():
+    buffers = (Buffer(axes=(Axis(fixed=3 * 1024),), last=1), Buffer(axes=(Axis(fixed=10),), last=2))
+    profile = PROFILE.model_copy(update={"buffers": buffers})
+    with pytest.raises(UserError, match="; to save RAM, add channels or blocks"):
+        refuse_impossible(profile, [Bits()], Budget(ram_kb={"cortex_m": 10}))
+
+
 def test_what_makes_the_file_larger_reaches_less_than_once():
     class Heavier(Bits):
         kind: ClassVar[str] = "search.test_feasibility:Heavier"

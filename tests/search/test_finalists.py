@@ -139,6 +139,17 @@ def test_nearest_passing(budget, index):
     assert (found and found.index) == index
 
 
+@pytest.mark.parametrize(("term", "cost"), [("ram_kb", "peak_ram_bytes"), ("flash_kb", "flash_bytes")])
+def test_nearest_passing_to_what_a_device_has_goes_by_that(term, cost):
+    """Whatever the file takes in transport."""
+    tried = [
+        entry.model_copy(update={"cost": entry.cost.model_copy(update={cost: kb * 1024})})
+        for entry, kb in zip(FRONT[:3], (20, 60, 40), strict=True)
+    ]
+    budget = Budget(**{term: {"cortex_m": 20}}, accuracy_drop=0.03)
+    assert nearest_passing(tried, 0.98, budget).index == 2
+
+
 def test_a_plan_that_was_missed_is_not_named_again_nor_one_as_small():
     wide = Budget(speedup=4, accuracy_drop=0.03)
     assert nearest_passing(FRONT, 0.98, wide).index == 3

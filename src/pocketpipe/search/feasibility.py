@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
@@ -92,12 +92,19 @@ def refuse_impossible(profile: NetworkProfile, methods: Methods, budget: Budget)
         return found
     missed = [entry for entry in found.ranges if not entry.feasible]
     problems = "; ".join(f"budget.{entry}" for entry in missed)
-    of_macs = any(entry.requirement in ("speedup", "macs") for entry in missed)
-    saves_none = not {"channels", "blocks"} & set(found.methods) and found.smallest.macs >= profile.cost().macs
-    advice = "; none of these methods saves MACs, add channels or blocks" if of_macs and saves_none else ""
+    advice = "" if {"channels", "blocks"} & set(found.methods) else _what_to_add(missed, profile.cost(), found.smallest)
     nearest = ", ".join(f"{term}: {value:.10g}" for term, value in found.nearest.items())
     feasible = f"; nearest feasible budget: {{{nearest}}}" if nearest else ""
     raise UserError(f"{problems} with methods [{', '.join(found.methods)}]{advice}{feasible}{_left_whole(profile)}")
+
+
+def _what_to_add(missed: Sequence[Range], dense: Cost, smallest: Cost) -> str:
+    """To methods without channels and blocks."""
+    if any(entry.requirement in ("speedup", "macs") for entry in missed) and smallest.macs >= dense.macs:
+        return "; none of these methods saves MACs, add channels or blocks"
+    if any(entry.requirement.startswith("ram_kb.") for entry in missed):
+        return "; to save RAM, add channels or blocks"
+    return ""
 
 
 def _left_whole(profile: NetworkProfile) -> str:

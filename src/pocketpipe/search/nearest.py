@@ -22,11 +22,12 @@ def nearest_passing(
     missed: Trial | None = None,
     higher_is_better: bool = True,
 ) -> Trial | None:
-    """The trial with the largest speed-up whose score on the selection split keeps the accuracy that was asked.
+    """The trial nearest to the budget whose score on the selection split keeps the accuracy that was asked.
 
-    `dense_score` is the teacher's on the same split. A budget without compression or file size is compared by speed-up,
-    one without speed-up or MACs by compression. `missed` is what was delivered and lost too much on test: plans that
-    are about as small are no answer, whatever their score on the selection split. None if no trial passes.
+    `dense_score` is the teacher's on the same split. Nearest is the largest speed-up; the largest compression, if a
+    budget has neither speed-up nor MACs; where it has flash or RAM alone, the least use of these. `missed` is what was
+    delivered and lost too much on test: plans that are about as small are no answer, whatever their score on the
+    selection split. None if no trial passes.
     """
     passing = [
         trial
@@ -34,11 +35,14 @@ def nearest_passing(
         if budget.allows_metric(score_of(trial), dense_score, higher_is_better=higher_is_better)
         and (missed is None or _is_larger(trial, missed, budget))
     ]
-    by_bytes_alone = budget.speedup is None and budget.macs is None
+    of_macs = budget.speedup is not None or budget.macs is not None
+    of_bytes = budget.compression is not None or budget.file_bytes is not None
 
-    def nearness(trial: Trial) -> tuple[float, float, int]:
-        ratios = (trial.speedup, trial.compression)
-        return (*(reversed(ratios) if by_bytes_alone else ratios), -trial.index)
+    def nearness(trial: Trial) -> tuple[float, ...]:
+        if of_macs:
+            return trial.speedup, trial.compression, -trial.index
+        on_a_device = 0.0 if of_bytes else -budget.limits(trial.cost).usage(trial.cost)
+        return on_a_device, trial.compression, trial.speedup, -trial.index
 
     return max(passing, key=nearness, default=None)
 
