@@ -114,6 +114,26 @@ def found_with(
 
     `tuned`: score of each finalist after its short training; the champion's is the third.
     """
+    champions: Any = Champion(Scored(0.95), Scored(student), plan_of(4), b"", EVALUATION)  # type: ignore[arg-type]
+    plan, network, trials, record = found_by_stand_ins(tuned, 2, champions, folder, monkeypatch)
+    whose = "champion" if plan == champions.plan else "found"
+    assert (network is champions.student) == (whose == "champion"), "with the weights that it has"
+    return whose, trials, record
+
+
+def found_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[CompressionPlan, Any, Any]:
+    """(plan, trials, record) of a search with one finalist and no champion; no training has a score."""
+    plan, _, trials, record = found_by_stand_ins({}, 1, None, folder, monkeypatch)
+    return plan, trials, record
+
+
+def found_by_stand_ins(
+    tuned: dict[str, float | Exception],
+    finalists: int,
+    champions: Champion | None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[CompressionPlan, Any, Any, Any]:
     profile, splits = profile_of(zoo("resnet8", DIGIT), DIGIT), Shapes(60).load(seed=0, holdout=None)[0]
 
     def trial(index: int, origin: Any, plan: CompressionPlan) -> Trial:
@@ -141,18 +161,15 @@ def found_with(
         "fit": fit,
     }.items():
         monkeypatch.setattr(f"pocketpipe.pipelines.search.nodes.{name}", stand_in)
-    champions: Any = Champion(Scored(0.95), Scored(student), plan_of(4), b"", EVALUATION)  # type: ignore[arg-type]
     teacher: Any = Scored(0.95)
     recipe: Any = SimpleNamespace(batch_size=8)
-    plan, network, trials, record = find_plan(
+    found = find_plan(
         TaskChoice(name="own.tasks:build", options={"count": 60}), Budget(speedup=1.5, accuracy_drop=0.005),
-        ["channels"], SearchSettings(finalists=2), recipe, TrainerSettings(), 0, teacher, teacher, profile, splits,
-        folder, folder, champions,
+        ["channels"], SearchSettings(finalists=finalists), recipe, TrainerSettings(), 0, teacher, teacher, profile,
+        splits, folder, folder, champions,
     )  # fmt: skip
     assert not (folder / "taught").exists(), "what teachers said to all finalists"
-    whose = "champion" if plan == champions.plan else "found"
-    assert (network is champions.student) == (whose == "champion"), "with the weights that it has"
-    return whose, trials, record
+    return found
 
 
 @pytest.mark.parametrize(
@@ -185,6 +202,18 @@ def test_a_champions_plan_is_a_finalist_where_the_search_runs(
         assert any("lower finalists.learning_rate" in line for line in record.warnings)
     if whose == "champion":
         assert record.metrics["score"] == student
+        assert record.facts["winner"] == 2, "plans as small are no answer where it loses too much"
+
+
+def test_a_single_finalist_is_not_trained_to_be_compared_with_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, trials, record = found_alone(tmp_path, monkeypatch)
+    assert plan == trials[0].plan
+    assert record.facts["winner"] == 0
+    assert record.metrics["score"] == trials[0].score
+    assert {trial.tuned_score for trial in trials} == {None}
+    assert "tuned_score" not in record.metrics
 
 
 def test_without_a_champion_that_is_good_enough_a_search_that_diverges_ends(

@@ -20,7 +20,7 @@ from pocketpipe.plan import CompressionPlan, MethodChoice, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
 from pocketpipe.reporting.wording import metric_text
-from pocketpipe.search.finalists import choose
+from pocketpipe.search.finalists import Choice, choose, finalists_of
 from pocketpipe.search.proposal import on_budget, uniform_parameters
 from pocketpipe.search.run import search
 from pocketpipe.search.settings import SearchSettings
@@ -95,13 +95,16 @@ def find_plan(
     def keep(champions: _Kept, trials: list[Trial], facts: dict[str, Any], *doubts: str) -> Found:
         shutil.rmtree(workspace / "taught", ignore_errors=True)
         lines, metrics = (*champions.doubts, *doubts), {"score": champions.score}
+        cut_anew = next((trial.index for trial in trials if trial.origin == "champion"), None)
+        facts = facts if cut_anew is None else {**facts, "winner": cut_anew}
         record = _record(task, splits, trials, dense_score, facts, metrics, lines)
         return champions.of.plan, champions.of.student, trials, record
 
     if kept is not None and enough(kept.score) and _uses(kept.of.plan, steps, profile, limits):
         return keep(kept, [], {"plan": "the champion's, kept"})
 
-    try_plan, slim = _trial_functions(start, task, splits)
+    network = start.build(task)  # once: traces and losses without blocks are remembered with the module
+    try_plan, slim = _trial_functions(start, network, task, splits)
     store = TrialStore(workspace / _of_these(start, teacher, splits.selection))
     with cpu_threads(threads_for(dense.macs * short_recipe.batch_size)):
         trials = search(
@@ -112,25 +115,30 @@ def find_plan(
             settings,
             seed=seed,
             store=store,
-            informed=partial(_informed, steps, start.build(task), task, splits.train, profile),
+            informed=partial(_informed, steps, network, task, splits.train, profile),
             champion=None if kept is None else kept.of.plan,
             higher_is_better=task.higher_is_better,
         )
+    one_by_rank = settings.finalists == 1 and kept is None  # with nothing that its short fine-tuning could tell it from
     try:
-        choice = choose(
-            trials,
-            lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),
-            count=settings.finalists,
-            store=store,
-            higher_is_better=task.higher_is_better,
-        )
+        if one_by_rank:
+            (winner,) = finalists_of(trials, 1, higher_is_better=task.higher_is_better)
+            choice = Choice(winner, trials)
+        else:
+            choice = choose(
+                trials,
+                lambda trial: tune(slim(trial.plan), f"finalist {trial.index}"),
+                count=settings.finalists,
+                store=store,
+                higher_is_better=task.higher_is_better,
+            )
     except Diverged as error:
         if kept is None or not enough(kept.score):
             raise
         return keep(kept, trials, {"plan": "the champion's, as all finalists diverged"}, *str(error).splitlines())
     winner = choice.winner
-    assert winner.tuned_score is not None, "finalists are tuned"
-    if kept is not None and enough(kept.score) and not enough(winner.tuned_score):
+    found = winner.score if winner.tuned_score is None else winner.tuned_score
+    if kept is not None and enough(kept.score) and not enough(found):
         why = {"plan": "the champion's, as no finalist keeps the budget"}
         return keep(kept, choice.trials, why, *choice.dropped)
     facts: dict[str, Any] = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
@@ -138,7 +146,7 @@ def find_plan(
         return keep(kept, choice.trials, facts, *choice.dropped)
     shutil.rmtree(workspace / "taught", ignore_errors=True)
     doubts = () if kept is None else kept.doubts
-    metrics = {"score": winner.score, "tuned_score": winner.tuned_score}
+    metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
     return winner.plan, slim(winner.plan), choice.trials, record
 
@@ -168,10 +176,9 @@ def _champions_score(
 
 
 def _trial_functions(
-    start: StoredNetwork, task: Task, splits: Splits
+    start: StoredNetwork, dense: nn.Module, task: Task, splits: Splits
 ) -> tuple[Callable[[CompressionPlan], Tried], Callable[[CompressionPlan], StoredNetwork]]:
-    """(plan -> pinned plan and score, plan -> the network that it makes of `start`)."""
-    dense = start.build(task)
+    """(plan -> pinned plan and score, plan -> the network that it makes of `start`, of which `dense` is built)."""
 
     def carry_out(plan: CompressionPlan) -> tuple[nn.Module, CompressionPlan]:
         network, pinned = plan.carry_out(dense, task, splits.train)
@@ -250,7 +257,7 @@ def _record(
     metrics: dict[str, float],
     warnings: tuple[str, ...] = (),
 ) -> StageRecord:
-    scores = [trial.score for trial in trials if trial.origin != "ladder"]  # the ladder's budgets are easier
+    scores = [trial.score for trial in trials if trial.origin not in ("random", "ladder")]  # these are never chosen
     best = accumulate(scores, max if task.higher_is_better else min)
     score = metric_text(metrics.get("tuned_score", metrics["score"]))
     kept = f"{score} {task.metric_name} (teacher {metric_text(dense_score)})"
