@@ -124,6 +124,41 @@ def test_bytes_that_only_the_graph_leaves_out_of_reach_are_told_before_the_train
         check_feasible(checked, {"search"})
 
 
+@pytest.mark.parametrize(("teacher", "refused"), [({}, True), ({"given_weights": "start"}, False)])
+def test_weights_that_are_mostly_zeros_leave_less_to_compress_and_that_is_told(
+    tmp_path: Path, teacher: dict[str, Any], refused: bool
+) -> None:
+    """Their packed file is what is to be 20 times smaller; trained on, they would be zeros no more."""
+    torch.manual_seed(0)
+    state = NETWORKS.resolve("resnet8")((1, 8, 8), 10).state_dict()
+    for value in state.values():
+        if value.dim() > 1:
+            value *= torch.rand(value.shape) < 0.05
+    save_file(state, tmp_path / "zeros.safetensors")
+    asked = parameters() | {
+        "network": {"name": "resnet8", "weights": "zeros.safetensors"}, "budget": {"compression": 20.0},
+    }  # fmt: skip
+    asked["teacher"] |= teacher
+    checked = checked_config(asked)
+    if not refused:
+        check_feasible(checked, {"search"})
+        return
+    with pytest.raises(Mistakes, match=r"budget\.compression: 20x asked, 1\.\.\d\.\d+x reachable"):
+        check_feasible(checked, {"search"})
+
+
+def test_recipes_and_a_budget_that_do_not_suit_a_network_are_told_together() -> None:
+    asked = parameters() | {"network": {"name": "gru"}, "task": {"name": "digit_rows"}, "methods": ["channels"]}
+    asked |= {"budget": {"speedup": 10_000.0}}
+    asked["finetune"] |= {"progressive_resizing": {"scale": 0.5}}
+    with pytest.raises(Mistakes) as caught:
+        check_feasible(checked_config(asked), {"teacher"})
+    assert [line.split(":")[0] for line in caught.value.lines] == [
+        "finetune.progressive_resizing",
+        "budget.speedup",
+    ]
+
+
 class Patches(nn.Module):
     """Moves five axes of which no two stay side by side."""
 

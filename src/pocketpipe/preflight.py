@@ -25,7 +25,7 @@ from pocketpipe.search.feasibility import reach, refuse_impossible
 from pocketpipe.targets.base import TARGETS, Target
 from pocketpipe.task import TASKS, TaskChoice
 from pocketpipe.training.distilling import FurtherTeacher
-from pocketpipe.training.recipe import Recipe, TrainerSettings
+from pocketpipe.training.recipe import Recipe, TeacherRecipe, TrainerSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -215,7 +215,6 @@ def _check_drop(choice: TaskChoice, budget: Budget | None) -> None:
 def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request, stages: set[str]) -> None:
     """Build the network, load given weights, trace it and hold the budget against what is reachable."""
     from pocketpipe.compression.tracing import profile_of
-    from pocketpipe.exporting.onnx import export_onnx
     from pocketpipe.networks.weights import with_weights_of
     from pocketpipe.training.answers import answer_shape
 
@@ -230,13 +229,38 @@ def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, reque
         _refuse_recurrent_modules(network_choice.name, profile, request)
     answer = answer_shape(built, task.input_shape) if stages & STAGES_WITH_TEACHERS else None
     wrong = (_recipe_mistakes(section, recipe, built, task, answer) for section, recipe in request.recipes)
-    if lines := list(chain.from_iterable(wrong)):
-        raise Mistakes(lines)
+    lines = list(chain.from_iterable(wrong))
     if request.budget is not None and request.methods and not list(_other_mistakes(request)):
         methods = [method.step() for method in request.methods]
-        if not _reaches_with_room(profile, methods, request.budget):
-            onnx = export_onnx(built, task.input_shape)
-            refuse_impossible(profile.in_file_of(len(onnx)), methods, request.budget)
+        final = weights is not None and _trains_nothing_before_the_search(request)
+        lines += _said("", partial(_check_budget, request.budget, methods, profile, built, task, final=final))
+    if lines:
+        raise Mistakes(lines)
+
+
+def _trains_nothing_before_the_search(request: Request) -> bool:
+    """Whether weights that are given are those that the search meets."""
+    return not any(
+        section == "sparsify" or (isinstance(recipe, TeacherRecipe) and recipe.given_weights == "start")
+        for section, recipe in request.recipes
+    )
+
+
+def _check_budget(
+    budget: Budget, methods: list[Step], profile: NetworkProfile, network: nn.Module, task: Task, *, final: bool
+) -> None:
+    """Hold it against what is reachable; `final`: the network's weights are those that the search meets.
+
+    Where these pack to less (zeros, few values), that is what `compression` counts from.
+    """
+    from pocketpipe.exporting.onnx import export_onnx
+    from pocketpipe.exporting.packing import pack
+
+    packs = final and budget.compression is not None
+    if packs or not _reaches_with_room(profile, methods, budget):
+        onnx = export_onnx(network, task.input_shape)
+        whole = profile.in_file_of(len(onnx))
+        refuse_impossible(whole.packed_to(len(pack(onnx))) if packs else whole, methods, budget)
 
 
 def _recipe_mistakes(
