@@ -143,8 +143,9 @@ def found_by_stand_ins(
             seconds=0.0,
         )  # fmt: skip
 
-    def search(*_: Any, champion: CompressionPlan, **__: Any) -> list[Trial]:
-        return [trial(0, "uniform", plan_of(10)), trial(1, "tuner", plan_of(11)), trial(2, "champion", champion)]
+    def search(*_: Any, champion: CompressionPlan | None, **__: Any) -> list[Trial]:
+        made = [trial(0, "uniform", plan_of(10)), trial(1, "tuner", plan_of(11))]
+        return made if champion is None else [*made, trial(2, "champion", champion)]
 
     def fit(cut: Any, *_: Any, title: str, shared: Path, **__: Any) -> Any:
         (shared / "taught").mkdir(exist_ok=True)

@@ -5,8 +5,9 @@ import pytest
 from pocketpipe.budget import Budget
 from pocketpipe.cost import Cost
 from pocketpipe.errors import Diverged, UserError
+from pocketpipe.reporting.wording import nearest_text
 from pocketpipe.search.finalists import choose, finalists_of
-from pocketpipe.search.nearest import in_words, nearest_passing
+from pocketpipe.search.nearest import nearest_passing
 from pocketpipe.search.store import TrialStore
 from pocketpipe.search.trial import Trial
 
@@ -170,16 +171,16 @@ def test_nearest_passing_with_an_error_rate():
     assert found is errors[0]
 
 
-def test_in_words():
+def test_the_nearest_plan_in_words():
     fewer = Budget(speedup=4)
-    assert in_words(FRONT[2], 0.98, fewer) == (
+    assert nearest_text(FRONT[2], 0.98, fewer, "metric") == (
         "trial 2 (ladder): 3.00x fewer MACs, 1.90x smaller file, metric 0.9600 on the selection split "
         "before fine-tuning (teacher 0.9800)"
     )
-    assert "after a short fine-tuning" in in_words(FRONT[3], 0.98, fewer)
-    assert in_words(None, 0.98, fewer).startswith("no plan that was tried keeps the accuracy")
+    assert "after a short fine-tuning" in nearest_text(FRONT[3], 0.98, fewer, "metric")
+    assert nearest_text(None, 0.98, fewer, "metric").startswith("no plan that was tried keeps the accuracy")
     small = FRONT[2].model_copy(
         update={"cost": FRONT[2].cost.model_copy(update={"flash_bytes": 51_200, "peak_ram_bytes": 40_960})}
     )
-    words = in_words(small, 0.98, Budget(flash_kb={"cortex_m": 40}, ram_kb={"cortex_m": 32}))
+    words = nearest_text(small, 0.98, Budget(flash_kb={"cortex_m": 40}, ram_kb={"cortex_m": 32}), "metric")
     assert "1.90x smaller file, 50.0 kB of flash, 40.0 kB of RAM, metric" in words

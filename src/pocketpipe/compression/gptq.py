@@ -100,6 +100,7 @@ def round_layers(
     roundings: Mapping[str, Rounding],
     *,
     keep: Keep = set_where_seen,
+    renormalized: bool = False,
     positions: int = POSITIONS,
     seed: int = 0,
 ) -> tuple[str, ...]:
@@ -107,7 +108,8 @@ def round_layers(
 
     `network` has modules of the same names as `reference` and rounds their weights, as `roundings` says. Layers come in
     order of execution: each sees what those before it, rounded already, make of `batches` of prepared inputs (N, ...),
-    at `positions` random positions of its output over all examples. `keep` sets a weight.
+    at `positions` random positions of its output over all examples. `keep` sets a weight. `renormalized`: BatchNorm's
+    statistics will be measured anew afterwards (see `pass_through`).
     Transposed convolutions, layers that are called more than once or share their weight, and those with more than
     `MOST_INPUTS` inputs are left as they are. Raises ValueError without a batch.
     """
@@ -116,7 +118,7 @@ def round_layers(
     ]
     seeds = {path: seed + number for number, path in enumerate(layers)}
     calls = Recorder(lambda path, module, output: output.new_empty(0))
-    pass_through(network, batches, {path: calls.at(path) for path in layers})
+    pass_through(network, batches, {path: calls.at(path) for path in layers}, renormalized=renormalized)
     done: list[str] = []
 
     def fitting(path: str) -> AtLayer:
@@ -131,5 +133,5 @@ def round_layers(
 
         return fit
 
-    pass_through(network, batches, {path: fitting(path) for path in calls.made})
+    pass_through(network, batches, {path: fitting(path) for path in calls.made}, renormalized=renormalized)
     return tuple(done)

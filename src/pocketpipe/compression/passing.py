@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.modules import device_of, evaluating, has_torchs_forward, hooked, input_of
 from pocketpipe.compression.sampling import channels_last, patches
 from pocketpipe.compression.weights import is_shared
@@ -59,9 +61,12 @@ def sampled_outputs(module: Layer, output: Tensor, positions: int, seed: int) ->
 
 
 @torch.no_grad()
-def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str, AtLayer]) -> None:
+def pass_through(
+    network: nn.Module, batches: Sequence[Tensor], at: Mapping[str, AtLayer], *, renormalized: bool = False
+) -> None:
     """Run `network` in eval mode on all `batches` of prepared inputs (N, ...), with `at` called at these modules.
 
+    `renormalized`: BatchNorm takes the statistics of these inputs, as it will once they are measured anew.
     Modes are as before afterwards. Raises ValueError without a batch.
     """
     if not batches:
@@ -70,7 +75,8 @@ def pass_through(network: nn.Module, batches: Sequence[Tensor], at: Mapping[str,
     handles = [
         network.get_submodule(path).register_forward_hook(_hook(act), with_kwargs=True) for path, act in at.items()
     ]
-    with hooked(handles), evaluating(network):
+    normalizing = batch_statistics(network) if renormalized else nullcontext()
+    with hooked(handles), evaluating(network), normalizing:
         network(torch.cat([batch.to(device) for batch in batches]))
 
 

@@ -25,7 +25,7 @@ def choose_by_outputs(network: nn.Module, before: nn.Module, layers: Iterable[st
     """
     views = training_views(task, data, device_of(network), wanted_by="codebook.assignment")
     roundings = {layer: _codebook(network, layer).nearest for layer in layers}
-    round_layers(network, before, [views], roundings, keep=_keep)
+    round_layers(network, before, [views], roundings, keep=_keep, renormalized=True)
 
 
 def _keep(network: nn.Module, layer: str, weight: Tensor, hidden: Tensor) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pocketpipe.compression.batchnorm import batch_statistics
 from pocketpipe.compression.members import ReadingModule, reading_module
 from pocketpipe.compression.modules import device_of, evaluating
 from pocketpipe.compression.refitting import fitted, refitting, wanted_outputs
@@ -27,8 +28,9 @@ def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tup
     """Refit, in place, what masks leave of the layers of `network`, which is `before` with masks; returns their names.
 
     One layer after the other as they run: each sees what those before it, refitted already, make of training
-    views of `data`, and comes as near as it can to its outputs in `before`. A layer that runs more than once,
-    or is no plain product (grouped, transposed, a bare matrix), keeps the weights that it has.
+    views of `data`, normalized as they will be once BatchNorm is measured anew, and comes as near as it can to its
+    outputs in `before`. A layer that runs more than once, or is no plain product (grouped, transposed, a bare
+    matrix), keeps the weights that it has.
     """
     device = device_of(network)
     examples = training_views(task, data, device, wanted_by="sparsity.regression")
@@ -42,7 +44,7 @@ def refit(network: nn.Module, before: nn.Module, task: Task, data: Split) -> tup
             module.bias.copy_(bias)
 
     wanted = wanted_outputs(before, masks, examples)
-    with evaluating(network), refitting(network, wanted, refitted):
+    with evaluating(network), batch_statistics(network), refitting(network, wanted, refitted):
         network(examples)
     return tuple(wanted)
 
