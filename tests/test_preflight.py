@@ -255,7 +255,7 @@ def test_a_target_of_ones_own_says_whether_it_takes_recurrent_modules(target: st
 def test_a_target_of_ones_own_says_what_it_cannot_compile_before_any_work() -> None:
     asked = parameters() | {"network": {"name": "resnet8"}, "methods": ["channels"], "budget": {"macs": 10**9}}
     asked |= {"targets": ["own.targets:interpreter", "own.targets:pocket"]}
-    with pytest.raises(Mistakes, match=r"network.name: resnet8: pocket cannot add"):
+    with pytest.raises(Mistakes, match=r"targets: own.targets:pocket: pocket cannot add"):
         check_feasible(checked_config(asked), {"teacher", "compile"})
 
 

@@ -333,13 +333,14 @@ def _check_export(task_choice: TaskChoice, network_choice: NetworkChoice, reques
 
     task = task_choice.build(machine.data_root())
     network = network_choice.fresh().build(task)
-
-    def compiled() -> None:
-        onnx = export_onnx(network, task.input_shape)
+    made: list[bytes] = []
+    yield from _said(
+        f"network.name: {network_choice.name}", lambda: made.append(export_onnx(network, task.input_shape))
+    )
+    for onnx in made:
         for name in request.targets:
-            TARGETS.resolve(name).check_floats(onnx)
-
-    yield from _said(f"network.name: {network_choice.name}", compiled)
+            where = f"network.name: {network_choice.name}: targets: {name}"
+            yield from _said(where, partial(TARGETS.resolve(name).check_floats, onnx))
 
 
 def _check_trainer(settings: TrainerSettings) -> None:

@@ -73,10 +73,10 @@ def test_it_comes_near_the_best_of_all_roundings() -> None:
     assert found.sum() < 0.6 * usual.sum()
 
 
-def test_zeros_stay_and_are_made_up_for() -> None:
+def test_what_is_hidden_is_zero_and_made_up_for() -> None:
     weight, inputs = random(4, 12), correlated(300, 12)
     weight[:, ::3] = 0.0
-    found = gptq(weight, inputs, lambda each: torch.where(each < 0, -1.0, 1.0))
+    found = gptq(weight, inputs, lambda each: torch.where(each < 0, -1.0, 1.0), hidden=weight == 0)
     assert (found[:, ::3] == 0).all()
     assert set(found[weight != 0].tolist()) <= {-1.0, 1.0}
 

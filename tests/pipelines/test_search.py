@@ -203,7 +203,7 @@ def test_a_champions_plan_is_a_finalist_where_the_search_runs(
         assert any("lower finalists.learning_rate" in line for line in record.warnings)
     if whose == "champion":
         assert record.metrics["score"] == student
-        assert record.facts["winner"] == 2, "plans as small are no answer where it loses too much"
+        assert record.facts["missed"] == 2, "plans as small are no answer where it loses too much"
 
 
 def test_a_single_finalist_is_not_trained_to_be_compared_with_nothing(

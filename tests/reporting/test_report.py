@@ -194,7 +194,7 @@ def test_a_search_whose_plans_were_not_taken_says_what_was_carried_out() -> None
     why = "the champion's, as no finalist keeps the budget"
     search = case.records["search"].model_copy(update={"facts": {"plan": why}})
     page = Page(render(replace(case, winner_index=None, records={**case.records, "search": search})))
-    assert f"The plan that was carried out is none of these: {why}." in page.text
+    assert f"What was carried out is not taken from these: {why}." in page.text
     assert "Finalists beside controls of equal budget" in page.text
     assert "Finalists and controls as numbers" in page.text
     assert "The winner" not in page.text

@@ -30,7 +30,8 @@ from pocketpipe.lineage.verify import verify
 from pocketpipe.preflight import checked_config
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.c99.golden import selftest
-from pocketpipe.targets.c99.resources import resources
+from pocketpipe.targets.c99.kernels import kernels_for
+from pocketpipe.targets.c99.resources import COLUMNS, resources
 from pocketpipe.targets.c99.sources import sources
 from pocketpipe.targets.fpga import Fpga
 from targets import digits
@@ -474,3 +475,7 @@ def test_methods_without_integers_are_refused_before_any_work() -> None:
     with pytest.raises(Mistakes) as caught:
         checked_config(asked)
     assert not [line for line in caught.value.lines if "needs integers" in line]
+
+
+def test_the_sheet_counts_as_many_columns_at_once_as_the_kernel_takes() -> None:
+    assert f"#define POCKETPIPE_COLUMNS {COLUMNS}\n" in kernels_for(["pocketpipe_matmul("])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pocketpipe.compression.passing import AtLayer, Recorder, fitted_layers, is_layer, pass_through, sampled_inputs
-from pocketpipe.compression.weights import set_where_seen, weight_of
+from pocketpipe.compression.sparsity.mask import Mask
+from pocketpipe.compression.weights import laid_on, set_where_seen, weight_of
 
 DAMPING = 0.01
 """Added to the Hessian's diagonal, relative to its mean."""
@@ -31,41 +32,44 @@ Keep = Callable[[nn.Module, str, Tensor, Tensor], None]
 """(network, layer, weight, where a mask hides it): set the layer's weight."""
 
 
-def gptq(weight: Tensor, inputs: Tensor, rounding: Rounding) -> Tensor:
+def gptq(weight: Tensor, inputs: Tensor, rounding: Rounding, hidden: Tensor | None = None) -> Tensor:
     """`weight` (out, ...) rounded by `rounding` so that products with `inputs` (rows, groups, inputs) change little.
 
     Inputs are ordered as in `weight.flatten(1)`; groups share the output channels evenly. Every element is at a value
     that `rounding` gives. The squared error on the inputs is in no channel larger than that of rounding the
-    weight itself. Elements of exactly 0 (masked ones) stay 0, and the others make up for that, too.
+    weight itself. What a mask hides (`hidden`, of the weight's shape) becomes 0, and the others make up for that, too.
     """
     groups = inputs.shape[1]
     rows = weight.detach().double().view(groups, weight.shape[0] // groups, -1)
     hessian = _hessian(inputs)
+    covered = torch.zeros_like(rows, dtype=torch.bool) if hidden is None else hidden.view_as(rows)
 
-    def rounded(columns: Tensor, originals: Tensor) -> Tensor:
-        return torch.where(originals == 0, 0.0, rounding(columns.flatten(0, 1)).view_as(columns))
+    def rounded(columns: Tensor, gone: Tensor) -> Tensor:
+        return rounding(columns.flatten(0, 1)).view_as(columns).masked_fill(gone, 0.0)
 
-    nearest, found = rounded(rows, rows), _one_after_the_other(rows, hessian, rounded)
+    nearest, found = rounded(rows, covered), _one_after_the_other(rows, covered, hessian, rounded)
     gain = _error(nearest - rows, hessian) - _error(found - rows, hessian)
     return torch.where(gain[..., None] > 0, found, nearest).view_as(weight).to(weight.dtype)
 
 
-def _one_after_the_other(rows: Tensor, hessian: Tensor, rounded: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(groups, out, inputs) rounded; `rounded(columns, originals)` rounds some inputs' weights, as they have become."""
+def _one_after_the_other(
+    rows: Tensor, hidden: Tensor, hessian: Tensor, rounded: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """(groups, out, inputs) rounded; `rounded(columns, hidden)` rounds some inputs' weights, as they have become."""
     energy = hessian.diagonal(dim1=1, dim2=2)
     order = energy.argsort(dim=1, descending=True, stable=True)
-    originals = rows.gather(2, order[:, None].expand_as(rows))
+    left, hidden = (each.gather(2, order[:, None].expand_as(rows)) for each in (rows, hidden))
     factor = _factor(
         hessian.gather(1, order[..., None].expand_as(hessian)).gather(2, order[:, None].expand_as(hessian))
     )
-    left, found = originals.clone(), torch.empty_like(originals)
+    found = torch.empty_like(left)
     for start in range(0, rows.shape[2], BLOCK):
         block = slice(start, start + BLOCK)
         within, errors = factor[:, block, block], torch.empty_like(left[..., block])
         for place in range(within.shape[1]):
             at = start + place
             column = slice(at, at + 1)
-            found[..., column] = rounded(left[..., column], originals[..., column])
+            found[..., column] = rounded(left[..., column], hidden[..., column])
             error = (left[..., column] - found[..., column]) / within[:, place, place, None, None]
             left[..., at : start + BLOCK] -= error * within[:, place, None, place:]
             errors[..., place : place + 1] = error
@@ -111,13 +115,15 @@ def round_layers(
     at `positions` random positions of its output over all examples. `keep` sets a weight. `renormalized`: BatchNorm's
     statistics will be measured anew afterwards (see `pass_through`).
     Transposed convolutions, layers that are called more than once or share their weight, and those with more than
-    `MOST_INPUTS` inputs are left as they are. Raises ValueError without a batch.
+    `MOST_INPUTS` inputs are left as they are. Raises ValueError without a batch where there is a layer.
     """
     layers = [
         path for path in fitted_layers(reference, roundings) if weight_of(reference, path)[0].numel() <= MOST_INPUTS
     ]
+    if not layers:
+        return ()
     seeds = {path: seed + number for number, path in enumerate(layers)}
-    calls = Recorder(lambda path, module, output: output.new_empty(0))
+    calls = Recorder(lambda path, module, output: torch.tensor(output.shape))
     pass_through(network, batches, {path: calls.at(path) for path in layers}, renormalized=renormalized)
     done: list[str] = []
 
@@ -125,13 +131,15 @@ def round_layers(
         def fit(module: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
             assert is_layer(module)
             weight = weight_of(reference, path).to(inputs.device)
+            hidden = (weight == 0) & any(isinstance(each, Mask) for each in laid_on(reference, path))
             rows = sampled_inputs(module, inputs, output, positions, seeds[path])
-            keep(network, path, gptq(weight, rows, roundings[path]), weight == 0)
+            keep(network, path, gptq(weight, rows, roundings[path], hidden), hidden)
             done.append(path)
             again: Tensor = module.forward(inputs)
             return again
 
         return fit
 
-    pass_through(network, batches, {path: fitting(path) for path in calls.made}, renormalized=renormalized)
+    once = [path for path, shape in calls.made.items() if len(shape) > 1]  # a constant goes through without a batch
+    pass_through(network, batches, {path: fitting(path) for path in once}, renormalized=renormalized)
     return tuple(done)

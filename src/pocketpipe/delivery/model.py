@@ -4,8 +4,10 @@
 
     outputs = Model()(examples)  # (N, ...) as stored: preprocessing is included
 
-`python model.py EXAMPLES.npy OUTPUTS.npy` does the same with files.
+`python model.py EXAMPLES.npy OUTPUTS.npy` does the same with files. From Python 3.8 on.
 """
+
+from __future__ import annotations
 
 import ctypes
 import json
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 LIBRARY_FILE, METADATA_FILE = "model.so", "metadata.json"
-RUN, RUN_BYTES = "pocketpipe_run_in", "pocketpipe_run_bytes_in"
+RUN_IN, RUN_BYTES_IN = "pocketpipe_run_in", "pocketpipe_run_bytes_in"
 
 
 class Model:
@@ -38,8 +40,8 @@ class Model:
         self._input_count, self._output_count, self._arena_bytes = (
             _size(library, f"pocketpipe_{what}") for what in ("input_count", "output_count", "arena_bytes")
         )
-        self._run = _function(library, RUN)
-        self._run_stored = _function(library, RUN_BYTES) if facts["input_dtype"] == "uint8" else None
+        self._run = _function(library, RUN_IN)
+        self._run_stored = _function(library, RUN_BYTES_IN) if facts["input_dtype"] == "uint8" else None
         self._threads = threading.local()
 
     def __call__(self, examples: np.ndarray) -> np.ndarray:
@@ -54,8 +56,9 @@ class Model:
             run, entering = self._run, self._prepared(examples)
         else:
             run, entering = self._run_stored, as_bytes(examples)
-        for example, output in zip(np.ascontiguousarray(entering), outputs, strict=True):
-            run(self._arena(), _address(example), _address(output))
+        entering = np.ascontiguousarray(entering)
+        for place in range(len(examples)):
+            run(self._arena(), _address(entering[place]), _address(outputs[place]))
         return outputs.reshape(len(examples), *self.output_shape)
 
     def run_prepared(self, example: np.ndarray) -> np.ndarray:
@@ -148,7 +151,7 @@ def _function(library: ctypes.CDLL, name: str) -> Callable[[int, int, int], None
 
 def as_bytes(stored: np.ndarray) -> np.ndarray:
     """The same numbers as uint8. Raises ValueError for what is no byte."""
-    if not np.issubdtype(stored.dtype, np.integer):
+    if stored.dtype.kind not in "bui":
         raise ValueError(f"examples are {stored.dtype}, expected uint8 as stored: the model scales them itself")
     if stored.size and not 0 <= stored.min() <= stored.max() <= 255:
         raise ValueError(f"examples hold {stored.min()}..{stored.max()}; uint8 is stored: 0..255")

@@ -11,14 +11,12 @@ from pocketpipe.evaluation import Evaluation, Subject, sign_test
 from pocketpipe.reporting.drawing import PALETTE, inline
 from pocketpipe.reporting.figures import MOST_CLASSES, TRAINED_STAGES, figures
 from pocketpipe.reporting.findings import Findings
+from pocketpipe.reporting.numbers import ABSENT, difference_text, metric_text
 from pocketpipe.reporting.search_figures import compared_trials
 from pocketpipe.reporting.wording import (
-    ABSENT,
     bytes_text,
     count_text,
-    difference_text,
     headline,
-    metric_text,
     milliseconds_text,
     outcome,
     share_text,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pocketpipe.budget import KB, Budget
 from pocketpipe.evaluation import Evaluation, Subject
+from pocketpipe.reporting.numbers import ABSENT, metric_text
 from pocketpipe.search.nearest import score_of
 from pocketpipe.verdict import Verdict
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from pocketpipe.search.trial import Trial
 
 Outcome = Literal["kept", "partly measured", "not kept"]
-
-ABSENT = "–"
 
 
 def outcome(evaluation: Evaluation) -> Outcome:
@@ -45,24 +44,6 @@ def teacher(evaluation: Evaluation) -> Subject | None:
     return next((subject for subject in evaluation.subjects if subject.name == "teacher"), None)
 
 
-def metric_text(value: float | None) -> str:
-    """A metric in the form in which a budget is written.
-
-    >>> metric_text(0.975), metric_text(123.456), metric_text(3.21e-5), metric_text(None)
-    ('0.9750', '123.5', '3.21e-05', '–')
-    """
-    return ABSENT if value is None else f"{value:{_digits(value)}}"
-
-
-def difference_text(value: float) -> str:
-    """A difference of two metrics, with its sign.
-
-    >>> difference_text(-0.0056), difference_text(12.5)
-    ('-0.0056', '+12.5')
-    """
-    return f"{value:+{_digits(value)}}"
-
-
 def told_apart(value: float, limit: float, usual: str) -> str:
     """`usual`, a text of `value`, where it lies on the same side of `limit`; else with the digits that this takes.
 
@@ -82,12 +63,6 @@ def asked_text(value: float, usual: str) -> str:
     ('2.50', '2.505')
     """
     return usual if float(usual) == value else repr(value)
-
-
-def _digits(value: float) -> str:
-    if 0 < abs(value) < 1e-3:
-        return ".3g"  # an error in a small unit; four decimals would be zeros
-    return ".4g" if abs(value) >= 10 else ".4f"
 
 
 def share_text(value: float | None) -> str:

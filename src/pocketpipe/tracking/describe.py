@@ -1,7 +1,7 @@
 """What the command line says of the registry."""
 
 from pocketpipe.errors import UserError
-from pocketpipe.reporting.wording import metric_text
+from pocketpipe.reporting.numbers import metric_text
 from pocketpipe.tracking.registry import Registered, Registry
 
 

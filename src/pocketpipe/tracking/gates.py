@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pocketpipe.doors import Value
 from pocketpipe.evaluation import Evaluation, sign_test
-from pocketpipe.reporting.wording import difference_text, metric_text
+from pocketpipe.reporting.numbers import difference_text, metric_text
 from pocketpipe.tracking.entries import text
 
 LONGEST_LIST = 200

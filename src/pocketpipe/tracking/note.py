@@ -6,7 +6,8 @@ from typing import Literal
 
 from pocketpipe.evaluation import Evaluation, Subject
 from pocketpipe.record import StageRecord, warnings_of
-from pocketpipe.reporting.wording import bytes_text, count_text, headline, metric_text, share_text
+from pocketpipe.reporting.numbers import metric_text
+from pocketpipe.reporting.wording import bytes_text, count_text, headline, share_text
 from pocketpipe.tracking.datasets import digests_of
 from pocketpipe.tracking.gates import Promotion
 

@@ -19,7 +19,7 @@ from pocketpipe.delivery.folder import WITH_TIMES
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.hashing import file_digest
-from pocketpipe.reporting.wording import metric_text
+from pocketpipe.reporting.numbers import metric_text
 from pocketpipe.storage import appearing_whole
 from pocketpipe.tracking.entries import key, text
 from pocketpipe.tracking.gates import Decision, Promotion

@@ -186,7 +186,7 @@ class ChannelsStep(Step):
         if not self._chosen:
             return
         if self.reconstruction == "least_squares":
-            wanted_by = f"{self.kind}.reconstruction: {self.reconstruction}"
+            wanted_by = f"{self.kind}.reconstruction: {self.reconstruction} (null does without)"
             examples = training_views(task, data, device_of(network), wanted_by=wanted_by)
             traced = trace(before, task.input_shape)
             reconstruct(network, before, traced, self._chosen, examples, statistics=self.statistics)

@@ -209,7 +209,8 @@ def _champion_scores(
 
 def _nearest(trials: list[Trial], search_record: StageRecord, budget: Budget, task: Task) -> str:
     dense = search_record.metrics[f"dense_{task.metric_name}"]
-    winner = next((trial for trial in trials if trial.index == search_record.facts.get("winner")), None)
+    carried_out = search_record.facts.get("missed", search_record.facts.get("winner"))
+    winner = next((trial for trial in trials if trial.index == carried_out), None)
     passing = nearest_passing(trials, dense, budget, missed=winner, higher_is_better=task.higher_is_better)
     return nearest_text(passing, dense, budget, task.metric_name)
 

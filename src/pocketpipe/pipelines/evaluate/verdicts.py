@@ -6,7 +6,8 @@ from math import nan
 from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
 from pocketpipe.evaluation import Subject
-from pocketpipe.reporting.wording import asked_text, difference_text, metric_text, told_apart
+from pocketpipe.reporting.numbers import difference_text, metric_text
+from pocketpipe.reporting.wording import asked_text, told_apart
 from pocketpipe.task import Task
 from pocketpipe.verdict import Status, Verdict
 

@@ -6,7 +6,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
-from pocketpipe.reporting.wording import metric_text
+from pocketpipe.reporting.numbers import metric_text
 from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of

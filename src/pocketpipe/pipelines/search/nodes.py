@@ -19,7 +19,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan, MethodChoice, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
-from pocketpipe.reporting.wording import metric_text
+from pocketpipe.reporting.numbers import metric_text
 from pocketpipe.search.finalists import Choice, choose, finalists_of
 from pocketpipe.search.proposal import on_budget, uniform_parameters
 from pocketpipe.search.run import search
@@ -96,7 +96,7 @@ def find_plan(
         shutil.rmtree(workspace / "taught", ignore_errors=True)
         lines, metrics = (*champions.doubts, *doubts), {"score": champions.score}
         cut_anew = next((trial.index for trial in trials if trial.origin == "champion"), None)
-        facts = facts if cut_anew is None else {**facts, "winner": cut_anew}
+        facts = facts if cut_anew is None else {**facts, "missed": cut_anew}
         record = _record(task, splits, trials, dense_score, facts, metrics, lines)
         return champions.of.plan, champions.of.student, trials, record
 

@@ -1,0 +1,30 @@
+"""Metrics as text: apart from other words, so that stages which say a figure do not depend on how pages are worded."""
+
+from __future__ import annotations
+
+ABSENT = "–"
+
+
+def metric_text(value: float | None) -> str:
+    """A metric in the form in which a budget is written.
+
+    >>> metric_text(0.975), metric_text(123.456), metric_text(3.21e-5), metric_text(None)
+    ('0.9750', '123.5', '3.21e-05', '–')
+    """
+    return ABSENT if value is None else f"{value:{digits(value)}}"
+
+
+def difference_text(value: float) -> str:
+    """A difference of two metrics, with its sign.
+
+    >>> difference_text(-0.0056), difference_text(12.5)
+    ('-0.0056', '+12.5')
+    """
+    return f"{value:+{digits(value)}}"
+
+
+def digits(value: float) -> str:
+    """Of a metric, as a format."""
+    if 0 < abs(value) < 1e-3:
+        return ".3g"  # an error in a small unit; four decimals would be zeros
+    return ".4g" if abs(value) >= 10 else ".4f"
