@@ -23,6 +23,7 @@ WEIGHTS = Path(__file__).parent / "weights" / "resnet20.safetensors"
 STEPS = {
     "8 bits": QuantizationStep(),
     "8 bits, bias correction": QuantizationStep(bias_correction="empirical"),
+    "4 bits": QuantizationStep(weight_bits=4),
     "4 bits, AdaRound": QuantizationStep(weight_bits=4, rounding="adaround"),
 }
 

@@ -51,8 +51,8 @@ ROWS = {
     "W8 A8": Row(QuantizationStep()),
     "W4 A8": Row(QuantizationStep(weight_bits=4, rounding="adaround"), epochs=2),
     "W4 A4": Row(QuantizationStep(weight_bits=4, activation_bits=4, rounding="adaround"), epochs=4),
-    "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2), epochs=6, learning_rate=0.02),
-    "codebook, 4 bits": Row(CodebookStep(bits=4), epochs=2),
+    "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2, rounding="nearest"), epochs=6, learning_rate=0.02),
+    "codebook, 4 bits": Row(CodebookStep(bits=4, assignment="nearest"), epochs=2),
     "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
     "90 % sparse, longer": Row(
         SparsityStep(density=0.1, protocol="lamp", schedule="gradual"),

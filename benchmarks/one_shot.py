@@ -50,8 +50,8 @@ RECIPE = Recipe(epochs=40, batch_size=64, learning_rate=0.2, warmup_epochs=4, we
 MINIMUM = 4
 """Fewest channels that a ranking leaves in a group."""
 WAYS: dict[str, dict[str, Any]] = {
-    "alone": {"statistics": "kept"},
-    "BatchNorm re-estimated": {},
+    "alone": {"statistics": "kept", "reconstruction": None},
+    "BatchNorm re-estimated": {"reconstruction": None},
     "and reconstructed": {"reconstruction": "least_squares"},
 }
 

@@ -141,7 +141,7 @@ def run(
         sparsify = Recipe.model_validate(plain | {"distillation": LOGITS, "group_sparsity": {"strength": 1e-3}})
         start = bench.fit(teacher, sparsify, 0, "sparsified", teacher=teacher).network
     profile = profile_of(teacher.build(task), task.input_shape)
-    step = ChannelsStep(widths={}, criterion=chosen.criterion)
+    step = ChannelsStep(widths={}, criterion=chosen.criterion, reconstruction=None)
     step = step.project(profile, Budget(speedup=chosen.speedup).limits(profile.cost()))
     if recipe.stages is None:
         slim = carried_out(start, step, task, bench.splits)

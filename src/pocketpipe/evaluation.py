@@ -132,6 +132,14 @@ class Evaluation(Value):
         return {subject.name: subject for subject in self.subjects}[name]
 
 
+def gains(evaluation: Evaluation, others: Sequence[float]) -> list[float]:
+    """By how much each test example went better than with `others`; empty where these are not scores of the same."""
+    if len(others) != len(evaluation.scores):
+        return []
+    sign = 1 if evaluation.higher_is_better else -1
+    return [sign * (mine - theirs) for mine, theirs in zip(evaluation.scores, others, strict=True)]
+
+
 def sign_test(differences: Sequence[float]) -> tuple[int, int, float]:
     """(examples won, examples lost, two-sided exact p that winning and losing are equally likely).
 

@@ -105,8 +105,7 @@ def _other_mistakes(request: Request) -> Iterator[str]:
         unknown = list(_said("targets", partial(_target, name)))
         yield from unknown or _without_integers(name, steps)
     if request.compile is not None:
-        known_targets = [name for name in request.targets if not list(_said("", partial(_target, name)))]
-        yield from request.compile.mistakes([TARGETS.resolve(name) for name in known_targets], where="compile")
+        yield from request.compile.mistakes(list(map(TARGETS.resolve, _known_targets(request))), where="compile")
     yield from _targets_of_no_concern(request)
     for section, teacher in request.teachers:
         yield from _teacher_mistakes(section, teacher)
@@ -150,9 +149,8 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
     if stages & STAGES_WITH_TEACHERS and request.trainer is not None:
         yield from _said("", partial(_check_trainer, request.trainer))
     if "compile" in stages:
-        for name in request.targets:
-            if not list(_said("", partial(_target, name))):
-                yield from _said(f"targets: {name}", TARGETS.resolve(name).check)
+        for name in _known_targets(request):
+            yield from _said(f"targets: {name}", TARGETS.resolve(name).check)
     if request.task is None or _task_mistakes(request):
         return
     no_data = list(_said("", partial(_check_data, request.task)))
@@ -282,11 +280,15 @@ def _reaches_with_room(profile: NetworkProfile, methods: list[Step], budget: Bud
     return reach(profile.model_copy(update={"file_overhead": most}), methods, budget).feasible
 
 
+def _known_targets(request: Request) -> list[str]:
+    """Names of targets that there are; the others are told where names are."""
+    return [name for name in request.targets if not list(_said("", partial(_target, name)))]
+
+
 def _refuse_recurrent_modules(name: str, profile: NetworkProfile, request: Request) -> None:
     """Before a budget is held against layers that keep 32 bits: no target of ours has torch's recurrent operators."""
     found = next((layer for layer in profile.layers if layer.operator in ("lstm", "gru", "rnn_tanh", "rnn_relu")), None)
-    known = [target for target in request.targets if not list(_said("", partial(_target, target)))]
-    without = [target for target in known if not TARGETS.resolve(target).takes_recurrent]
+    without = [target for target in _known_targets(request) if not TARGETS.resolve(target).takes_recurrent]
     if found is not None and without:
         raise UserError(
             f"network {name!r}: {found.name} belongs to a recurrent module of torch's own, which cannot be compiled "

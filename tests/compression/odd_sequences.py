@@ -9,20 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-class ExplicitAttention(nn.Module):
-    """Query, key and value by a layer each; heads by a number that the module keeps."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.num_heads, self.head_dim = heads, width // heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        split = (*x.shape[:-1], self.num_heads, self.head_dim)
-        q, k, v = (layer(x).view(split).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        weights = (q @ k.transpose(-2, -1) / self.head_dim**0.5).softmax(-1)
-        return self.out((weights @ v).transpose(1, 2).reshape(*x.shape[:-1], -1))
+from pocketpipe.networks.vit import Attention
 
 
 class PackedAttention(nn.Module):
@@ -313,7 +300,7 @@ SEQUENCES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "swin_v2": (SwinV2, IMAGE),
     "torch_gru": (partial(Recurrent, nn.GRU, 6, steps_first=True), STEPS),
     "vit_chunked": (partial(ViT, ChunkedAttention), IMAGE),
-    "vit_explicit": (partial(ViT, ExplicitAttention), IMAGE),
+    "vit_explicit": (partial(ViT, Attention), IMAGE),
     "vit_packed": (partial(ViT, PackedAttention), IMAGE),
     "vit_shared": (partial(ViT, SharedKeys, 16, 4), IMAGE),
     "vit_stuck": (partial(ViT, StuckAttention), IMAGE),

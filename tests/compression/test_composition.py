@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compression.odd_sequences import ExplicitAttention, Speech, TorchAttention, ViT
+from compression.odd_sequences import Speech, TorchAttention, ViT
 from compression.zoo import DIGIT, trained_looking, zoo
 from integer.natively import natively
 from pocketpipe.compression.blocks import BlocksStep
@@ -36,6 +36,7 @@ from pocketpipe.exporting.packing import pack, unpack
 from pocketpipe.integer import reference
 from pocketpipe.integer.lowering import lower
 from pocketpipe.networks.unrolling import unrolled
+from pocketpipe.networks.vit import Attention
 from pocketpipe.plan import STEPS, CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Preprocessing, Split
@@ -48,7 +49,7 @@ FEW_ROWS = (3, 8)
 @cache
 def vit() -> nn.Module:
     torch.manual_seed(0)
-    return trained_looking(ViT(ExplicitAttention))
+    return trained_looking(ViT(Attention))
 
 
 @cache

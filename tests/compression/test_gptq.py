@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pocketpipe.compression.gptq import DAMPING, gptq
+from pocketpipe.compression.gptq import DAMPING, gptq, round_layers
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -93,3 +94,36 @@ def test_inputs_that_are_never_there_do_not_matter() -> None:
     inputs[..., 2] = 0.0
     assert gptq(weight, inputs, halves).isfinite().all()
     assert torch.equal(gptq(weight, torch.zeros_like(inputs), halves), halves(weight))
+
+
+class Odd(nn.Module):
+    """A plain layer, and those of which GPTQ knows nothing: called twice, sharing a weight, transposed, too wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.twice, self.one, self.other = (nn.Linear(6, 6, dtype=torch.float64) for _ in range(4))
+        self.other.weight = self.one.weight
+        self.transposed = nn.ConvTranspose1d(6, 6, 1, dtype=torch.float64)
+        self.wide = nn.Linear(6, 2, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.other(self.one(self.twice(self.twice(self.plain(x)))))
+        result: Tensor = self.wide(self.transposed(x[..., None])[..., 0])
+        return result
+
+
+def test_what_it_knows_nothing_of_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = Odd()
+    monkeypatch.setattr("pocketpipe.compression.gptq.MOST_INPUTS", 6)
+    network.wide.weight = nn.Parameter(random(2, 7))
+    network.wide.forward = lambda x: x @ network.wide.weight[:, :6].T  # type: ignore[method-assign]
+    before = copy.deepcopy(network.state_dict())
+    layers = ["plain", "twice", "one", "other", "transposed", "wide"]
+    done = round_layers(network, copy.deepcopy(network), [random(40, 6)], dict.fromkeys(layers, halves))
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert (done, changed) == (("plain",), {"plain.weight"})
+
+
+def test_where_nothing_is_rounded_nothing_runs() -> None:
+    assert round_layers(Odd(), Odd(), [torch.full((1, 6), torch.nan)], {}) == ()

@@ -100,7 +100,7 @@ def test_runs_and_champions_are_kept_on_a_server_as_in_a_file(
     registry = Registry(tracker.store, tmp_path / "downloads")
     version = registry.register("digits-resnet8", package, evaluation(), {}, run_id)
     registry.settle("digits-resnet8", version, Decision(promote=True, reasons=("first",)), against=None)
-    assert not registry.downloads.exists(), "what has just been uploaded is not fetched"
+    assert not (tmp_path / "downloads").exists(), "what has just been uploaded is not fetched"
     tracker.end(evaluation=evaluation())
     champion = registry.champion("digits-resnet8")
     assert champion is not None

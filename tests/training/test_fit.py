@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,12 +151,18 @@ def test_no_gpu_is_asked_by_a_training_on_cpu(tmp_path: Path, monkeypatch: pytes
     assert fitted.network.state.keys() == whole.network.state.keys()
 
 
+def _generators() -> tuple[Any, Any]:
+    """States of NumPy's and of Python's own."""
+    numpys: Any = np.random.get_state()
+    return numpys[1].tolist(), random.getstate()
+
+
 def test_other_generators_are_seeded_too_and_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = TaskChoice(name="training.samples:build_interrupted")
     np.random.seed(1), random.seed(1)
-    before = np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index, union-attr]
+    before = _generators()
     whole = train(tmp_path / "whole", task=task)
-    assert before == (np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index, union-attr]
+    assert before == _generators()
     np.random.seed(2), random.seed(2)
     monkeypatch.setattr(Interrupted, "calls", 0)
     with pytest.raises(KeyboardInterrupt):

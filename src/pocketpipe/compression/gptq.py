@@ -124,7 +124,7 @@ def round_layers(
         return ()
     seeds = {path: seed + number for number, path in enumerate(layers)}
     calls = Recorder(lambda path, module, output: torch.tensor(output.shape))
-    pass_through(network, batches, {path: calls.at(path) for path in layers}, renormalized=renormalized)
+    pass_through(network, [batch[:1] for batch in batches[:1]], {path: calls.at(path) for path in layers})
     done: list[str] = []
 
     def fitting(path: str) -> AtLayer:

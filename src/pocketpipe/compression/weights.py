@@ -198,11 +198,6 @@ def laid_on(network: nn.Module, layer: str) -> tuple[nn.Module, ...]:
     return tuple(getattr(module.parametrizations, attribute))
 
 
-def is_made(network: nn.Module, layer: str) -> bool:
-    """Whether something on the weight makes it of other tensors (a codebook): what is set beneath is not looked at."""
-    return any(getattr(entry, "replaces_weight", False) for entry in laid_on(network, layer))
-
-
 def bare(network: nn.Module) -> nn.Module:
     """A copy with plain weights, as computed with, and without modules that only round (`rounds_only = True`).
 

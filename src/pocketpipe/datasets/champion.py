@@ -17,7 +17,8 @@ from pocketpipe.task import Task
 from pocketpipe.tracking.entries import text
 from pocketpipe.tracking.gates import LONGEST_LIST
 from pocketpipe.tracking.opening import RegistryOfRun, open_registry
-from pocketpipe.tracking.registry import CONTENT, Registered
+from pocketpipe.tracking.packages import CONTENT
+from pocketpipe.tracking.registry import Registered
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pocketpipe.delivery.compiling import CompiledSources, host_compiler
 from pocketpipe.delivery.metadata import DeliveryMetadata
-from pocketpipe.delivery.model import LIBRARY_FILE, Model, unfit
+from pocketpipe.delivery.model import LIBRARY_FILE, Model
 from pocketpipe.errors import UserError
 
 
@@ -59,6 +59,7 @@ def load_library(folder: str | Path) -> Delivered:
     metadata = DeliveryMetadata.read(folder)
     if not (folder / LIBRARY_FILE).is_file():
         raise UserError(f"{folder} is no complete delivery folder: it has no {LIBRARY_FILE}")
-    if reason := unfit(metadata.cpu, metadata.cpu_flags):
-        raise UserError(f"{folder} {reason}")
-    return Delivered(folder, metadata)
+    try:
+        return Delivered(folder, metadata)
+    except RuntimeError as error:
+        raise UserError(str(error)) from error

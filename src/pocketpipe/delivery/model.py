@@ -82,12 +82,10 @@ class Model:
 
     def _arena(self) -> int:
         """Address of this thread's working memory, aligned to 64 bytes."""
-        try:
-            return self._threads.address  # type: ignore[no-any-return]
-        except AttributeError:
-            self._threads.memory = np.zeros(self._arena_bytes + 64, np.uint8)  # kept alive as long as the thread
-            self._threads.address = -(-_address(self._threads.memory) // 64) * 64
-            return self._threads.address  # type: ignore[no-any-return]
+        memory: np.ndarray | None = getattr(self._threads, "memory", None)
+        if memory is None:
+            memory = self._threads.memory = np.zeros(self._arena_bytes + 64, np.uint8)
+        return -(-_address(memory) // 64) * 64
 
 
 def unfit(cpu: str, flags: Iterable[str]) -> str | None:
@@ -143,10 +141,11 @@ def _size(library: ctypes.CDLL, name: str) -> int:
 
 def _function(library: ctypes.CDLL, name: str) -> Callable[[int, int, int], None]:
     """Of memory, input, output."""
-    function = getattr(library, name)
+    function: Any = getattr(library, name)
     function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     function.restype = None
-    return function  # type: ignore[no-any-return]
+    run: Callable[[int, int, int], None] = function
+    return run
 
 
 def as_bytes(stored: np.ndarray) -> np.ndarray:
@@ -159,7 +158,8 @@ def as_bytes(stored: np.ndarray) -> np.ndarray:
 
 
 def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ def metric_text(value: float | None) -> str:
     >>> metric_text(0.975), metric_text(123.456), metric_text(3.21e-5), metric_text(None)
     ('0.9750', '123.5', '3.21e-05', '–')
     """
-    return ABSENT if value is None else f"{value:{digits(value)}}"
+    return ABSENT if value is None else f"{value:{_digits(value)}}"
 
 
 def difference_text(value: float) -> str:
@@ -20,11 +20,10 @@ def difference_text(value: float) -> str:
     >>> difference_text(-0.0056), difference_text(12.5)
     ('-0.0056', '+12.5')
     """
-    return f"{value:+{digits(value)}}"
+    return f"{value:+{_digits(value)}}"
 
 
-def digits(value: float) -> str:
-    """Of a metric, as a format."""
+def _digits(value: float) -> str:
     if 0 < abs(value) < 1e-3:
         return ".3g"  # an error in a small unit; four decimals would be zeros
     return ".4g" if abs(value) >= 10 else ".4f"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketpipe.cost import Cost
-from pocketpipe.evaluation import Evaluation, Subject, sign_test
+from pocketpipe.evaluation import Evaluation, Subject, gains, sign_test
 from pocketpipe.reporting.drawing import PALETTE, inline
 from pocketpipe.reporting.figures import MOST_CLASSES, TRAINED_STAGES, figures
 from pocketpipe.reporting.findings import Findings
@@ -170,11 +170,8 @@ def cost_rows(was: Cost, now: Cost) -> list[tuple[str, str, str, str]]:
 
 def paired_with_teacher(evaluation: Evaluation) -> tuple[int, int, float] | None:
     """(test examples won, lost, p of the sign test) of the student as delivered beside the teacher, if known."""
-    if not evaluation.scores or len(evaluation.scores) != len(evaluation.teacher_scores):
-        return None
-    sign = 1 if evaluation.higher_is_better else -1
-    pairs = zip(evaluation.scores, evaluation.teacher_scores, strict=True)
-    return sign_test([sign * (mine - theirs) for mine, theirs in pairs])
+    differences = gains(evaluation, evaluation.teacher_scores)
+    return sign_test(differences) if differences else None
 
 
 def group_rows(findings: Findings) -> list[tuple[str, str, int, int, str]]:

@@ -122,8 +122,7 @@ def compared_trials(findings: Findings) -> list[Trial]:
     sign = -1 if findings.higher_is_better else 1
 
     def rank(trial: Trial) -> tuple[bool, bool, float]:
-        score = trial.score if trial.tuned_score is None else trial.tuned_score
-        return trial is not findings.winner, trial.origin in COMPARED, sign * score
+        return trial is not findings.winner, trial.origin in COMPARED, sign * trial.last_score
 
     wanted = [
         trial

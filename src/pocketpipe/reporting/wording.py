@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from pocketpipe.budget import KB, Budget
 from pocketpipe.evaluation import Evaluation, Subject
 from pocketpipe.reporting.numbers import ABSENT, metric_text
-from pocketpipe.search.nearest import score_of
 from pocketpipe.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def nearest_text(trial: Trial | None, dense_score: float, budget: Budget, metric
     return (
         f"trial {trial.index} ({trial.origin}): {trial.speedup:.2f}x fewer MACs, "
         f"{trial.compression:.2f}x smaller file, {_on_a_device(trial, budget)}"
-        f"{metric_name} {metric_text(score_of(trial))} on the selection split {when} "
+        f"{metric_name} {metric_text(trial.last_score)} on the selection split {when} "
         f"(teacher {metric_text(dense_score)})"
     )
 

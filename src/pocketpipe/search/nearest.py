@@ -32,7 +32,7 @@ def nearest_passing(
     passing = [
         trial
         for trial in trials
-        if budget.allows_metric(score_of(trial), dense_score, higher_is_better=higher_is_better)
+        if budget.allows_metric(trial.last_score, dense_score, higher_is_better=higher_is_better)
         and (missed is None or _is_larger(trial, missed, budget))
     ]
     of_macs = budget.speedup is not None or budget.macs is not None
@@ -45,11 +45,6 @@ def nearest_passing(
         return on_a_device, trial.compression, trial.speedup, -trial.index
 
     return max(passing, key=nearness, default=None)
-
-
-def score_of(trial: Trial) -> float:
-    """After the short fine-tuning, if it got one."""
-    return trial.score if trial.tuned_score is None else trial.tuned_score
 
 
 def _is_larger(trial: Trial, other: Trial, budget: Budget) -> bool:

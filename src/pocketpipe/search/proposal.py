@@ -9,7 +9,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.sharing import Sharing
-from pocketpipe.search.space import Methods, as_proposed, joint_parameters, own_parameters, shrunk
+from pocketpipe.search.space import Methods, as_proposed, between, joint_parameters, joint_space, own_parameters, shrunk
 
 
 def on_budget(
@@ -68,10 +68,12 @@ def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits
     Methods that make no difference to what is limited stay at their largest: less would cost accuracy for nothing.
     Raises UserError if not even the smallest does.
     """
-    held = _held(methods, profile, limits)
+    space = joint_space(methods, profile)
+    largest, smallest = (shrunk(methods, profile, end) for end in (0.0, 1.0))
+    held = _held(methods, profile, limits, largest, smallest)
 
     def at(fraction: float) -> dict[str, Any]:
-        return {**shrunk(methods, profile, fraction), **held}
+        return {**between(space, largest, smallest, fraction), **held}
 
     def cost(fraction: float) -> Cost:
         return as_proposed(methods, at(fraction), profile).predict(profile).cost()
@@ -82,19 +84,25 @@ def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits
     return at(farthest(lambda fraction: limits.keeps(cost(fraction)), 1.0, 0.0))
 
 
-def _held(methods: Methods, profile: NetworkProfile, limits: Limits) -> dict[str, Any]:
+def _held(
+    methods: Methods,
+    profile: NetworkProfile,
+    limits: Limits,
+    largest: Mapping[str, Any],
+    smallest: Mapping[str, Any],
+) -> dict[str, Any]:
     """The largest parameters of methods that change no cost that is limited, whether the others are large or small."""
-    largest, smallest = (shrunk(methods, profile, end) for end in (0.0, 1.0))
 
     def costs(parameters: Mapping[str, Any]) -> list[int | None]:
         cost = as_proposed(methods, parameters, profile).predict(profile).cost()
         return [getattr(cost, name) for name in limits.given()]
 
+    most, fewest = costs(largest), costs(smallest)
     held: dict[str, Any] = {}
     for method in methods:
         own = joint_parameters(own_parameters(largest, method.kind), method.kind)
         least = joint_parameters(own_parameters(smallest, method.kind), method.kind)
-        if costs({**largest, **least}) == costs(largest) and costs({**smallest, **own}) == costs(smallest):
+        if costs({**largest, **least}) == most and costs({**smallest, **own}) == fewest:
             held |= own
     return held
 

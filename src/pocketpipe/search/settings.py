@@ -33,7 +33,7 @@ class SearchSettings(Value):
     They draw the front, and name the nearest plan that passes when the budget cannot be kept with the accuracy asked.
     """
     finalists: Annotated[int, Field(ge=1)] = 3
-    """How many of the best trials get a short fine-tuning before one is chosen; of 1 none, but beside a champion's."""
+    """How many of the best trials get a short fine-tuning before one is chosen; a single one only beside a champion."""
 
     def mistakes(self, *, where: str) -> list[str]:
         """What is wrong with the choice of tuner, a line each; `where` is the key path of this section."""

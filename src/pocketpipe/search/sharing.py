@@ -58,6 +58,10 @@ class Sharing:
         return as_proposed(self.rest, self.parameters, after).predict(after).cost()
 
     @cached_property
+    def _space(self) -> dict[str, dict[str, Any]]:
+        return joint_space([self.method], self.profile)
+
+    @cached_property
     def _range(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Its largest and its smallest parameters."""
         return shrunk([self.method], self.profile, 0.0), shrunk([self.method], self.profile, 1.0)
@@ -81,7 +85,7 @@ class Sharing:
         A method of which nothing is open may still be able to do with less than the user has said.
         """
         known = self._cost_here(self._at(self.parameters))
-        is_open = bool(joint_space([self.method], self.profile))
+        is_open = bool(self._space)
         ours = [name for name, (_, end) in self._saved.items() if end > 0 or not is_open]
         return self.limits.only(*(name for name in ours if getattr(known, name) is not None))
 
@@ -142,8 +146,7 @@ class Sharing:
 
     def _along_its_range(self) -> Step:
         """At the largest parameters that end within the limits, on the way from the smallest through those proposed."""
-        space = joint_space([self.method], self.profile)
-        largest, smallest = self._range
+        space, (largest, smallest) = self._space, self._range
         # Where blocks that went left the method other parameters, the way leads through the middle of their ranges.
         known = space.keys() <= self.parameters.keys()
         middle = self.parameters if known else between(space, largest, smallest, 0.5)
@@ -160,7 +163,7 @@ class Sharing:
 
         Some cost nothing: indices of 3 bits take 4 on a device.
         """
-        space, largest = joint_space([self.method], self.profile), self._range[0]
+        space, largest = self._space, self._range[0]
         turns = deque(space)
         while turns:
             key = turns.popleft()

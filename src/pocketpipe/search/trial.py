@@ -31,6 +31,11 @@ class Trial(Value):
     """Index of the earlier trial with this very plan, whose score was taken over."""
 
     @property
+    def last_score(self) -> float:
+        """After the short fine-tuning, if it got one."""
+        return self.score if self.tuned_score is None else self.tuned_score
+
+    @property
     def plan(self) -> CompressionPlan:
         """The plan as a value."""
         return CompressionPlan.from_json(self.plan_json)

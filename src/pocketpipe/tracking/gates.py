@@ -5,7 +5,7 @@ from math import fsum, isfinite
 from pydantic import Field
 
 from pocketpipe.doors import Value
-from pocketpipe.evaluation import Evaluation, sign_test
+from pocketpipe.evaluation import Evaluation, gains, sign_test
 from pocketpipe.reporting.numbers import difference_text, metric_text
 from pocketpipe.tracking.entries import text
 
@@ -101,10 +101,9 @@ def _paired(new: Evaluation, champion: Evaluation, gate: GateSettings) -> tuple[
             "not comparable: the champion was measured on other test data; "
             "run the retrain pipeline, which evaluates it on the new data"
         )
-    if not new.scores or len(beside) != len(new.scores):
+    differences = gains(new, beside)
+    if not differences:
         return False, f"not comparable: {len(new.scores)} scores of the new one, {len(beside)} of the champion"
-    sign = 1 if new.higher_is_better else -1
-    differences = [sign * (mine - theirs) for mine, theirs in zip(new.scores, beside, strict=True)]
     mean = fsum(differences) / len(differences)
     if not isfinite(mean):
         return False, "not comparable: a score is not a finite number"

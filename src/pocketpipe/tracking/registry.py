@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
-from pydantic import ValidationError
-
-from pocketpipe.champion import EVALUATION, REPORT
-from pocketpipe.delivery.folder import WITH_TIMES
+from pocketpipe.champion import EVALUATION
 from pocketpipe.errors import UserError
 from pocketpipe.evaluation import Evaluation
-from pocketpipe.hashing import file_digest
 from pocketpipe.reporting.numbers import metric_text
-from pocketpipe.storage import appearing_whole
 from pocketpipe.tracking.entries import key, text
 from pocketpipe.tracking.gates import Decision, Promotion
-from pocketpipe.tracking.store import Store, local_path
+from pocketpipe.tracking.packages import CONTENT, PACKAGE, Packages, content_digest, files_digest, read_evaluation
+from pocketpipe.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-PACKAGE = "package"
-"""Folder of a version's files among the artefacts of the run that made it."""
 HISTORY = "champion_history"
 LONGEST_HISTORY = 100
 """Versions; a database has 5,000 characters for them."""
-CONTENT = "content_sha256"
-"""Of the files and what was measured of them: what makes a version."""
 FILES = "files_sha256"
 """Of the files alone."""
 LONGEST_DESCRIPTION = 5_000
 """Characters that a description has room for where MLflow keeps it in PostgreSQL or MySQL."""
 OUTCOME, REASONS = "outcome", "reasons"
 ROLLED_BACK = "rolled back"
-TIMED = ("latency_ms",)
-"""Requirements that are times."""
-OF_THIS_RUN = (*WITH_TIMES, REPORT, EVALUATION)
-"""Names of files that hold times."""
 OVERTAKEN = "the champion became"
 """How the reason begins that another run was quicker: nothing was decided."""
 
@@ -72,7 +56,7 @@ class Registry:
 
     def __init__(self, store: Store, downloads: Path) -> None:
         self.store = store
-        self.downloads = downloads
+        self._packages = Packages(store, downloads)
 
     def register(self, name: str, folder: Path, evaluation: Evaluation, tags: Mapping[str, Any], run_id: str) -> str:
         """Keep `folder` (ONNX, deliveries, networks, plan) as a new version of `name`, made by `run_id`; the version.
@@ -81,7 +65,7 @@ class Registry:
         register twice.
         """
         client = self.store.client
-        content, files = _content_digest(folder, evaluation), _digest(folder)
+        content, files = content_digest(folder, evaluation), files_digest(folder)
         own = {key(tag): text(value) for tag, value in tags.items()}
         with self.store.lock():
             self._ensure(name)
@@ -93,7 +77,7 @@ class Registry:
                 client.log_text(
                     known[0].run_id or run_id, measured, f"{PACKAGE}/{EVALUATION}"
                 )  # with the times of this run
-                shutil.rmtree(self._download_of(known[0]), ignore_errors=True)
+                self._packages.forget(known[0])
                 return str(known[0].version)
             client.log_artifacts(run_id, str(folder), artifact_path=PACKAGE)
             client.log_text(run_id, measured, f"{PACKAGE}/{EVALUATION}")
@@ -137,8 +121,8 @@ class Registry:
         found = self._get(name, version)
         if CONTENT not in found.tags:  # on a server that others use, too
             raise UserError(f"{name!r} version {version} was not registered by pocketpipe")
-        folder = self._folder(found)
-        evaluation = _read_evaluation(folder / EVALUATION, found)
+        folder = self._packages.folder(found)
+        evaluation = read_evaluation(folder / EVALUATION, found)
         return Registered(name, version, folder, evaluation, found.run_id or "", dict(found.tags))
 
     def settle(self, name: str, version: str, decision: Decision, *, against: str | None) -> Promotion:
@@ -276,7 +260,7 @@ class Registry:
 
     def _explain(self, name: str, version: str, outcome: str, reasons: Sequence[str]) -> None:
         client = self.store.client
-        description = _description(self._evaluation(self._get(name, version)), outcome, reasons)
+        description = _description(self._packages.evaluation(self._get(name, version)), outcome, reasons)
         client.set_model_version_tag(name, version, OUTCOME, outcome)
         client.set_model_version_tag(name, version, REASONS, text("\n".join(reasons)))
         client.update_model_version(name, version, description)
@@ -305,81 +289,9 @@ class Registry:
                 raise
             raise UserError(f"{name!r} has no version {version} in the registry") from error
 
-    def _evaluation(self, version: ModelVersion) -> Evaluation:
-        """What was measured of a version; of a server's, no other file is fetched."""
-        source = self._source(version)
-        if _is_local(source):
-            return _read_evaluation(self._folder(version) / EVALUATION, version)
-        with tempfile.TemporaryDirectory() as scratch:
-            return _read_evaluation(self._fetched(f"{source}/{EVALUATION}", Path(scratch)), version)
-
-    def _source(self, version: ModelVersion) -> str:
-        return self.store.client.get_model_version_download_uri(version.name, version.version)
-
-    def _folder(self, version: ModelVersion) -> Path:
-        source = self._source(version)
-        folder = local_path(source) if _is_local(source) else self._downloaded(source, self._download_of(version))
-        if not (folder / EVALUATION).is_file():
-            raise UserError(
-                f"{version.name!r} version {version.version}: its files are gone ({source}); "
-                "restore them, or name another champion with: pocketpipe rollback"
-            )
-        return folder
-
-    def _download_of(self, version: ModelVersion) -> Path:
-        content = version.tags.get(CONTENT, "")[:12]  # another server's version of that number has other files
-        return self.downloads / version.name / f"{version.version}-{content}"
-
-    def _downloaded(self, source: str, folder: Path) -> Path:
-        if folder.is_dir():
-            return folder
-        with appearing_whole(folder, first_wins=True) as scratch:
-            made = self._fetched(source, scratch)
-            for file in list(made.iterdir()):  # in a folder of the artefact's own name
-                file.rename(scratch / file.name)
-            made.rmdir()
-        return folder
-
-    def _fetched(self, source: str, folder: Path) -> Path:
-        import mlflow.artifacts
-
-        uri = self.store.uri
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
-
-
-def _is_local(source: str) -> bool:
-    return urlparse(source).scheme in ("", "file")
-
-
-def _read_evaluation(file: Path, version: ModelVersion) -> Evaluation:
-    try:
-        return Evaluation.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{version.name!r} version {version.version}: this pocketpipe cannot read its {EVALUATION} "
-            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); was it registered by a newer one?"
-        ) from error
-
 
 def _same_files(one: ModelVersion, other: ModelVersion) -> bool:
     return FILES in one.tags and one.tags[FILES] == other.tags.get(FILES)
-
-
-def _content_digest(folder: Path, evaluation: Evaluation) -> str:
-    """Of the files and what was measured, but for times: the same student is the same version on a slower day."""
-    lasting = tuple(verdict for verdict in evaluation.verdicts if verdict.requirement not in TIMED)
-    untimed = evaluation.model_copy(update={"subjects": (), "verdicts": lasting})
-    return _digest(folder, untimed.model_dump_json().encode())
-
-
-def _digest(folder: Path, measured: bytes = b"") -> str:
-    """Of what was measured and the files, but for those with times."""
-    digest = hashlib.sha256(measured)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in OF_THIS_RUN):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        digest.update(bytes.fromhex(file_digest(path)))
-    return digest.hexdigest()
 
 
 def _summary_tags(evaluation: Evaluation) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pocketpipe.samples import prepared, targets_tensor, to_tensor
 from pocketpipe.task import Split, Task
 from pocketpipe.training.device import decide, example_macs
 from pocketpipe.training.features import Response
+from pocketpipe.training.generators import own_generators
 from pocketpipe.training.inference import predict
 from pocketpipe.training.layout import channels_last
 from pocketpipe.training.objective import Objective
@@ -33,8 +34,17 @@ def rehearse(task: Task, network: nn.Module, split: Split, recipe: Recipe, setti
     """Hold what `loss`, `scores`, `metric_by_class` and `agreement` say of `network` on the first examples of `split`
     against what they promise; then take a step where, and in the precision in which, a training will take it.
 
-    Raises UserError that names what failed. `network` stays as it is.
+    Raises UserError that names what failed. `network` and the global generators stay as they are.
     """
+    gpus = [torch.cuda.current_device()] if settings.accelerator != "cpu" and torch.cuda.is_available() else []
+    with own_generators(gpus):
+        _rehearse_functions(task, network, split)
+        if settings.nodes == 1:  # the others may have a GPU where this one has none
+            _rehearse_step(task, network, split, recipe, settings)
+
+
+def _rehearse_functions(task: Task, network: nn.Module, split: Split) -> None:
+    """Raises UserError that names a function of the task and what it says."""
     examples, targets = split.inputs[:FEW], split.targets[:FEW]
     outputs = predict(network, task, examples)
     laid_out = torch.from_numpy(np.ascontiguousarray(outputs))
@@ -61,8 +71,6 @@ def rehearse(task: Task, network: nn.Module, split: Split, recipe: Recipe, setti
     share = _called(of_task, "agreement", lambda: task.agreement(outputs, outputs))
     if not (isinstance(share, Real) and abs(float(share) - 1.0) < 1e-6):
         raise _other(of_task, "agreement", share, "1.0 for outputs held against themselves")
-    if settings.nodes == 1:  # the others may have a GPU where this one has none
-        _rehearse_step(task, network, split, recipe, settings)
 
 
 def _rehearse_step(task: Task, network: nn.Module, split: Split, recipe: Recipe, settings: TrainerSettings) -> None:
@@ -97,7 +105,7 @@ def _step(task: Task, student: nn.Module, examples: Split, recipe: Recipe, devic
     generator = torch.Generator(device).manual_seed(0)
     view, targets = _called(of_task, "augment_both", lambda: task.augment_both(*stored, generator), when)
     inputs = prepared(task.preprocessing, view)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), no_fast_attention():
+    with no_fast_attention():
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             outputs = _called("network", "its forward", lambda: student(inputs), when)
             objective = Objective(task, recipe)

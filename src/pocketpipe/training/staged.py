@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.fit import Fitted, fit
 from pocketpipe.training.recipe import ByLayers, ByPortions, FinetuneRecipe, Stages, TrainerSettings
+from pocketpipe.training.workspace import forget_taught
 
 
 def fit_in_stages(
@@ -61,7 +61,7 @@ def fit_in_stages(
         network, task_choice, data_root, splits, recipe.plain, settings,
         seed=seed, workspace=workspace / "whole", teacher=teacher, shared=workspace, title=title,
     )  # fmt: skip
-    shutil.rmtree(workspace / "taught", ignore_errors=True)
+    forget_taught(workspace)
     return replace(fitted, facts=fitted.facts | {"stages": told})
 
 

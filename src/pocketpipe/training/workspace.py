@@ -18,6 +18,14 @@ from pocketpipe.training.curves import Curves
 log = logging.getLogger(__name__)
 
 
+TAUGHT = "taught"
+
+
+def forget_taught(folder: Path) -> None:
+    """Remove what trainings in `folder`, or those that share it, kept of their teachers' answers."""
+    shutil.rmtree(folder / TAUGHT, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Files of one training; all of them are written whole or not at all."""
@@ -28,7 +36,7 @@ class Workspace:
 
     def taught(self, digest: str) -> Path:
         """What teachers said about views, by the digest of what decides that."""
-        return (self.shared or self.folder) / "taught" / digest[:16]
+        return (self.shared or self.folder) / TAUGHT / digest[:16]
 
     @property
     def checkpoint(self) -> Path:
@@ -79,7 +87,7 @@ class Workspace:
         """Remove what only an unfinished training needs; the logs of its processes stay."""
         self.checkpoint.unlink(missing_ok=True)
         shutil.rmtree(self.inputs, ignore_errors=True)
-        shutil.rmtree(self.folder / "taught", ignore_errors=True)
+        forget_taught(self.folder)
 
     def result(self) -> tuple[StoredNetwork, Curves, dict[str, Any]] | None:
         """(network, curves, facts) of a finished training; None if it is not finished."""

@@ -223,37 +223,39 @@ def test_greedy_by_loss_is_brute_force_one_block_at_a_time() -> None:
     assert max(losses.values()) - min(losses.values()) > 0.01  # or there is nothing to choose
 
 
+class Counting(Noise):
+    """Notes of how many examples each loss is."""
+
+    def __init__(self, asked: list[int]) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
+        self._asked.append(len(outputs))
+        return super().loss(outputs, targets, smoothing=smoothing)
+
+
 def test_a_second_look_measures_only_what_is_new() -> None:
-    network, asked = _three(), []
-
-    class Counting(Noise):
-        def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
-            asked.append(len(outputs))
-            return super().loss(outputs, targets, smoothing=smoothing)
-
-    BlocksStep.cheapest(network, Counting(), SOME, 1, examples=100)
+    network, asked = _three(), list[int]()
+    counting = Counting(asked)
+    BlocksStep.cheapest(network, counting, SOME, 1, examples=100)
     assert asked == [100] * 3
-    two = BlocksStep.cheapest(network, Counting(), SOME, 2, examples=100)
+    two = BlocksStep.cheapest(network, counting, SOME, 2, examples=100)
     assert len(asked) == 3 + 2
-    assert two.removed == BlocksStep.cheapest(_three(), Counting(), SOME, 2, examples=100).removed
+    assert two.removed == BlocksStep.cheapest(_three(), counting, SOME, 2, examples=100).removed
     with torch.no_grad():
         network.head.weight.mul_(2)
     asked.clear()
-    BlocksStep.cheapest(network, Counting(), SOME, 1, examples=100)
+    BlocksStep.cheapest(network, counting, SOME, 1, examples=100)
     assert asked == [100] * 3  # other weights, other losses
 
 
 def test_informed_looks_no_further_than_the_limits_ask() -> None:
-    network, asked = _three(), []
-
-    class Counting(Noise):
-        def loss(self, outputs: torch.Tensor, targets: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
-            asked.append(len(outputs))
-            return super().loss(outputs, targets, smoothing=smoothing)
-
+    network, asked = _three(), list[int]()
+    counting = Counting(asked)
     profile = profile_of(network, NOISE.input_shape)
     one_less = Limits(macs=profile.cost().macs - 1)
-    BlocksStep(examples=100).informed(network, Counting(), SOME, profile, one_less)
+    BlocksStep(examples=100).informed(network, counting, SOME, profile, one_less)
     assert asked == [100] * 3, "for the first of three; two more for the second"
 
 

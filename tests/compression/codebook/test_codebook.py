@@ -21,6 +21,7 @@ from pocketpipe.compression.codebook import CodebookStep
 from pocketpipe.compression.codebook.parametrization import Codebook, Form
 from pocketpipe.compression.during import scheduled
 from pocketpipe.compression.quantization import QuantizationStep
+from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.compression.weights import bare, laid_on, lay_on, original_of, set_weight, weight_of
@@ -76,6 +77,22 @@ def test_weights_share_few_values_the_nearest_of_the_table(bits: int, granularit
         rows = zip(before, after, strict=True) if granularity == "per_channel" else [(before, after)]
         for was, now in rows:
             _shares_values(was, now, bits)
+
+
+def test_by_gptq_the_outputs_are_nearer_and_the_tables_the_same() -> None:
+    network = zoo("resnet8", DIGIT)
+    by_weight, by_output = (
+        _carried_out(CodebookStep(bits=2, assignment=assignment)) for assignment in ("nearest", "gptq")
+    )
+    examples = training_views(TASK, SOME, torch.device("cpu"), wanted_by="this test")
+    with torch.no_grad():
+        errors = [
+            (torch.conv2d(examples, weight_of(made, "conv1"), padding=1) - network.conv1(examples)).square().mean()
+            for made in (by_weight, by_output)
+        ]
+    assert errors[1] < 0.9 * errors[0]
+    for layer in (layer.name for layer in _profile(0).layers):
+        assert torch.equal(_codebook(by_weight, layer).values(), _codebook(by_output, layer).values())
 
 
 def test_a_centroids_gradient_is_the_mean_of_its_members() -> None:

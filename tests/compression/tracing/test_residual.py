@@ -117,7 +117,9 @@ def test_a_profile_knows_the_network_without_any_of_its_blocks(name: str, shape:
     names = [block.name for block in profile.blocks]
     for seed in range(2 if len(names) > 1 else 1):
         some = random.Random(seed).sample(names, random.Random(seed).randint(min(1, len(names)), len(names)))
-        assert _alike(profile.without(some), profile_of(_without(network, some), shape))
+        predicted, traced = profile.without(some), profile_of(_without(network, some), shape)
+        has_products = any(not layer.weight for layer in profile.layers)  # named by how many come before
+        assert _alike(predicted, traced) if has_products else predicted == traced
 
 
 @pytest.mark.parametrize("name", RESIDUAL)

@@ -24,7 +24,7 @@ def choose_by_outputs(network: nn.Module, before: nn.Module, layers: Iterable[st
     (see `round_layers`) keep the nearest values.
     """
     views = training_views(task, data, device_of(network), wanted_by="codebook.assignment: gptq (nearest does without)")
-    roundings = {layer: _codebook(network, layer).nearest for layer in layers}
+    roundings = {layer: _codebook(network, layer).rounding() for layer in layers}
     round_layers(network, before, [views], roundings, keep=_keep, renormalized=True)
 
 

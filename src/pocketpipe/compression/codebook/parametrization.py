@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,12 +87,19 @@ class Codebook(Renewed):
         """(tables, 2 ** bits) what indices stand for; on the int8 grid integers times the scale, exactly."""
         return self._values().detach().view(-1, 2**self.form.bits)
 
-    def nearest(self, weight: Tensor) -> Tensor:
-        """Rows (out, n) of a weight, each element replaced by the nearest value of its table; zero is a mask's."""
-        tables = self.values().to(weight)[:, int(self.form.zero) :].contiguous()
-        rows = weight.reshape(len(tables), -1).contiguous()
-        places = torch.searchsorted((tables[:, 1:] + tables[:, :-1]) / 2, rows)
-        return tables.gather(1, places).view_as(weight)
+    def rounding(self) -> Callable[[Tensor], Tensor]:
+        """Rows (out, n) of a weight, in doubles -> each element the nearest value of its table; zero is a mask's.
+
+        Of the tables as they are now, for many calls.
+        """
+        tables = self.values().double()[:, int(self.form.zero) :].contiguous()
+        midpoints = (tables[:, 1:] + tables[:, :-1]) / 2
+
+        def nearest(weight: Tensor) -> Tensor:
+            rows = weight.reshape(len(tables), -1).contiguous()
+            return tables.gather(1, torch.searchsorted(midpoints, rows)).view_as(weight)
+
+        return nearest
 
     @torch.no_grad()
     def choose(self, weight: Tensor) -> None:

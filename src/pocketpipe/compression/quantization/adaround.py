@@ -26,7 +26,7 @@ from pocketpipe.compression.passing import (
     sampled_outputs,
 )
 from pocketpipe.compression.quantization.ranges import weight_limit
-from pocketpipe.compression.weights import is_made, set_where_seen, weight_of
+from pocketpipe.compression.weights import set_where_seen, weight_of
 
 STRETCH, SHIFT = 1.2, -0.1
 """Rectified sigmoid: h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)."""
@@ -49,8 +49,8 @@ class WeightGrid:
 
     def nearest(self, rows: Tensor) -> Tensor:
         """Rows (out, n) of a weight on the grid."""
-        step, limit = self.scales.to(rows)[:, None], weight_limit(self.bits)
-        return (rows / step).round().clamp(-limit, limit) * step + 0.0  # no negative zeros
+        step = self.scales.to(rows)[:, None]
+        return _on_grid((rows / step).round(), step, weight_limit(self.bits))
 
 
 def adaround(
@@ -108,7 +108,7 @@ class _Rounding:
 
     def nearest(self) -> Tensor:
         """The weight rounded to the nearest grid point."""
-        return self._integers.round().clamp(-self._limit, self._limit) * self._step + 0.0  # no negative zeros
+        return _on_grid(self._integers.round(), self._step, self._limit)
 
     def up(self) -> Tensor:
         """How far each element is rounded up, 0 to 1."""
@@ -116,7 +116,11 @@ class _Rounding:
 
     def weight(self, up: Tensor) -> Tensor:
         """The weight rounded up so far."""
-        return (self._floor + up).clamp(-self._limit, self._limit) * self._step + 0.0
+        return _on_grid(self._floor + up, self._step, self._limit)
+
+
+def _on_grid(integers: Tensor, step: Tensor, limit: int) -> Tensor:
+    return integers.clamp(-limit, limit) * step + 0.0  # no negative zeros
 
 
 def _undecided(up: Tensor, progress: float) -> Tensor:
@@ -147,10 +151,10 @@ def round_network(
     `quantized` has modules of the same names as `reference` and rounds its weights to these grids. Each layer is
     fitted at `positions` random positions of its output over all examples: inputs as `quantized` makes them of
     `batches` of prepared inputs (N, ...), with all layers before it rounded already; targets as `reference` has them.
-    Transposed convolutions, layers that are called more than once or share their weight, and weights that a codebook
-    makes keep nearest rounding. Raises ValueError without a batch.
+    Transposed convolutions, and layers that are called more than once or share their weight, keep nearest rounding.
+    Raises ValueError without a batch.
     """
-    layers = [path for path in fitted_layers(reference, grids) if not is_made(quantized, path)]
+    layers = fitted_layers(reference, grids)
     seeds = {path: seed + number for number, path in enumerate(layers)}
 
     def sampled(path: str, module: nn.Module, output: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from pocketpipe.compression.quantization.grids import quantized_layers, weight_q
 from pocketpipe.compression.quantization.insertion import quantizers_of
 from pocketpipe.compression.quantization.quantizers import ActivationQuantizer, WeightQuantizer, lsq_step, positive
 from pocketpipe.compression.quantization.ranges import Observer, not_too_narrow, weight_limit, weight_scales
+from pocketpipe.compression.sparsity.mask import Mask
 from pocketpipe.compression.weights import laid_on, original_of, parameter_name
 
 WeightRanges = Literal["minmax", "mse", "lsq"]
@@ -67,8 +68,15 @@ def take_parameters(network: nn.Module, source: nn.Module) -> None:
 
 
 def weight_grids(network: nn.Module) -> dict[str, WeightGrid]:
-    """Steps and bits of the weights that have a quantizer, as `adaround` asks for them."""
-    quantizers = {layer: weight_quantizer(network, layer) for layer in quantized_layers(network)}
+    """Grids of the weights that can be set to what is rounded: on these lie masks and quantizers alone.
+
+    A codebook makes its weight of other numbers, a parametrization of the user's (`spectral_norm`) changes what is set.
+    """
+    quantizers = {
+        layer: weight_quantizer(network, layer)
+        for layer in quantized_layers(network)
+        if all(isinstance(each, Mask | WeightQuantizer) for each in laid_on(network, layer))
+    }
     return {
         layer: WeightGrid(positive(quantizer.scale.detach()), quantizer.bits) for layer, quantizer in quantizers.items()
     }

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pocketpipe.budget import Limits
 from pocketpipe.compression.gptq import round_layers
-from pocketpipe.compression.quantization.adaround import WeightGrid, round_network
+from pocketpipe.compression.quantization.adaround import round_network
 from pocketpipe.compression.quantization.bias_correction import correct_bias
 from pocketpipe.compression.quantization.calibration import (
     WeightRanges,
@@ -25,12 +25,9 @@ from pocketpipe.compression.quantization.equalization import equalize
 from pocketpipe.compression.quantization.folding import fold_batchnorm
 from pocketpipe.compression.quantization.grids import layers_with_grids
 from pocketpipe.compression.quantization.insertion import FLOAT, Bits, Granularity, insert
-from pocketpipe.compression.quantization.quantizers import WeightQuantizer
 from pocketpipe.compression.quantization.reading import LAYERS
 from pocketpipe.compression.quantization.symbolic import lost_in_training
 from pocketpipe.compression.sampling import FEWEST, some_of
-from pocketpipe.compression.sparsity.mask import Mask
-from pocketpipe.compression.weights import laid_on
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile, bits_of_index
@@ -171,7 +168,7 @@ class QuantizationStep(Step):
         while not limits.keeps(step.predict(profile).cost()):
             step = step._smaller(profile, limits)
         bits = self._bits_by_layer(profile)
-        return step._filled(profile, limits, most=dict.fromkeys(bits, CHOICES[0]) if self.space(profile) else bits)
+        return step._filled(profile, limits, most=dict.fromkeys(bits, MOST_BITS) if self.space(profile) else bits)
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile with fewer bits for each element, and more graph."""
@@ -228,11 +225,11 @@ class QuantizationStep(Step):
         set_weight_steps(network, self.weight_ranges)
         set_activation_steps(network, batches, self.ranges)
         if self.rounding == "gptq":
-            coarse = {layer: grid.nearest for layer, grid in _fitted(network).items() if grid.bits < MOST_BITS}
+            coarse = {layer: grid.nearest for layer, grid in weight_grids(network).items() if grid.bits < MOST_BITS}
             whole = examples_at_once(task.input_shape, fewest=FEWEST, most=self.examples)
             round_layers(network, reference, batches[: ceil(whole / at_once)], coarse)
         if self.rounding == "adaround":
-            round_network(network, reference, batches, _fitted(network))
+            round_network(network, reference, batches, weight_grids(network))
         if self.bias_correction == "empirical":
             correct_bias(network, reference, batches)
 
@@ -292,18 +289,6 @@ class QuantizationStep(Step):
         unknown = sorted(name for name in set(self.bits) - set(known) if not profile.took_out(name))
         if unknown:
             raise Mistakes([f"quantization.bits.{name}: no such layer; layers: {', '.join(known)}" for name in unknown])
-
-
-def _fitted(network: nn.Module) -> dict[str, WeightGrid]:
-    """Grids of the weights that can be set: on these lie masks and quantizers alone.
-
-    A codebook makes its weight of other numbers, a parametrization of the user's (`spectral_norm`) changes what is set.
-    """
-    return {
-        layer: grid
-        for layer, grid in weight_grids(network).items()
-        if all(isinstance(each, Mask | WeightQuantizer) for each in laid_on(network, layer))
-    }
 
 
 def _quantizable(profile: NetworkProfile) -> tuple[str, ...]:

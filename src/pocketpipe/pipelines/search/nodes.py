@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +31,7 @@ from pocketpipe.training.device import cpu_threads, threads_for
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import metric_of
 from pocketpipe.training.recipe import Recipe, TrainerSettings
+from pocketpipe.training.workspace import forget_taught
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def find_plan(
         kept = _Kept(champion, *_champions_score(champion, task, splits.selection, enough, tune))
 
     def keep(champions: _Kept, trials: list[Trial], facts: dict[str, Any], *doubts: str) -> Found:
-        shutil.rmtree(workspace / "taught", ignore_errors=True)
+        forget_taught(workspace)
         lines, metrics = (*champions.doubts, *doubts), {"score": champions.score}
         cut_anew = next((trial.index for trial in trials if trial.origin == "champion"), None)
         facts = facts if cut_anew is None else {**facts, "missed": cut_anew}
@@ -119,11 +119,10 @@ def find_plan(
             champion=None if kept is None else kept.of.plan,
             higher_is_better=task.higher_is_better,
         )
-    one_by_rank = settings.finalists == 1 and kept is None  # with nothing that its short fine-tuning could tell it from
+    finalists = finalists_of(trials, settings.finalists, higher_is_better=task.higher_is_better)
     try:
-        if one_by_rank:
-            (winner,) = finalists_of(trials, 1, higher_is_better=task.higher_is_better)
-            choice = Choice(winner, trials)
+        if kept is None and len(finalists) == 1:  # a short fine-tuning would have nothing to tell it from
+            choice = Choice(finalists[0], trials)
         else:
             choice = choose(
                 trials,
@@ -137,14 +136,13 @@ def find_plan(
             raise
         return keep(kept, trials, {"plan": "the champion's, as all finalists diverged"}, *str(error).splitlines())
     winner = choice.winner
-    found = winner.score if winner.tuned_score is None else winner.tuned_score
-    if kept is not None and enough(kept.score) and not enough(found):
+    if kept is not None and enough(kept.score) and not enough(winner.last_score):
         why = {"plan": "the champion's, as no finalist keeps the budget"}
         return keep(kept, choice.trials, why, *choice.dropped)
     facts: dict[str, Any] = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
     if kept is not None and winner.origin == "champion":
         return keep(kept, choice.trials, facts, *choice.dropped)
-    shutil.rmtree(workspace / "taught", ignore_errors=True)
+    forget_taught(workspace)
     doubts = () if kept is None else kept.doubts
     metrics = {"score": winner.score} | ({} if winner.tuned_score is None else {"tuned_score": winner.tuned_score})
     record = _record(task, splits, choice.trials, dense_score, facts, metrics, (*doubts, *choice.dropped))
