@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from compression.counting import counted_macs
 from compression.odd_networks import ODD, UNCOUNTED
-from compression.zoo import DIGIT, EACH, ROWS, SMALL, odd, zoo
+from compression.zoo import ALL, DIGIT, EACH, ROWS, SMALL, odd, zoo
 from pocketpipe.compression.tracing import Trace, profile_of, trace
 from pocketpipe.compression.tracing.examples import example_for
 from pocketpipe.errors import UserError
@@ -443,6 +443,16 @@ def test_a_network_without_a_static_graph_is_refused() -> None:
 @pytest.mark.parametrize(("name", "mmacs"), [("resnet20", 40.55), ("resnet56", 125.49), ("resnet8_mlperf_tiny", 12.50)])
 def test_macs_are_as_published(name: str, mmacs: float) -> None:
     assert profile_of(zoo(name, SMALL), SMALL).cost().macs / 1e6 == pytest.approx(mmacs, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "shape"), ALL)
+def test_weights_that_are_multiplied_by_are_those_of_convolutions_and_linear_layers(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    """Scales, positions and BatchNorms that stand alone take room, and no method's codes or masks."""
+    network = zoo(name, shape)
+    expected = {path for path, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    assert {*profile_of(network, shape).products()} == expected
 
 
 CASES = [*((name, None) for name in sorted(ODD) if name not in UNCOUNTED), *EACH]

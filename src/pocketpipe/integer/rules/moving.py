@@ -134,7 +134,7 @@ def gather(lowering: Lowering, node: NodeProto) -> None:
         lowering.moved(operator, tuple(len(range(*each)) for each in ranges))
         parts.append(operator.output)
     after, name = lowering.shapes[made], made if flat else f"{made}/joined"
-    lowering.known[name] = _side_by_side(lowering, label(node), name, parts, axis)
+    lowering.known[name] = side_by_side(lowering, label(node), name, parts, axis)
     if not flat:
         lowering.moved(Reshape(f"{label(node)}/shape", (name,), made, after), after)
 
@@ -158,7 +158,7 @@ def _runs(indices: Sequence[int]) -> list[Range]:
     return found
 
 
-def _side_by_side(lowering: Lowering, name: str, made: str, tensors: Sequence[str], axis: int) -> Real:
+def side_by_side(lowering: Lowering, name: str, made: str, tensors: Sequence[str], axis: int) -> Real:
     """`made` of tensors on one grid, all stored in one order; `axis` is that of what is stored, the batch 0."""
     parts = [lowering.tensors[tensor] for tensor in tensors]
     first = parts[0].shape
@@ -249,7 +249,7 @@ def concatenation(lowering: Lowering, node: NodeProto) -> None:
         shape, axis = last(shape), STORED_AXES[axis % rank]
     if len({(lowering.tensors[tensor].scale, lowering.tensors[tensor].zero_point) for tensor in tensors}) == 1:
         made = node.output[0]
-        lowering.known[made] = _side_by_side(lowering, label(node), made, tensors, axis % rank)
+        lowering.known[made] = side_by_side(lowering, label(node), made, tensors, axis % rank)
         return
 
     def finish(target: Target, low: int, high: int) -> None:
@@ -350,7 +350,7 @@ def tile(lowering: Lowering, node: NodeProto) -> None:
     for axis, count in enumerate(repeats.values.tolist()):
         if count > 1:
             name, along = f"{made}/{axis}", STORED_AXES[axis] if image else axis
-            _side_by_side(lowering, f"{label(node)}/{axis}", name, [tensor] * count, along)
+            side_by_side(lowering, f"{label(node)}/{axis}", name, [tensor] * count, along)
             tensor = name
     lowering.known[made] = Real(tensor)
 

@@ -19,6 +19,7 @@ from pocketpipe.integer.graph import Concatenation, Convolution, Reshape, Shape,
 from pocketpipe.integer.lowering import Lowering, label
 from pocketpipe.integer.onnx_file import attributes
 from pocketpipe.integer.real import Real, Sum, Target
+from pocketpipe.integer.rules.moving import side_by_side
 from pocketpipe.integer.rules.products import (
     back_to_row,
     bias_of,
@@ -222,8 +223,7 @@ def channels_of_pixels(lowering: Lowering, node: NodeProto) -> None:
         return name
 
     parts, name = tuple(part(r, c) for r in range(side) for c in range(side)), node.output[0]
-    shape = (*small, channels * side**2)
-    lowering.add(Concatenation(label(node), parts, name, 3), replace(lowering.tensors[tensor], shape=shape))
+    side_by_side(lowering, label(node), name, parts, axis=3)
     _image(lowering, node, name)
 
 
