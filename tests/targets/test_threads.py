@@ -19,6 +19,7 @@ import pytest
 from pocketpipe.delivery.loader import load_library
 from pocketpipe.delivery.metadata import DeliveryMetadata
 from pocketpipe.errors import UserError
+from pocketpipe.targets import sharing
 from pocketpipe.targets.base import TARGETS
 from pocketpipe.targets.lowering import kernel as floats
 from pocketpipe.targets.lowering.integers import kernel as integers
@@ -195,15 +196,17 @@ def test_a_program_forks_amid_its_calls_or_may_have_no_threads(delivered: Compil
         assert alone == found
 
 
-STRESS = """
+TEAM_OF_FOUR = f"""{sharing.FEATURES}
 #include <stdio.h>
 #define POCKETPIPE_THREADS 4
-struct places { unsigned char *arena; };
-static void compute_part(int step, int part, const struct places *places) {
+struct places {{ unsigned char *arena; }};
+static void compute_part(int step, int part, const struct places *places) {{
     for (int i = 0; i < 50; i++) ((int *)places->arena)[part * 64 + i] += step + 1;
-}
-#include "team.h"
+}}
+#include "{sharing.TEAM}"
+"""
 
+STRESS = """
 int main(void) {
     static int sums[64 * 8];
     const struct places places = {(unsigned char *)sums};
@@ -226,26 +229,67 @@ int main(void) {
 """
 
 
+CROWDED = """
+static void call(const struct places *places) {
+    const int together = begin();
+    for (int step = 0; step < 8; step++) share(together, step, 8, places);
+    end(together);
+}
+
+/* 0: a thread that was put where the caller is may run elsewhere alone after few calls; 1: not; 2: there is one CPU. */
+int main(void) {
+    static int sums[64 * 8];
+    const struct places places = {(unsigned char *)sums};
+    cpu_set_t all, mine, now;
+    if (sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < 2) return 2;
+    for (int attempt = 0; attempt < 200; attempt++) { /* the caller itself may be moved meanwhile */
+        call(&places);
+        const int here = sched_getcpu(), id = crew.member[0].id;
+        CPU_ZERO(&mine);
+        CPU_SET(here, &mine);
+        if (id != 0) sched_setaffinity(id, sizeof mine, &mine);
+        for (int again = 0; again < 3; again++) {
+            usleep(2000); /* it falls asleep, wakes and says where it is */
+            call(&places);
+        }
+        sched_getaffinity(id, sizeof now, &now);
+        CPU_AND(&mine, &now, &all);
+        if (id != 0 && !CPU_ISSET(here, &now) && CPU_EQUAL(&mine, &now)) return 0;
+    }
+    return 1;
+}
+"""
+
+
+def built(program: str, folder: Path, *flags: str) -> Path | None:
+    """The program behind a team of four threads; None if the compiler cannot link with these flags."""
+    (folder / "program.c").write_text(TEAM_OF_FOUR + program)
+    (folder / sharing.TEAM).write_text((resources.files("pocketpipe.targets") / sharing.TEAM).read_text())
+    compile_ = ["cc", "-std=gnu11", "-O1", "-Wall", "-Werror", *flags, "-c", "program.c"]
+    subprocess.run(compile_, cwd=folder, check=True)
+    linked = subprocess.run(
+        ["cc", *flags, "program.o", "-pthread", "-o", "program"], cwd=folder, capture_output=True, check=False
+    )
+    return folder / "program" if linked.returncode == 0 else None
+
+
 @compiler
 def test_every_part_is_done_once_and_no_thread_reads_what_another_writes(tmp_path: Path) -> None:
-    (tmp_path / "stress.c").write_text(STRESS)
-    (tmp_path / "team.h").write_text((resources.files("pocketpipe.targets") / "team.h").read_text())
-    command = [
-        "cc",
-        "-std=gnu11",
-        "-O1",
-        "-Wall",
-        "-Werror",
-        "-fsanitize=thread",
-        "stress.c",
-        "-pthread",
-        "-o",
-        "stress",
-    ]
-    if subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode != 0:
+    program = built(STRESS, tmp_path, "-fsanitize=thread")
+    if program is None:
         pytest.skip("needs a compiler with a thread sanitizer")
-    done = subprocess.run([tmp_path / "stress"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@compiler
+def test_threads_leave_the_callers_cpu(tmp_path: Path) -> None:
+    program = built(CROWDED, tmp_path)
+    assert program is not None
+    code = subprocess.run([program], timeout=60, check=False).returncode
+    if code == 2:
+        pytest.skip("needs two CPUs")
+    assert code == 0
 
 
 def test_a_process_that_ends_is_not_held_up(delivered: Compiled) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 TEAM = "team.h"
+FEATURES = "#define _GNU_SOURCE /* CPUs of threads */"
+"""Before all includes of what includes TEAM."""
 
 _TEAM = """\
 struct places {{

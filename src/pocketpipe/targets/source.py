@@ -23,7 +23,7 @@ WEIGHTS_FILE = "weights.bin"
 FLOAT_BYTES = 4
 
 _HEAD = """\
-#include "pocketpipe_model.h"
+{features}#include "pocketpipe_model.h"
 {includes}
 /* .incbin, because a C array of a megabyte takes a compiler seconds. */
 __asm__(".section .rodata\\n.balign 64\\npocketpipe_weights:\\n.incbin \\"{weights}\\"\\n.previous\\n");
@@ -179,7 +179,10 @@ def _head(kernels: "Mapping[str, tuple[int, bool]]", team: str, includes: str = 
         for name, (pointers, cut) in kernels.items()
     )
     lines = "\n".join(declarations)
-    return _HEAD.format(includes=includes, weights=WEIGHTS_FILE, declarations=lines, team=team and f"{team}\n")
+    features = team and f"{sharing.FEATURES}\n"
+    return _HEAD.format(
+        features=features, includes=includes, weights=WEIGHTS_FILE, declarations=lines, team=team and f"{team}\n"
+    )
 
 
 def _pointer(place: "Place") -> str:

@@ -1,17 +1,20 @@
 /* A team: the thread that calls, and POCKETPIPE_THREADS - 1 of the library's own, which share the parts of a step.
 
    Parts are taken, not given: a thread that is late or asleep costs nothing but its help, and where none could be
-   created the caller does everything. A call that finds the team at work for another works alone. Nothing is allocated
+   created the caller does everything. Threads that share a CPU with another of the team are sent to a free one. A call that finds the team at work for another works alone. Nothing is allocated
    but the threads, on first use; they end with pocketpipe_close or when the library is unloaded. A child process after
    fork has none: it notices by its number, and makes its own. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define PATIENCE 1000 /* looks at a number before going to sleep over it: some 20 to 100 microseconds */
 #define PARTS 0xffff  /* the bits of a ticket that count parts */
+#define UNKNOWN (-1)  /* a CPU */
 
 static struct {
     _Atomic uint64_t ticket; /* parts of the present step that are not taken; above them the step's number in time */
@@ -22,7 +25,11 @@ static struct {
     _Atomic pid_t owner; /* the process whose call has the team, or 0 */
     pid_t process;       /* the one whose threads these are */
     int threads;
-    pthread_t thread[POCKETPIPE_THREADS - 1];
+    struct member {
+        pthread_t thread;
+        _Atomic pid_t id;
+        _Atomic int cpu; /* where it was when it last woke, or UNKNOWN */
+    } member[POCKETPIPE_THREADS - 1];
     pthread_mutex_t mutex;
     pthread_cond_t changed;
 } crew;
@@ -35,10 +42,10 @@ static inline void pause_a_little(void) {
 #endif
 }
 
-/* Return when *number is another than `seen`. */
-static void wait_for_change(const _Atomic uint64_t *number, uint64_t seen) {
+/* Return when *number is another than `seen`: whether the thread slept over it. */
+static int wait_for_change(const _Atomic uint64_t *number, uint64_t seen) {
     for (int look = 0; look < PATIENCE; look++) {
-        if (atomic_load(number) != seen) return;
+        if (atomic_load(number) != seen) return 0;
         pause_a_little();
     }
     pthread_mutex_lock(&crew.mutex);
@@ -46,6 +53,7 @@ static void wait_for_change(const _Atomic uint64_t *number, uint64_t seen) {
     while (atomic_load(number) == seen) pthread_cond_wait(&crew.changed, &crew.mutex);
     atomic_fetch_sub(&crew.asleep, 1);
     pthread_mutex_unlock(&crew.mutex);
+    return 1;
 }
 
 /* After a number has changed. */
@@ -69,11 +77,36 @@ static uint64_t work(void) {
     return ticket;
 }
 
-static void *attend(void *nothing) {
+static void *attend(void *member) {
+    struct member *const self = member;
+    atomic_store(&self->id, (pid_t)syscall(SYS_gettid));
+    atomic_store(&self->cpu, sched_getcpu());
     for (;;) {
         const uint64_t seen = work();
-        if (atomic_load(&crew.closing)) return nothing; /* set before the ticket changes for the last time */
-        wait_for_change(&crew.ticket, seen);
+        if (atomic_load(&crew.closing)) return NULL; /* set before the ticket changes for the last time */
+        if (wait_for_change(&crew.ticket, seen)) atomic_store(&self->cpu, sched_getcpu());
+    }
+}
+
+/* A thread that wakes is often put where its waker runs, and stays there for milliseconds, which is longer than a call:
+   those that share a CPU with the caller or with one before them may from now on run where nobody of the team is. */
+static void keep_apart(void) {
+    cpu_set_t taken, everywhere, elsewhere;
+    CPU_ZERO(&taken);
+    CPU_SET(sched_getcpu(), &taken);
+    for (struct member *each = crew.member; each < crew.member + crew.threads; each++) {
+        const int cpu = atomic_load(&each->cpu);
+        if (cpu == UNKNOWN) continue;
+        if (!CPU_ISSET(cpu, &taken)) {
+            CPU_SET(cpu, &taken);
+            continue;
+        }
+        if (sched_getaffinity(0, sizeof everywhere, &everywhere) != 0) return;
+        CPU_XOR(&elsewhere, &everywhere, &taken);
+        CPU_AND(&elsewhere, &elsewhere, &everywhere);
+        if (CPU_COUNT(&elsewhere) == 0) return;
+        atomic_store(&each->cpu, UNKNOWN);
+        sched_setaffinity(atomic_load(&each->id), sizeof elsewhere, &elsewhere);
     }
 }
 
@@ -89,9 +122,11 @@ static void start(pid_t process) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (crew.threads < POCKETPIPE_THREADS - 1 &&
-           pthread_create(&crew.thread[crew.threads], NULL, attend, NULL) == 0)
-        crew.threads++;
+    for (; crew.threads < POCKETPIPE_THREADS - 1; crew.threads++) {
+        struct member *const next = &crew.member[crew.threads];
+        atomic_store(&next->cpu, UNKNOWN);
+        if (pthread_create(&next->thread, NULL, attend, next) != 0) break;
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -106,7 +141,10 @@ static int begin(void) {
     const pid_t process = getpid();
     if (!take_over(process)) return 0;
     if (crew.process != process) start(process);
-    if (crew.threads > 0) return 1;
+    if (crew.threads > 0) {
+        keep_apart();
+        return 1;
+    }
     atomic_store(&crew.owner, 0);
     return 0;
 }
@@ -137,7 +175,7 @@ int pocketpipe_close(void) {
         atomic_store(&crew.closing, 1);
         atomic_fetch_add(&crew.ticket, (uint64_t)PARTS + 1);
         wake();
-        while (crew.threads > 0) pthread_join(crew.thread[--crew.threads], NULL);
+        while (crew.threads > 0) pthread_join(crew.member[--crew.threads].thread, NULL);
         crew.process = 0;
     }
     atomic_store(&crew.owner, 0);
