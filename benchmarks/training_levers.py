@@ -144,7 +144,7 @@ def run(
     step = ChannelsStep(widths={}, criterion=chosen.criterion, reconstruction=None)
     step = step.project(profile, Budget(speedup=chosen.speedup).limits(profile.cost()))
     if recipe.stages is None:
-        slim = carried_out(start, step, task, bench.splits)
+        slim = carried_out(start, step, task, bench.splits, bench.settings)
         return each_seed(chosen.seeds, lambda seed: bench.fit(slim, recipe.plain, seed, name, teacher=teacher))
     stages, plan = recipe.stages, CompressionPlan((step,))
 

@@ -7,23 +7,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from compression.zoo import DIGIT, zoo
+from elsewhere import DEVICE, elsewhere
 from own.tasks import Shapes
 from pocketpipe.budget import Budget, Limits
 from pocketpipe.champion import Champion
 from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
+from pocketpipe.compression.modules import device_of
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.cost import Cost
 from pocketpipe.errors import Diverged
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.network import StoredNetwork
-from pocketpipe.pipelines.search.nodes import _champions_score, _keeps, _uses, find_plan
+from pocketpipe.pipelines.search.nodes import _champions_score, _keeps, _trial_functions, _uses, find_plan
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.search.settings import SearchSettings
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import TaskChoice
+from pocketpipe.training import device
 from pocketpipe.training.recipe import TrainerSettings
 
 TASK: Any = type("Task", (), {"input_shape": DIGIT, "labels": tuple("0123456789")})
@@ -72,7 +76,7 @@ def test_a_champion_of_a_budget_that_was_relaxed_since_is_not_kept_without_a_sea
     ids=["enough", "better", "worse", "diverged"],
 )
 def test_a_champion_is_tuned_where_it_is_not_enough_as_it_is(
-    as_it_is: float, tuned: Any, kept: float, doubts: int, monkeypatch: pytest.MonkeyPatch
+    as_it_is: float, tuned: Any, kept: float, doubts: int
 ) -> None:
     """And its better score counts: the short training can cost more than it brings."""
 
@@ -82,11 +86,9 @@ def test_a_champion_is_tuned_where_it_is_not_enough_as_it_is(
         assert tuned is not None, "it was good enough"
         return float(tuned)
 
-    monkeypatch.setattr("pocketpipe.pipelines.search.nodes.metric_of", lambda *_: as_it_is)
     step = ChannelsStep(widths={"conv1": 8}, channels={"conv1": tuple(range(8))})
     task: Any = type("Task", (), {"higher_is_better": True, "input_shape": DIGIT, "labels": tuple("0123456789")})
-    monkeypatch.setattr(StoredNetwork, "build", lambda *_: None)
-    found = _champions_score(champion(step), task, None, lambda score: score >= 0.9, tune)  # type: ignore[arg-type]
+    found = _champions_score(champion(step), as_it_is, task, lambda score: score >= 0.9, tune)
     assert (found[0], len(found[1])) == (kept, doubts)
 
 
@@ -96,8 +98,8 @@ class Scored:
     def __init__(self, score: float) -> None:
         self.score = score
 
-    def build(self, task: Any) -> float:
-        return self.score
+    def build(self, task: Any) -> None:
+        """Nobody looks at it."""
 
     def digest(self) -> str:
         return "scored"
@@ -156,7 +158,7 @@ def found_by_stand_ins(
 
     for name, stand_in in {
         "_uses": lambda *_: False,
-        "metric_of": lambda network, *_: network,
+        "score_of": lambda network, *_: network.score,
         "search": search,
         "_trial_functions": lambda *_: (None, lambda plan: "cut anew"),
         "fit": fit,
@@ -223,3 +225,31 @@ def test_without_a_champion_that_is_good_enough_a_search_that_diverges_ends(
     scores: dict[str, Any] = {f"finalist {index}": Diverged("it went away") for index in range(3)}
     with pytest.raises(Diverged):
         found_with(scores | {"champion's plan": 0.8}, 0.8, tmp_path, monkeypatch)
+
+
+def test_trials_are_computed_where_trainings_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TaskChoice(name="digits").build(Path("data"))
+    splits, _ = task.load(seed=0, holdout=None)
+    start = StoredNetwork("resnet8").with_weights(zoo("resnet8", DIGIT))
+    plan = CompressionPlan((ChannelsStep(widths={"conv1": 8}),))
+
+    def outcome() -> tuple[Any, StoredNetwork]:
+        try_plan, slim = _trial_functions(start, start.build(task), task, splits, TrainerSettings())
+        return try_plan(plan), slim(plan)
+
+    tried, made = outcome()
+    devices = set[torch.device]()
+    carry_out = CompressionPlan.carry_out
+
+    def watched(self: CompressionPlan, network: torch.nn.Module, *others: Any) -> Any:
+        devices.add(device_of(network))
+        return carry_out(self, network, *others)
+
+    monkeypatch.setattr(CompressionPlan, "carry_out", watched)
+    monkeypatch.setattr(device, "_device", lambda _: DEVICE)
+    with elsewhere(monkeypatch):
+        tried_there, made_there = outcome()
+    assert devices == {DEVICE}
+    assert (tried_there.plan, tried_there.score) == (tried.plan, pytest.approx(tried.score, abs=0.01))
+    for name, tensor in made.state.items():
+        assert torch.allclose(made_there.state[name], tensor, atol=1e-4), name

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from elsewhere import DEVICE, elsewhere
+from pocketpipe.compression.modules import device_of
 from pocketpipe.errors import UserError
 from pocketpipe.training import device
 from pocketpipe.training.compilation import compiled_forward
@@ -53,6 +55,27 @@ def test_a_gpu_that_only_the_driver_sees_is_none(monkeypatch: pytest.MonkeyPatch
     assert accelerator(TrainerSettings()) == "cpu"
     with pytest.raises(UserError, match="sees no GPU"):
         accelerator(TrainerSettings(accelerator="gpu"))
+
+
+def test_what_a_gpu_cannot_hold_is_computed_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices: list[torch.device] = []
+
+    def compute(network: nn.Module) -> float:
+        devices.append(device_of(network))
+        if devices[-1] == DEVICE:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+        return float(network(torch.ones(1, 2)).detach().sum())
+
+    network = nn.Linear(2, 1)
+    expected = float(network(torch.ones(1, 2)).detach().sum())
+    monkeypatch.setattr(device, "_device", lambda _: DEVICE)
+    with elsewhere(monkeypatch):
+        assert device.computed(TrainerSettings(), network, compute) == expected
+    assert devices == [DEVICE, torch.device("cpu")]
+    assert "computed on the CPU: CUDA out of memory. Tried to allocate 2.00 GiB" in caplog.text
+    assert "more" not in caplog.text
 
 
 def test_one_thread_for_batches_too_small_to_share() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from pocketpipe.compression.modules import evaluating, no_fast_attention
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 from pocketpipe.training.recipe import TrainerSettings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BF16_BATCH_MACS = 1e9
 """Forward MACs a batch from which bf16 autocast is faster on CPU. Measured on 2 cores with AMX, batch 64 and 128:
@@ -105,6 +108,29 @@ def threads_for(batch_macs: float) -> int | None:
     return 1 if batch_macs < ONE_THREAD_BATCH_MACS else None
 
 
+def computed(settings: TrainerSettings, network: nn.Module, compute: Callable[[nn.Module], T]) -> T:
+    """`compute(network)` where trainings of one process run: on the first GPU, or the CPU. Then `network` is there.
+
+    What comes back must not lie on the GPU. A GPU whose memory does not hold it is told of, and the CPU does it; so it
+    does where there is no GPU, whatever the settings: nodes that train may have what this one has not.
+    """
+    device = _device(settings)
+    if device.type == "cpu":
+        return compute(network)
+    try:
+        return compute(network.to(device))
+    except torch.OutOfMemoryError as error:
+        log.warning("warning: too large for the GPU's memory, computed on the CPU: %s", first_line(error)[:200])
+    finally:
+        network.cpu()
+        torch.cuda.empty_cache()  # for the processes of a training
+    return compute(network)
+
+
+def _device(settings: TrainerSettings) -> torch.device:
+    return torch.device("cuda:0" if settings.accelerator != "cpu" and _gpus() else "cpu")
+
+
 @contextmanager
 def cpu_threads(threads: int | None) -> Iterator[None]:
     """Use this many threads within the block; None leaves PyTorch's choice."""
@@ -118,8 +144,7 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
 
 def accelerator(settings: TrainerSettings) -> str:
     """cpu or gpu. Raises UserError for a GPU that is not there."""
-    # Where CUDA cannot be used (an older driver), its devices are counted all the same.
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = _gpus()
     if settings.accelerator == "cpu" or (settings.accelerator == "auto" and not there):
         return "cpu"
     if not there:
@@ -127,6 +152,11 @@ def accelerator(settings: TrainerSettings) -> str:
     if settings.devices > there:
         raise UserError(f"trainer.devices: {settings.devices}, but PyTorch sees {there} GPU(s) here")
     return "gpu"
+
+
+def _gpus() -> int:
+    """Where CUDA cannot be used (an older driver), its devices are counted all the same."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _bf16_is_native(accelerator: str) -> bool:

@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from pocketpipe.compression.modules import device_of, evaluating
+from pocketpipe.network import StoredNetwork
 from pocketpipe.samples import examples_at_once, in_batches, prepared, to_tensor
 from pocketpipe.task import Split, Task
+from pocketpipe.training.device import computed
+from pocketpipe.training.recipe import TrainerSettings
 
 MOST, ON_CPU = 512, 64
 """Examples at once; fewer, if one is large. What more of them make on the way leaves a CPU's caches: ResNet-56 takes
@@ -36,3 +39,8 @@ def predict(network: nn.Module, task: Task, inputs: np.ndarray) -> np.ndarray:
 def metric_of(network: nn.Module, task: Task, split: Split) -> float:
     """The task's metric of `network` on `split`."""
     return float(task.metric(predict(network, task, split.inputs), split.targets))  # NumPy's are not read back
+
+
+def score_of(network: StoredNetwork, task: Task, split: Split, settings: TrainerSettings) -> float:
+    """The same of a stored network, computed where trainings run."""
+    return computed(settings, network.build(task), lambda built: metric_of(built, task, split))

@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
+from torch import nn
+
 from pocketpipe.errors import UserError
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Splits, Task, TaskChoice
+from pocketpipe.training.device import computed
 from pocketpipe.training.fit import Fitted, fit
 from pocketpipe.training.recipe import ByLayers, ByPortions, FinetuneRecipe, Stages, TrainerSettings
 from pocketpipe.training.workspace import forget_taught
@@ -47,7 +50,7 @@ def fit_in_stages(
     network = start
     told: list[dict[str, Any]] = []
     for number, cut in enumerate(cuts, start=1):
-        network = carried_out(network, cut, task, splits)
+        network = carried_out(network, cut, task, splits, settings)
         if number == len(cuts):
             break
         between = fit(
@@ -65,10 +68,16 @@ def fit_in_stages(
     return replace(fitted, facts=fitted.facts | {"stages": told})
 
 
-def carried_out(network: StoredNetwork, step: Step, task: Task, splits: Splits) -> StoredNetwork:
+def carried_out(
+    network: StoredNetwork, step: Step, task: Task, splits: Splits, settings: TrainerSettings
+) -> StoredNetwork:
     """`network` after one more step, pinned and calibrated on its own weights and the training split."""
-    cut, pinned = CompressionPlan((step,)).carry_out(network.build(task), task, splits.train)
-    return replace(network, plan=CompressionPlan((*network.plan.steps, *pinned.steps))).with_weights(cut)
+
+    def compute(built: nn.Module) -> StoredNetwork:
+        cut, pinned = CompressionPlan((step,)).carry_out(built, task, splits.train)
+        return replace(network, plan=CompressionPlan((*network.plan.steps, *pinned.steps))).with_weights(cut)
+
+    return computed(settings, network.build(task), compute)
 
 
 def _cuts(plan: CompressionPlan, profile: NetworkProfile, stages: Stages) -> tuple[Step, ...]:

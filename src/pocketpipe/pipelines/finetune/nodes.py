@@ -9,7 +9,7 @@ from pocketpipe.record import StageRecord
 from pocketpipe.reporting.numbers import metric_text
 from pocketpipe.task import Splits, Task, TaskChoice
 from pocketpipe.training.fit import fit
-from pocketpipe.training.inference import metric_of
+from pocketpipe.training.inference import score_of
 from pocketpipe.training.recipe import FinetuneRecipe, TrainerSettings
 from pocketpipe.training.staged import fit_in_stages
 
@@ -40,7 +40,7 @@ def finetune_student(
             seed=seed, workspace=workspace, teacher=teacher, title="finetune",
         )  # fmt: skip
     task = task_choice.build(data_root)
-    before, score = (metric_of(network.build(task), task, splits.selection) for network in (slim, fitted.network))
+    before, score = (score_of(network, task, splits.selection, trainer) for network in (slim, fitted.network))
     return fitted.network, StageRecord(
         stage="finetune",
         metrics={f"selection_{task.metric_name}": score, f"selection_{task.metric_name}_before": before},

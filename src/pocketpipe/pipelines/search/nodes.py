@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -27,15 +27,15 @@ from pocketpipe.search.space import joint_parameters, joint_space
 from pocketpipe.search.store import TrialStore, Tried
 from pocketpipe.search.trial import Trial
 from pocketpipe.task import Split, Splits, Task, TaskChoice
-from pocketpipe.training.device import cpu_threads, threads_for
+from pocketpipe.training.device import computed, cpu_threads, threads_for
 from pocketpipe.training.fit import fit
-from pocketpipe.training.inference import metric_of
+from pocketpipe.training.inference import metric_of, score_of
 from pocketpipe.training.recipe import Recipe, TrainerSettings
 from pocketpipe.training.workspace import forget_taught
 
 log = logging.getLogger(__name__)
 
-
+T = TypeVar("T")
 Found = tuple[CompressionPlan, StoredNetwork, list[Trial], StageRecord]
 
 
@@ -83,14 +83,15 @@ def find_plan(
             )  # fmt: skip
         except Diverged as error:
             raise Diverged(f"finalists: {error}") from error
-        return metric_of(fitted.network.build(task), task, splits.selection)
+        return score_of(fitted.network, task, splits.selection, trainer)
 
-    dense_score = metric_of(teacher.build(task), task, splits.selection)
+    dense_score = score_of(teacher, task, splits.selection, trainer)
     steps = [method.step() for method in MethodChoice.all_of(methods)]
     enough = partial(budget.allows_metric, dense=dense_score, higher_is_better=task.higher_is_better)
     kept: _Kept | None = None
     if champion is not None and _asks_for(steps, champion.plan) and _keeps(champion, task, profile, limits):
-        kept = _Kept(champion, *_champions_score(champion, task, splits.selection, enough, tune))
+        score = score_of(champion.student, task, splits.selection, trainer)
+        kept = _Kept(champion, *_champions_score(champion, score, task, enough, tune))
 
     def keep(champions: _Kept, trials: list[Trial], facts: dict[str, Any], *doubts: str) -> Found:
         forget_taught(workspace)
@@ -104,7 +105,7 @@ def find_plan(
         return keep(kept, [], {"plan": "the champion's, kept"})
 
     network = start.build(task)  # once: traces and losses without blocks are remembered with the module
-    try_plan, slim = _trial_functions(start, network, task, splits)
+    try_plan, slim = _trial_functions(start, network, task, splits, trainer)
     store = TrialStore(workspace / _of_these(start, teacher, splits.selection))
     with cpu_threads(threads_for(dense.macs * short_recipe.batch_size)):
         trials = search(
@@ -115,7 +116,9 @@ def find_plan(
             settings,
             seed=seed,
             store=store,
-            informed=partial(_informed, steps, network, task, splits.train, profile),
+            informed=lambda uniform: computed(
+                trainer, network, lambda there: _informed(steps, there, task, splits.train, profile, uniform)
+            ),
             champion=None if kept is None else kept.of.plan,
             higher_is_better=task.higher_is_better,
         )
@@ -157,13 +160,12 @@ def _of_these(start: StoredNetwork, teacher: StoredNetwork, selection: Split) ->
 
 def _champions_score(
     champion: Champion,
+    score: float,
     task: Task,
-    data: Split,
     enough: Callable[[float], bool],
     tune: Callable[[StoredNetwork, str], float],
 ) -> tuple[float, tuple[str, ...]]:
-    """(score of the champion's student, after a short fine-tuning where it is not enough and that helps; doubts)."""
-    score = metric_of(champion.student.build(task), task, data)
+    """(`score` of the champion's student, after a short fine-tuning where it is not enough and that helps; doubts)."""
     if enough(score):
         return score, ()
     try:
@@ -174,23 +176,24 @@ def _champions_score(
 
 
 def _trial_functions(
-    start: StoredNetwork, dense: nn.Module, task: Task, splits: Splits
+    start: StoredNetwork, dense: nn.Module, task: Task, splits: Splits, trainer: TrainerSettings
 ) -> tuple[Callable[[CompressionPlan], Tried], Callable[[CompressionPlan], StoredNetwork]]:
     """(plan -> pinned plan and score, plan -> the network that it makes of `start`, of which `dense` is built)."""
 
-    def carry_out(plan: CompressionPlan) -> tuple[nn.Module, CompressionPlan]:
-        network, pinned = plan.carry_out(dense, task, splits.train)
-        return network.eval(), pinned
+    def carried_out(plan: CompressionPlan, use: Callable[[nn.Module, CompressionPlan], T]) -> T:
+        def compute(there: nn.Module) -> T:
+            network, pinned = plan.carry_out(there, task, splits.train)
+            return use(network.eval(), pinned)
 
-    def try_plan(plan: CompressionPlan) -> Tried:
-        network, pinned = carry_out(plan)
+        return computed(trainer, dense, compute)
+
+    def tried(network: nn.Module, pinned: CompressionPlan) -> Tried:
         return Tried(plan=pinned, score=metric_of(network, task, splits.selection))
 
-    def slim(plan: CompressionPlan) -> StoredNetwork:
-        network, pinned = carry_out(plan)
+    def stored(network: nn.Module, pinned: CompressionPlan) -> StoredNetwork:
         return replace(start, plan=pinned).with_weights(network)
 
-    return try_plan, slim
+    return partial(carried_out, use=tried), partial(carried_out, use=stored)
 
 
 def _informed(

@@ -6,7 +6,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.record import StageRecord
 from pocketpipe.task import Splits, TaskChoice
 from pocketpipe.training.fit import fit
-from pocketpipe.training.inference import metric_of
+from pocketpipe.training.inference import score_of
 from pocketpipe.training.recipe import SparsifyRecipe, TrainerSettings
 
 
@@ -32,7 +32,7 @@ def sparsify_network(
     task = task_choice.build(data_root)
     return fitted.network, StageRecord(
         stage="sparsify",
-        metrics={f"selection_{task.metric_name}": metric_of(fitted.network.build(task), task, splits.selection)},
+        metrics={f"selection_{task.metric_name}": score_of(fitted.network, task, splits.selection, trainer)},
         curves=fitted.curves,
         facts=fitted.facts,
         data=splits.selection.name,

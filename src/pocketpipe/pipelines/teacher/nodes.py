@@ -14,7 +14,7 @@ from pocketpipe.record import StageRecord
 from pocketpipe.task import Split, Splits, Task, TaskChoice
 from pocketpipe.tasks.contamination import Contamination, contamination
 from pocketpipe.training.fit import fit
-from pocketpipe.training.inference import metric_of, predict
+from pocketpipe.training.inference import predict, score_of
 from pocketpipe.training.recipe import TeacherRecipe, TrainerSettings
 from pocketpipe.training.rehearsal import rehearse
 
@@ -54,7 +54,7 @@ def make_teacher(
         start, whence = champion.teacher, "champion's teacher"
     rehearse(task, start.build(task), splits.val, recipe, trainer)
     if are_given:
-        given = _Given.of(start, task, splits)
+        given = _Given.of(start, task, splits, trainer)
         if final:
             told = () if champion is None else (STUDENT_ALONE,)
             return start, given.record(f"{whence}; training skipped", told)
@@ -69,7 +69,7 @@ def make_teacher(
         workspace=workspace,
         title="teacher",
     )
-    metrics = _metrics(fitted.network, task, splits)
+    metrics = _metrics(fitted.network, task, splits, trainer)
     return fitted.network, StageRecord(
         stage="teacher",
         headline=_in_words(metrics),
@@ -93,8 +93,8 @@ class _Given:
     """A line if they do hardly better than guessing, one if they answer with probabilities."""
 
     @classmethod
-    def of(cls, network: StoredNetwork, task: Task, splits: Splits) -> Self:
-        metrics = _metrics(network, task, splits)
+    def of(cls, network: StoredNetwork, task: Task, splits: Splits, trainer: TrainerSettings) -> Self:
+        metrics = _metrics(network, task, splits, trainer)
         seen = contamination(
             train_metric=metrics[f"train_{task.metric_name}"],
             val_metric=metrics[f"val_{task.metric_name}"],
@@ -160,10 +160,9 @@ def _probabilities(network: StoredNetwork, task: Task, split: Split) -> tuple[st
     )
 
 
-def _metrics(network: StoredNetwork, task: Task, splits: Splits) -> dict[str, float]:
-    module = network.build(task)
+def _metrics(network: StoredNetwork, task: Task, splits: Splits, trainer: TrainerSettings) -> dict[str, float]:
     measured = dict(zip(("train", "val", "holdout"), _measured_splits(splits), strict=False))
-    return {f"{role}_{task.metric_name}": metric_of(module, task, split) for role, split in measured.items()}
+    return {f"{role}_{task.metric_name}": score_of(network, task, split, trainer) for role, split in measured.items()}
 
 
 def _in_words(metrics: dict[str, float]) -> str:
