@@ -1,4 +1,4 @@
-"""A device that is not the CPU, for machines without one: its tensors compute as the CPU does, and do not mix with those.
+"""A device that is not the CPU, for machines without one: it computes as the CPU does, and does not mix with it.
 
 PyTorch calls it `meta`. What a GPU would refuse is refused: operations on tensors of two devices (but for single
 numbers and indices), and NumPy. In a block of `elsewhere`, `network.to(DEVICE)` and `device=DEVICE` work.
