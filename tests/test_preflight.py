@@ -306,8 +306,11 @@ def test_a_training_that_cannot_be_had_is_told_before_any_work() -> None:
         checked_config(asked)
     asked = parameters() | {"network": {"name": "gru"}, "task": {"name": "digit_rows"}, "methods": ["channels"]}
     asked["finetune"] |= {"progressive_resizing": {"scale": 0.5}}
-    with pytest.raises(Mistakes, match=r"finetune.progressive_resizing: inputs of shape \(8, 8\) are no images"):
+    asked["finetune"] |= {"auxiliary": {"points": ["head"]}}
+    with pytest.raises(Mistakes) as told:
         check_feasible(checked_config(asked), {"teacher"})
+    assert "finetune.progressive_resizing: inputs of shape (8, 8) are no images" in str(told.value)
+    assert "finetune.auxiliary.points: head: no module that makes maps" in str(told.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -265,6 +265,11 @@ def _recipe_mistakes(
     section: str, recipe: Recipe, network: nn.Module, task: Task, answer: tuple[int, ...] | None
 ) -> Iterator[str]:
     """What does not suit this network; `answer`: the shape of its answer to an example, None if nobody learns."""
+    if recipe.auxiliary is not None and answer is not None:
+        from pocketpipe.training.auxiliary import points_of
+
+        points = partial(points_of, network, task.input_shape, answer, recipe.auxiliary)
+        yield from (f"{section}.{line}" for line in _said("", points))
     if recipe.distillation is not None and answer is not None:
         check = partial(recipe.distillation.check, answer, len(task.labels))
         yield from (f"{section}.{line}" for line in _said("", check))

@@ -28,6 +28,8 @@ class Response:
 
     outputs: Tensor
     features: tuple[Tensor, ...] = ()
+    on_the_way: tuple[Tensor, ...] = ()
+    """What auxiliary classifiers read."""
 
 
 class Watched:

@@ -60,7 +60,10 @@ class Training(lightning.LightningModule):
         self.curves = Curves()
         self.objective = objective
         self._lessons = lessons
-        self._watched = Watched(network, lessons.points if lessons is not None else ())  # after the average's copy
+        compared = () if lessons is None else lessons.points
+        read = () if objective.auxiliary is None else objective.auxiliary.points
+        self._compared = len(compared)
+        self._watched = Watched(network, (*compared, *read))  # after the average's copy
         self._recipe = recipe
         self._make_batches = make_batches
         self._validate = validate
@@ -146,7 +149,8 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of this process's part of the batch."""
-        student = Response(*self._forward(self._shown(batch.inputs)))
+        outputs, made = self._forward(self._shown(batch.inputs))
+        student = Response(outputs, made[: self._compared], made[self._compared :])
         taught = None if self._lessons is None else self._lessons.on(batch, self._batches.view_of(self.current_epoch))
         loss: Tensor = self.objective(student, taught, batch.targets, self._progress)
         loss = loss + self.objective.penalty(self.network, self._progress)

@@ -14,6 +14,7 @@ from pocketpipe.compression.group_sparsity import on_device, penalty
 from pocketpipe.compression.tracing import Trace
 from pocketpipe.errors import UserError
 from pocketpipe.task import Task
+from pocketpipe.training.auxiliary import AuxiliaryClassifiers
 from pocketpipe.training.distilling import Decoupled, Distillation, Logits
 from pocketpipe.training.features import FeatureDistance, Response
 from pocketpipe.training.recipe import Recipe
@@ -22,14 +23,21 @@ from pocketpipe.training.recipe import Recipe
 class Objective(nn.Module):
     """Task loss and, if the recipe distils, the distance to teachers that see the same augmented view.
 
-    A module, for what it learns itself (regressors of features) is trained and resumed with the network.
+    A module, for what it learns itself (regressors of features, auxiliary classifiers) is trained and resumed with the
+    network.
     """
 
     def __init__(
-        self, task: Task, recipe: Recipe, features: FeatureDistance | None = None, trace: Trace | None = None
+        self,
+        task: Task,
+        recipe: Recipe,
+        features: FeatureDistance | None = None,
+        trace: Trace | None = None,
+        auxiliary: AuxiliaryClassifiers | None = None,
     ) -> None:
         super().__init__()
         self.features = features
+        self.auxiliary = auxiliary
         self._trace = trace
         self._task = task
         self._recipe = recipe
@@ -43,8 +51,19 @@ class Objective(nn.Module):
             return self._loss(student, taught, targets, progress)
 
     def _loss(self, student: Response, taught: Response | None, targets: Tensor, progress: float) -> Tensor:
-        outputs = student.outputs.float().contiguous()  # maps lie channels last: a loss of the user's may take views
-        loss = self._task.loss(outputs, targets, smoothing=self._recipe.label_smoothing)
+        loss = self._with_teachers(self._of_task(student.outputs, targets), student, taught, targets, progress)
+        if self.auxiliary is None:
+            return loss
+        theirs: Tensor = self.auxiliary(student.on_the_way, lambda outputs: self._of_task(outputs, targets))
+        return loss + theirs
+
+    def _of_task(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        whole = outputs.float().contiguous()  # maps lie channels last: a loss of the user's may take views
+        return self._task.loss(whole, targets, smoothing=self._recipe.label_smoothing)
+
+    def _with_teachers(
+        self, loss: Tensor, student: Response, taught: Response | None, targets: Tensor, progress: float
+    ) -> Tensor:
         distillation = self._recipe.distillation
         if distillation is None or taught is None:
             return loss

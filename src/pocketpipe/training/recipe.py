@@ -50,6 +50,18 @@ class GroupSparsity(Value):
     """The weakest channel of a group is pulled 2^focus times as hard as its strongest; 0 = all alike."""
 
 
+class Auxiliary(Value):
+    """Classifiers along the network, trained with it, so that what later layers read still tells the classes apart.
+
+    See `pocketpipe.training.auxiliary`.
+    """
+
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Of the mean of their losses, beside the network's own."""
+    points: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Modules of the network whose maps they read; null = the last of each size of maps, but the last size."""
+
+
 class Recipe(Value):
     """The last epoch's weights are the result.
 
@@ -82,6 +94,7 @@ class Recipe(Value):
     """BatchNorm's statistics of the averaged weights: averaged like them, or measured anew on training examples."""
     distillation: Distillation | None = None
     group_sparsity: GroupSparsity | None = None
+    auxiliary: Auxiliary | None = None
     progressive_resizing: ProgressiveResizing | None = None
     """null = whole images from the first step."""
 
@@ -129,9 +142,13 @@ class TeacherRecipe(Recipe):
 
 
 class SparsifyRecipe(Recipe):
-    """A recipe that drives whole channels towards zero, before the search cuts them."""
+    """A recipe for the network that the search will cut: it drives channels to zero, or has them tell classes apart."""
 
-    group_sparsity: GroupSparsity
+    @model_validator(mode="after")
+    def _prepares_the_cut(self) -> SparsifyRecipe:
+        if self.group_sparsity is None and self.auxiliary is None:
+            raise ValueError("set group_sparsity or auxiliary, which prepare the cut; or sparsify to null")
+        return self
 
 
 class ByPortions(Value):

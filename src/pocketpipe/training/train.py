@@ -23,6 +23,7 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.quiet import quiet
 from pocketpipe.task import Task
 from pocketpipe.training.answers import answer_shape, has_idle_parameters
+from pocketpipe.training.auxiliary import AuxiliaryClassifiers
 from pocketpipe.training.batches import Batches, Shard, epoch_seed
 from pocketpipe.training.device import Execution, accelerator, cpu_threads, decide, example_macs
 from pocketpipe.training.distilling import Distillation
@@ -85,9 +86,12 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
     lessons, features = None, None
     if distillation is not None:
         lessons, features = _lessons(job, distillation, network, task, place, execution)
+    auxiliary = None
+    if job.recipe.auxiliary is not None:
+        auxiliary = AuxiliaryClassifiers.on(network, task.input_shape, answer, job.recipe.auxiliary)
     module = Training(
         network=network,
-        objective=Objective(task, job.recipe, features, _trace(job, network, task)),
+        objective=Objective(task, job.recipe, features, _trace(job, network, task), auxiliary),
         lessons=lessons,
         recipe=job.recipe,
         make_batches=make_batches,
