@@ -92,12 +92,8 @@ def separable(network: StoredNetwork) -> float:
 
 def test_trained_with_them_features_tell_classes_apart(tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"epochs": 20})
-    plain = train(tmp_path / "plain", network=deep, recipe=recipe)
-    helped = train(
-        tmp_path / "helped",
-        network=deep,
-        recipe=recipe.model_copy(update={"auxiliary": Auxiliary(points=("2",), weight=3.0)}),
-    )
+    with_them = recipe.model_copy(update={"auxiliary": Auxiliary(points=("2",), weight=3.0)})
+    plain, helped = (train(tmp_path / str(each.auxiliary), network=deep, recipe=each) for each in (recipe, with_them))
     assert helped.network.state.keys() == plain.network.state.keys(), "they are not delivered"
     assert separable(helped.network) > separable(plain.network) + 0.1
 
