@@ -83,6 +83,16 @@ def test_what_weights_suggest_is_tried_and_the_tuner_knows_it(tmp_path):
     assert LIMITS.keeps(trials[1].cost)
 
 
+def test_what_makes_no_difference_to_the_budget_stays_whole(tmp_path):
+    """Fewer bits cost accuracy, and MACs are what is limited."""
+    methods = (Widths(), Bits())
+    of_macs = run(tmp_path / "macs", methods=methods, trials=6, controls=3)
+    assert {trial.origin for trial in of_macs} == {"uniform", "tuner", "random", "ladder"}
+    assert {trial.plan.steps[1].size for trial in of_macs} == {4}
+    of_bytes = run(tmp_path / "bytes", methods=methods, limits=Budget(speedup=2.0, compression=4.0).limits(DENSE))
+    assert len({trial.plan.steps[1].size for trial in of_bytes if trial.origin == "tuner"}) > 1
+
+
 def test_ladder_lies_between_dense_and_budget(tmp_path):
     trials = run(tmp_path, trials=0, controls=0, ladder=(0.25, 0.5, 0.75))
     speedups = [t.speedup for t in trials if t.origin == "ladder"]

@@ -9,7 +9,16 @@ from pocketpipe.errors import UserError
 from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.sharing import Sharing
-from pocketpipe.search.space import Methods, as_proposed, between, joint_parameters, joint_space, own_parameters, shrunk
+from pocketpipe.search.space import (
+    Methods,
+    as_proposed,
+    between,
+    has_an_order,
+    joint_parameters,
+    joint_space,
+    own_parameters,
+    shrunk,
+)
 
 
 def on_budget(
@@ -70,7 +79,7 @@ def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits
     """
     space = joint_space(methods, profile)
     largest, smallest = (shrunk(methods, profile, end) for end in (0.0, 1.0))
-    held = _held(methods, profile, limits, largest, smallest)
+    held = held_parameters(methods, profile, limits)
 
     def at(fraction: float) -> dict[str, Any]:
         return {**between(space, largest, smallest, fraction), **held}
@@ -84,14 +93,13 @@ def uniform_parameters(methods: Methods, profile: NetworkProfile, limits: Limits
     return at(farthest(lambda fraction: limits.keeps(cost(fraction)), 1.0, 0.0))
 
 
-def _held(
-    methods: Methods,
-    profile: NetworkProfile,
-    limits: Limits,
-    largest: Mapping[str, Any],
-    smallest: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The largest parameters of methods that change no cost that is limited, whether the others are large or small."""
+def held_parameters(methods: Methods, profile: NetworkProfile, limits: Limits) -> dict[str, Any]:
+    """The largest parameters of methods that change no cost that is limited, whether the others are large or small.
+
+    Without choices among names: none of these is the largest.
+    """
+    space = joint_space(methods, profile)
+    largest, smallest = (shrunk(methods, profile, end) for end in (0.0, 1.0))
 
     def costs(parameters: Mapping[str, Any]) -> list[int | None]:
         cost = as_proposed(methods, parameters, profile).predict(profile).cost()
@@ -103,7 +111,7 @@ def _held(
         own = joint_parameters(own_parameters(largest, method.kind), method.kind)
         least = joint_parameters(own_parameters(smallest, method.kind), method.kind)
         if costs({**largest, **least}) == most and costs({**smallest, **own}) == fewest:
-            held |= own
+            held |= {key: value for key, value in own.items() if has_an_order(space[key]["_value"])}
     return held
 
 

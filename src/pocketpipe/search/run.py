@@ -18,6 +18,7 @@ from pocketpipe.plan import CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.search.proposal import (
     OverBudget,
+    held_parameters,
     on_budget,
     refuse_over_budget,
     relaxed,
@@ -59,14 +60,15 @@ def search(
 ) -> list[Trial]:
     """All trials in the order in which they were made: uniform, informed, tuner, random controls, ladder, champion.
 
-    Every plan except the ladder's keeps `limits`. `champion` is a pinned plan, which is tried as it is; where that
+    Every plan except the ladder's keeps `limits`; methods that make no difference to what is limited stay at their
+    largest in all. `champion` is a pinned plan, which is tried as it is; where that
     cannot be done on the network of today, there is a warning and no trial. The tuner knows the scores of the uniform
     and the informed plans before its first proposal; what an informed point leaves open is as in the uniform plan.
     What `store` already holds is not tried again, so a search that was killed goes on, and ends in the same trials.
     `higher_is_better` is the task's. Raises UserError if the limits are out of reach of `methods`.
     """
-    parameters = uniform_parameters(methods, profile, limits)
-    space = joint_space(methods, profile)
+    parameters, held = uniform_parameters(methods, profile, limits), held_parameters(methods, profile, limits)
+    space = {key: entry for key, entry in joint_space(methods, profile).items() if key not in held}
     suggest = informed if informed is not None and space else _nothing
     suggested = [{**parameters, **point} for point in suggest(on_budget(methods, parameters, profile, limits))]
     total = 1 + len(suggested) + settings.trials + settings.controls + len(settings.ladder) + (champion is not None)
@@ -79,10 +81,15 @@ def search(
             known += [] if trial is None else [(point, trial)]
         if space:
             tuner = build_tuner(settings.tuner, settings.tuner_options, seed=seed, space=space)
-            tuner.import_data([{"parameter": point, "value": attempts.gain(trial)} for point, trial in known])
-            _ask_tuner(tuner, settings.trials, attempts)
+            tuner.import_data(
+                [
+                    {"parameter": {key: point[key] for key in space}, "value": attempts.gain(trial)}
+                    for point, trial in known
+                ]
+            )
+            _ask_tuner(tuner, settings.trials, attempts, held)
             for control in range(settings.controls):
-                attempts.try_to_make("random", _random_parameters(space, seed, control), limits)
+                attempts.try_to_make("random", {**held, **_random_parameters(space, seed, control)}, limits)
         for fraction in settings.ladder:
             easier = relaxed(limits, profile.as_it_is(), fraction)
             attempts.try_to_make("ladder", uniform_parameters(methods, profile, easier), easier)
@@ -95,12 +102,12 @@ def _nothing(uniform: CompressionPlan) -> Sequence[Mapping[str, Any]]:
     return ()
 
 
-def _ask_tuner(tuner: Tuner, trials: int, attempts: _Attempts) -> None:
+def _ask_tuner(tuner: Tuner, trials: int, attempts: _Attempts, held: Mapping[str, Any]) -> None:
     for proposal in range(trials):
         parameters = next_proposal(tuner, proposal)
         if parameters is None:  # a finite space is used up
             return
-        trial = attempts.try_to_make("tuner", parameters, attempts.limits)
+        trial = attempts.try_to_make("tuner", {**held, **parameters}, attempts.limits)
         if trial is not None:
             tuner.receive_trial_result(proposal, parameters, attempts.gain(trial))
         tuner.trial_end(proposal, trial is not None)

@@ -106,7 +106,7 @@ def between(space: SearchSpace, start: Mapping[str, Any], end: Mapping[str, Any]
 
     return {
         key: _at(key, entry["_type"], entry["_value"], (1 - way) * fraction(key, start) + way * fraction(key, end))
-        if _has_an_order(entry["_value"])
+        if has_an_order(entry["_value"])
         else start[key]
         for key, entry in space.items()
     }
@@ -118,13 +118,14 @@ def one_nearer(entry: Mapping[str, Any], value: Any, end: Any) -> Any:
     >>> one_nearer({"_type": "choice", "_value": [8, 4, 2]}, 2, 8)
     4
     """
-    if entry["_type"] != "choice" or not _has_an_order(entry["_value"]):
+    if entry["_type"] != "choice" or not has_an_order(entry["_value"]):
         return value
     place, goal = entry["_value"].index(value), entry["_value"].index(end)
     return entry["_value"][place + (goal > place) - (goal < place)]
 
 
-def _has_an_order(choices: list[Any]) -> bool:
+def has_an_order(choices: list[Any]) -> bool:
+    """Whether what there is to choose from goes from small to large: numbers do, names do not."""
     return not any(isinstance(choice, str) for choice in choices)
 
 
@@ -140,7 +141,7 @@ def _fraction(kind: str, bounds: list[Any], value: Any) -> float:
 
 def _at(key: str, kind: str, bounds: list[Any], fraction: float) -> Any:
     if kind == "choice":
-        return bounds[round(fraction * (len(bounds) - 1))] if _has_an_order(bounds) else bounds[0]
+        return bounds[round(fraction * (len(bounds) - 1))] if has_an_order(bounds) else bounds[0]
     low, high = float(bounds[0]), float(bounds[1])
     match kind:
         case "uniform":
