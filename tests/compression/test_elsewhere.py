@@ -75,3 +75,16 @@ def test_every_method_runs_where_the_network_is(case: str, monkeypatch: pytest.M
         assert all(isinstance(each, There) for each in (*found.parameters(), *found.buffers()) if each.dim() > 0)
         assert np.allclose(predict(found.eval(), task, inputs), answers, atol=1e-4)
     assert pinned_there == pinned
+
+
+@pytest.mark.parametrize("step", [ChannelsStep(), BlocksStep()], ids=lambda step: step.kind)
+def test_what_weights_suggest_is_the_same_there(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TaskChoice(name="digits").build(Path("data"))
+    splits, _ = task.load(seed=0, holdout=None)
+    network = zoo("resnet8", DIGIT)
+    profile = profile_of(network, DIGIT)
+    limits = FEWER.limits(profile.cost())
+    expected = step.informed(network, task, splits.train, profile, limits)
+    with elsewhere(monkeypatch):
+        there = copy.deepcopy(network).to(DEVICE)
+        assert step.informed(there, task, splits.train, profile, limits) == expected
