@@ -35,6 +35,7 @@ TEACHERS = {
     "resnet56_first": "resnet56",
     "resnet20": "resnet20",
     "airbench": "airbench",
+    "airbench_second": "airbench",
 }
 """Files of weights, and the networks that they are of."""
 ITS_TEACHERS, TEMPERATURE = ("resnet56_first", "resnet20"), 4.0
