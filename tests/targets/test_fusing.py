@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pocketpipe.targets.lowering.fusing import fuse
 from pocketpipe.targets.lowering.program import Program, compile_floats
@@ -20,6 +21,18 @@ def test_bias_residual_and_activation_end_in_the_convolution(tmp_path: Path) -> 
     calls = program(residual((16, 32)), tmp_path).calls
     # input to channels last; 5 convolutions; the shortcut's slice and padding; mean's sum and division; linear
     assert len(calls) <= 9
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 6.0), (0.0, None), (None, 6.0)], ids=["both", "lower", "upper"])
+def test_clips_end_in_the_convolution(bounds: tuple[float | None, float | None], tmp_path: Path) -> None:
+    """ReLU6, between layers and behind a product that was scaled."""
+    graph = Graph((4, 8, 8))
+    ends = ["" if each is None else graph.constant(np.float32(each)) for each in bounds]
+    value = "input"
+    for group in (1, 8):
+        value = graph.op("Clip", graph.conv(value, 4 if group == 1 else 8, 8, group=group), *ends)
+    calls = program(graph.finish(value), tmp_path).calls
+    assert len(calls) == 1 + 2 + 1, "to channels last, two layers, and back"
 
 
 def test_where_two_convolutions_meet_both_are_kernels_of_ours(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Most are delivered several at a time, side by side in one graph: a delivery by i
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -123,6 +124,18 @@ def _relu6(g: Graph) -> str:
     return g.op("Clip", g.conv("input", 3, 9), *bounds)
 
 
+def _one_bound(g: Graph, *, upper: bool) -> str:
+    bound = g.constant(np.float32(0.4 if upper else -0.3))
+    return g.op("Clip", g.conv("input", 3, 9), *(["", bound] if upper else [bound]))
+
+
+def _clipped_twice(g: Graph) -> str:
+    """What lies between the bounds is needed, too."""
+    bounds = [g.constant(np.float32(bound)) for bound in (-0.5, 0.5, 0.2)]
+    low = g.op("Clip", g.conv("input", 3, 9), bounds[0])
+    return g.op("Add", g.op("Clip", low, "", bounds[1]), g.op("Clip", low, "", bounds[2]))
+
+
 def _used_twice(g: Graph) -> str:
     """The convolution's value is needed besides the operator that could be fused with it."""
     inner = g.conv("input", 3, 9)
@@ -158,6 +171,10 @@ def _attention(g: Graph) -> str:
 
 OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
     "clip": ((3, 8, 8), _relu6),
+    "clip from below": ((3, 8, 8), partial(_one_bound, upper=False)),
+    "clip from above": ((3, 8, 8), partial(_one_bound, upper=True)),
+    "clipped twice": ((3, 8, 8), _clipped_twice),
+    "clip alone": ((3, 8, 8), lambda g: g.op("Clip", g.op("Mul", "input", "input"), "", g.constant(np.float32(1)))),
     "used twice": ((3, 8, 8), _used_twice),
     "subtract, swapped": ((3, 8, 8), lambda g: g.op("Sub", "input", g.conv("input", 3, 3))),
     "scale a channel": ((3, 8, 8), _scaled),

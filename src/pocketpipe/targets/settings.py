@@ -10,7 +10,7 @@ from pocketpipe.doors import Value
 if TYPE_CHECKING:
     from pocketpipe.targets.base import Target
 
-MOST_THREADS = 64
+MOST_THREADS = 32
 
 
 class TuneSettings(Value):

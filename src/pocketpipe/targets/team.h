@@ -1,7 +1,8 @@
 /* A team: the thread that calls, and POCKETPIPE_THREADS - 1 of the library's own, which share the parts of a step.
 
    Parts are taken, not given: a thread that is late or asleep costs nothing but its help, and where none could be
-   created the caller does everything. Threads that share a CPU with another of the team are sent to a free one. A call that finds the team at work for another works alone. Nothing is allocated
+   created the caller does everything. Each takes the part of its own number first, the caller 0: of the next step that
+   is the same share of what is in its cache, as a rule. Threads that share a CPU with another of the team are sent to a free one. A call that finds the team at work for another works alone. Nothing is allocated
    but the threads, on first use; they end with pocketpipe_close or when the library is unloaded. A child process after
    fork has none: it notices by its number, and makes its own. */
 #include <pthread.h>
@@ -13,11 +14,11 @@
 #include <unistd.h>
 
 #define PATIENCE 1000 /* looks at a number before going to sleep over it: some 20 to 100 microseconds */
-#define PARTS 0xffff  /* the bits of a ticket that count parts */
+#define PARTS 0xffffffff /* the bits of a ticket that stand for parts, at most 32 */
 #define UNKNOWN (-1)  /* a CPU */
 
 static struct {
-    _Atomic uint64_t ticket; /* parts of the present step that are not taken; above them the step's number in time */
+    _Atomic uint64_t ticket; /* a bit for each part of the present step that is not taken; above them its number in time */
     int step;
     const struct places *places;
     _Atomic int asleep, closing;
@@ -64,13 +65,14 @@ static void wake(void) {
     pthread_mutex_unlock(&crew.mutex);
 }
 
-/* Do parts until all are taken; the ticket as it was then. */
-static uint64_t work(void) {
+/* Do parts, number `own` first, until all are taken; the ticket as it was then. */
+static uint64_t work(int own) {
     uint64_t ticket = atomic_load(&crew.ticket);
     while (ticket & PARTS) {
-        if (!atomic_compare_exchange_weak(&crew.ticket, &ticket, ticket - 1)) continue;
+        const int part = ticket >> own & 1 ? own : __builtin_ctzll(ticket);
+        if (!atomic_compare_exchange_weak(&crew.ticket, &ticket, ticket & ~(UINT64_C(1) << part))) continue;
         /* The step stays as long as a part of it is not done. */
-        compute_part(crew.step, (int)(ticket & PARTS) - 1, crew.places);
+        compute_part(crew.step, part, crew.places);
         if (atomic_fetch_sub(&crew.left, 1) == 1) wake();
         ticket = atomic_load(&crew.ticket);
     }
@@ -82,7 +84,7 @@ static void *attend(void *member) {
     atomic_store(&self->id, (pid_t)syscall(SYS_gettid));
     atomic_store(&self->cpu, sched_getcpu());
     for (;;) {
-        const uint64_t seen = work();
+        const uint64_t seen = work((int)(self - crew.member) + 1);
         if (atomic_load(&crew.closing)) return NULL; /* set before the ticket changes for the last time */
         if (wait_for_change(&crew.ticket, seen)) atomic_store(&self->cpu, sched_getcpu());
     }
@@ -162,9 +164,9 @@ static void share(int together, int step, int parts, const struct places *places
     crew.places = places;
     atomic_store(&crew.left, (uint64_t)parts);
     const uint64_t number = (atomic_load(&crew.ticket) | PARTS) + 1;
-    atomic_store(&crew.ticket, number | (uint64_t)parts);
+    atomic_store(&crew.ticket, number | ((UINT64_C(1) << parts) - 1));
     wake();
-    work();
+    work(0);
     for (uint64_t left; (left = atomic_load(&crew.left)) != 0;) wait_for_change(&crew.left, left);
 }
 

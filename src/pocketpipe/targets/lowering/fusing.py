@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from tvm import relax
@@ -38,6 +38,9 @@ class Group:
         if found is None or shape_of(out) != shape_of(self.out):
             return False
         step, operand = found
+        if self.steps and step.apply is Apply.CLIP is self.steps[-1].apply and step.bounds[0] == -inf:
+            below, above = self.steps.pop().bounds
+            step = EpilogueStep(Apply.CLIP, bounds=(below, min(above, step.bounds[1])))
         self.steps.append(step)
         self.arguments += [] if operand is None else [operand]
         self.out = out
@@ -147,8 +150,12 @@ def _epilogue_step(value: Any, inner: Var) -> tuple[EpilogueStep, Any] | None:
     name = getattr(value.op, "name", "")
     if name == "relax.nn.relu":
         return EpilogueStep(Apply.RELU), None
-    if name == "relax.clip":
-        return EpilogueStep(Apply.CLIP, bounds=(_number(value.args[1]), _number(value.args[2]))), None
+    if name in ("relax.maximum", "relax.minimum") and isinstance(value.args[1], GenericConst):
+        bound = value.args[1].value.numpy()
+        if bound.size != 1 or not value.args[0].same_as(inner):
+            return None
+        bounds = (bound.item(), inf) if name == "relax.maximum" else (-inf, bound.item())
+        return EpilogueStep(Apply.CLIP, bounds=bounds), None
     if name not in (*COMMUTATIVE, "relax.subtract"):
         return None
     left, right = value.args
@@ -189,8 +196,3 @@ def _variables(value: Any) -> list[Any]:
 
 def _integers(values: Any) -> Any:
     return tuple(int(value) for value in values)
-
-
-def _number(expression: Any) -> float:
-    inner = getattr(expression, "value", expression)
-    return float(getattr(inner, "value", inner))

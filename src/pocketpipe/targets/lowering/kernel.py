@@ -11,6 +11,7 @@ vector. Constant weights lie in the order in which they are read (`packing`).
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from tvm import tirx
@@ -264,8 +265,9 @@ def applied(step: EpilogueStep, value: Any, operand: Any, lanes: int = 1) -> Any
         case Apply.RELU:
             return tirx.Max(value, constant(0.0, lanes))
         case Apply.CLIP:
-            low, high = (constant(bound, lanes) for bound in step.bounds)
-            return tirx.Min(tirx.Max(value, low), high)
+            low, high = step.bounds
+            value = value if low == -inf else tirx.Max(value, constant(low, lanes))
+            return value if high == inf else tirx.Min(value, constant(high, lanes))
 
 
 def _rows_inside(rows: Window, y: Index) -> tuple[Index, Index]:

@@ -8,6 +8,8 @@ import onnx
 import tvm
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from tvm import relax
+from tvm.ir import GenericConst
+from tvm.relax import PyExprMutator, expr_functor
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from pocketpipe.errors import UserError
@@ -35,6 +37,32 @@ def read_onnx(data: bytes) -> Any:
     return module
 
 
+@expr_functor.mutator
+class _Clips(PyExprMutator):  # type: ignore[misc]
+    """Clip, which the importer writes as loops over the layout that the file has, as a maximum and a minimum with one
+    number; these take any layout, which TVM's own clip does not.
+    """
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        name = getattr(call.op, "name", "")
+        if name == "relax.clip":
+            data, low, high = call.args
+            kind = str(data.ty.dtype)
+            below = self.builder_.emit(relax.op.maximum(data, relax.const(number(low), kind)))
+            return relax.op.minimum(below, relax.const(number(high), kind))
+        if name == "relax.call_tir" and len(call.args[1]) == 2:
+            operator = LOOPS.get(call.args[0].name_hint.rstrip("0123456789_"))
+            data, bound = call.args[1]
+            if operator is not None and isinstance(bound, GenericConst) and bound.value.numpy().size == 1:
+                return operator(data, bound)
+        return call
+
+
+LOOPS = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
+"""What the importer calls functions of loops that compute what these do."""
+
+
 def _simplify(module: Any) -> Any:
     transform = relax.transform
     with tvm.target.Target("llvm"), tvm.transform.PassContext(opt_level=3):
@@ -43,6 +71,7 @@ def _simplify(module: Any) -> Any:
             transform.CanonicalizeBindings(),
             transform.EliminateCommonSubexpr(),  # a weight used in every step of an RNN is transposed once
             transform.FoldConstant(),
+            _clips_as_operators,
             transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
             transform.FoldConstant(),
             transform.EliminateCommonSubexpr(),
@@ -50,6 +79,17 @@ def _simplify(module: Any) -> Any:
             transform.DeadCodeElimination(),
         ):
             module = step(module)
+    return module
+
+
+def number(expression: Any) -> float:
+    """What an operator was given as a number."""
+    inner = getattr(expression, "value", expression)
+    return float(getattr(inner, "value", inner))
+
+
+def _clips_as_operators(module: Any) -> Any:
+    module["main"] = _Clips(module).visit_expr(module["main"])
     return module
 
 
