@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PATIENCE 1000 /* looks at a number before going to sleep over it: some 20 to 100 microseconds */
+#define PATIENCE 4000 /* looks at a number before going to sleep over it: some 100 microseconds */
 #define PARTS 0xffffffff /* the bits of a ticket that stand for parts, at most 32 */
 #define UNKNOWN (-1)  /* a CPU */
 
