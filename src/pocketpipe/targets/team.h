@@ -1,10 +1,11 @@
 /* A team: the thread that calls, and POCKETPIPE_THREADS - 1 of the library's own, which share the parts of a step.
 
    Parts are taken, not given: a thread that is late or asleep costs nothing but its help, and where none could be
-   created the caller does everything. Each takes the part of its own number first, the caller 0: of the next step that
-   is the same share of what is in its cache, as a rule. Threads that share a CPU with another of the team are sent to a free one. A call that finds the team at work for another works alone. Nothing is allocated
-   but the threads, on first use; they end with pocketpipe_close or when the library is unloaded. A child process after
-   fork has none: it notices by its number, and makes its own. */
+   created the caller does everything. Each takes the part of its own number first, the caller 0: as a rule that is the
+   share of a step whose inputs its cache has from the step before. Threads that share a CPU with another of the team are
+   sent to a free one. A call that finds the team at work for another works alone. Nothing is allocated but the threads,
+   on first use; they end with pocketpipe_close or when the library is unloaded. A child process after fork has none: it
+   notices by its number, and makes its own. */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,11 +15,11 @@
 #include <unistd.h>
 
 #define PATIENCE 4000 /* looks at a number before going to sleep over it: some 100 microseconds */
-#define PARTS 0xffffffff /* the bits of a ticket that stand for parts, at most 32 */
-#define UNKNOWN (-1)  /* a CPU */
+#define PARTS 0xffffffff /* the bits of a ticket that stand for parts: at most 32 */
+#define UNKNOWN (-1) /* a CPU */
 
 static struct {
-    _Atomic uint64_t ticket; /* a bit for each part of the present step that is not taken; above them its number in time */
+    _Atomic uint64_t ticket; /* a bit for each part of the present step that is not taken; above, its number in time */
     int step;
     const struct places *places;
     _Atomic int asleep, closing;

@@ -15,6 +15,9 @@ from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 from pocketpipe.errors import UserError
 from pocketpipe.integer.onnx_file import attributes, only_ends
 
+LOOPS = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
+"""What the importer calls functions of loops that compute what these do."""
+
 
 def read_onnx(data: bytes) -> Any:
     """The IRModule of an ONNX file whose `main` takes one float32 tensor and returns one.
@@ -37,32 +40,6 @@ def read_onnx(data: bytes) -> Any:
     return module
 
 
-@expr_functor.mutator
-class _Clips(PyExprMutator):  # type: ignore[misc]
-    """Clip, which the importer writes as loops over the layout that the file has, as a maximum and a minimum with one
-    number; these take any layout, which TVM's own clip does not.
-    """
-
-    def visit_call_(self, call: Any) -> Any:
-        call = super().visit_call_(call)
-        name = getattr(call.op, "name", "")
-        if name == "relax.clip":
-            data, low, high = call.args
-            kind = str(data.ty.dtype)
-            below = self.builder_.emit(relax.op.maximum(data, relax.const(number(low), kind)))
-            return relax.op.minimum(below, relax.const(number(high), kind))
-        if name == "relax.call_tir" and len(call.args[1]) == 2:
-            operator = LOOPS.get(call.args[0].name_hint.rstrip("0123456789_"))
-            data, bound = call.args[1]
-            if operator is not None and isinstance(bound, GenericConst) and bound.value.numpy().size == 1:
-                return operator(data, bound)
-        return call
-
-
-LOOPS = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
-"""What the importer calls functions of loops that compute what these do."""
-
-
 def _simplify(module: Any) -> Any:
     transform = relax.transform
     with tvm.target.Target("llvm"), tvm.transform.PassContext(opt_level=3):
@@ -82,15 +59,37 @@ def _simplify(module: Any) -> Any:
     return module
 
 
-def number(expression: Any) -> float:
-    """What an operator was given as a number."""
-    inner = getattr(expression, "value", expression)
-    return float(getattr(inner, "value", inner))
+@expr_functor.mutator
+class _Clips(PyExprMutator):  # type: ignore[misc]
+    """Clip, which the importer writes as loops over the layout that the file has, as a maximum and a minimum with one
+    number; these take any layout, which TVM's own clip does not.
+    """
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        name = getattr(call.op, "name", "")
+        if name == "relax.clip":
+            data, low, high = call.args
+            kind = str(data.ty.dtype)
+            below = self.builder_.emit(relax.op.maximum(data, relax.const(_number(low), kind)))
+            return relax.op.minimum(below, relax.const(_number(high), kind))
+        if name == "relax.call_tir" and len(call.args[1]) == 2:
+            operator = LOOPS.get(call.args[0].name_hint.rstrip("0123456789_"))
+            data, bound = call.args[1]
+            if operator is not None and isinstance(bound, GenericConst) and bound.value.numpy().size == 1:
+                return operator(data, bound)
+        return call
 
 
 def _clips_as_operators(module: Any) -> Any:
     module["main"] = _Clips(module).visit_expr(module["main"])
     return module
+
+
+def _number(expression: Any) -> float:
+    """What an operator was given as a number."""
+    inner = getattr(expression, "value", expression)
+    return float(getattr(inner, "value", inner))
 
 
 def _gather_as_slice(model: ModelProto) -> None:
