@@ -83,7 +83,7 @@ class Step(Value):
 
     @abstractmethod
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
-        """A new network with this (pinned) step carried out; `network` is not changed."""
+        """A new network with this (pinned) step carried out, on the device of `network`, which is not changed."""
 
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
         """Set what `data` tells `network`, which `apply` just made of `before`; it is changed in place.

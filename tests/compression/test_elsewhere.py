@@ -10,6 +10,7 @@ import pytest
 
 from compression.zoo import DIGIT, zoo
 from elsewhere import DEVICE, There, elsewhere
+from own.steps import Evenly, Rounded
 from pocketpipe.budget import Budget
 from pocketpipe.compression.blocks import BlocksStep
 from pocketpipe.compression.channels import ChannelsStep
@@ -44,6 +45,7 @@ CASES: dict[str, tuple[Step, ...]] = {
     "blocks by loss": without_a_block("loss"),
     "masks refitted": (SparsityStep(density=0.3, regression="least_squares"),),
     "codebook": (CodebookStep(bits=3),),
+    "steps of a user's own": (Evenly(widths={"layer1.0.conv1": 8}), Rounded()),
     "eight bits": (QuantizationStep(examples=64, bias_correction="empirical"),),
     "four bits": (QuantizationStep(examples=64, weight_bits=4, activation_bits=4),),
     "adaround": (QuantizationStep(examples=64, weight_bits=4, rounding="adaround"),),
