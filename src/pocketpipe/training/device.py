@@ -109,10 +109,10 @@ def threads_for(batch_macs: float) -> int | None:
 
 
 def computed(settings: TrainerSettings, network: nn.Module, compute: Callable[[nn.Module], T]) -> T:
-    """`compute(network)` where trainings of one process run: on the first GPU, or the CPU. Then `network` is there.
+    """`compute(network)` where trainings of one process run: on the first GPU, or the CPU.
 
-    What comes back must not lie on the GPU. A GPU whose memory does not hold it is told of, and the CPU does it; so it
-    does where there is no GPU, whatever the settings: nodes that train may have what this one has not.
+    `network` is moved there and back; what is computed must not lie on the GPU. What the GPU's memory does not hold is
+    told, and computed on the CPU; so is all where there is no GPU, whatever the settings: other nodes may have one.
     """
     device = _device(settings)
     if device.type == "cpu":
