@@ -47,15 +47,41 @@ def _simplify(module: Any) -> Any:
             transform.DecomposeOpsForInference(),
             transform.CanonicalizeBindings(),
             transform.EliminateCommonSubexpr(),  # a weight used in every step of an RNN is transposed once
+            _moved_constants,
             transform.FoldConstant(),
             _clips_as_operators,
             transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
+            _moved_constants,
             transform.FoldConstant(),
             transform.EliminateCommonSubexpr(),
             transform.CanonicalizeBindings(),
             transform.DeadCodeElimination(),
         ):
             module = step(module)
+    return module
+
+
+@expr_functor.mutator
+class _Moved(PyExprMutator):  # type: ignore[misc]
+    """Transposed and reshaped constants as constants: TVM folds them too, but compiles a program for each, which takes
+    longer than all the rest.
+    """
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        name = getattr(call.op, "name", "")
+        if name not in ("relax.permute_dims", "relax.reshape") or not isinstance(call.args[0], GenericConst):
+            return call
+        array = call.args[0].value.numpy()
+        if name == "relax.reshape":
+            moved = array.reshape([int(length) for length in call.args[1].values])
+        else:
+            moved = array.transpose(call.attrs.axes and [int(axis) for axis in call.attrs.axes])
+        return relax.const(np.ascontiguousarray(moved), str(array.dtype))
+
+
+def _moved_constants(module: Any) -> Any:
+    module["main"] = _Moved(module).visit_expr(module["main"])
     return module
 
 

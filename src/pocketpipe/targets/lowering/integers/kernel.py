@@ -33,6 +33,8 @@ MOST_PIXELS = 16
 
 SMALLEST_SHARED = 800_000
 """Work (`parts.work`) from which on a kernel is cut for threads: to hand a part over takes a microsecond or so."""
+DEPTHWISE = 8
+"""Products that take about as long as one of a depthwise layer, whose inputs no second channel reads."""
 
 
 def kernel_of(layer: SumOfProducts, unit: VectorUnit, threads: int, chosen: Schedule | None) -> Kernel:
@@ -45,7 +47,8 @@ def cut_for(layer: SumOfProducts, unit: VectorUnit, chosen: Schedule | None, thr
     """How a kernel is cut for so many threads; None where that would not win anything."""
     made = layer.out_height * layer.out_width * layer.outputs
     moved = layer.height * layer.width * layer.channels + made
-    if work(made * layer.read * layer.taps[0] * layer.taps[1], moved) < SMALLEST_SHARED:
+    products = made * layer.read * layer.taps[0] * layer.taps[1] * (DEPTHWISE if layer.depthwise else 1)
+    if work(products, moved) < SMALLEST_SHARED:
         return None
     tiles = sum(run.repeats for _, run in runs_of_tiles(scheduled(layer, unit, chosen)))
     lines, _ = layer.lines
