@@ -4,14 +4,14 @@
     POCKETPIPE_DATA=... python benchmarks/one_shot.py --task cifar10 --network resnet56 \\
         --weights pretrained/resnet56_second.safetensors --speedups 1.5 2 2.5 [--holdout test_half] [--beside]
 
-Every criterion, alone, with BatchNorm re-estimated and reconstructed; whole blocks; and Torch-Pruning beside. Without
-`--weights` (relative to POCKETPIPE_DATA) the base recipe trains the network, seed 0. A criterion thins all groups alike
-(the same keep ratio, on the budget); `ranked` takes the channels of all groups in one order, by Taylor for each MAC,
-`inside blocks` those that no addition ties. Figures are on the first `--examples` of val (of one half of test with
-`--holdout test_half`, for weights that have seen val). At the end, for each speedup, test (the other half) is opened
-once for the row that val puts first of ours and of Torch-Pruning's. `--beside` needs `pip install --no-deps
-torch-pruning==1.6.1`; it gets what helps ours: the channels inside blocks only, its own global ranking, and our
-re-estimation of BatchNorm behind it. Prints Markdown tables.
+Every criterion, and whole blocks: alone, with BatchNorm re-estimated, reconstructed, both; and Torch-Pruning beside.
+Without `--weights` (relative to POCKETPIPE_DATA) the base recipe trains the network, seed 0. A criterion thins all
+groups alike (the same keep ratio, on the budget); `ranked` takes the channels of all groups in one order, by Taylor
+for each MAC, `inside blocks` those that no addition ties. Figures are on the first `--examples` of val (of one half
+of test with `--holdout test_half`, for weights that have seen val). At the end, for each speedup, test (the other
+half) is opened once for the row that val puts first of ours and of Torch-Pruning's. `--beside` needs `pip install
+--no-deps torch-pruning==1.6.1`; it gets what helps ours: the channels inside blocks only, its own global ranking, and
+our re-estimation of BatchNorm behind it. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ MINIMUM = 4
 """Fewest channels that a ranking leaves in a group."""
 WAYS: dict[str, dict[str, Any]] = {
     "alone": {"statistics": "kept", "reconstruction": None},
-    "BatchNorm re-estimated": {"reconstruction": None},
-    "and reconstructed": {"reconstruction": "least_squares"},
+    "BatchNorm re-estimated": {"statistics": "reestimated", "reconstruction": None},
+    "reconstructed": {"statistics": "kept", "reconstruction": "least_squares"},
+    "both": {"statistics": "reestimated", "reconstruction": "least_squares"},
 }
 
 
@@ -97,7 +98,7 @@ class Bench:
     def table(self, speedup: float) -> None:
         """Print a row for each way to cut, then what val puts first on test."""
         limits = Limits(macs=int(self.profile.cost().macs / speedup))
-        print(f"\n| {speedup:g}x fewer MACs | " + " | ".join(WAYS) + " |\n|---|---:|---:|---:|", flush=True)
+        print(f"\n| {speedup:g}x fewer MACs | " + " | ".join(WAYS) + " |\n|---" + "|---:" * len(WAYS) + "|", flush=True)
         ours = [self.row(name, list(self.carried_out(step))) for name, step in self.steps(limits)]
         theirs = []
         if self.beside:
@@ -129,14 +130,10 @@ class Bench:
                 yield "whole blocks, by loss", fewer.pin(self.network, self.task, self.splits.train)
 
     def carried_out(self, step: Step) -> Iterator[nn.Module]:
-        """The network after the step, each way that the step knows."""
+        """The network after the step, each way."""
         for options in WAYS.values():
-            if isinstance(step, ChannelsStep):
-                plan = CompressionPlan((step.model_copy(update=options),))
-                yield plan.carry_out(self.network, self.task, self.splits.train)[0].eval()
-        if isinstance(step, BlocksStep):
-            cut = step.apply(self.network, self.task).eval()
-            yield from (cut, self.reestimated(cut))
+            plan = CompressionPlan((step.model_copy(update=options),))
+            yield plan.carry_out(self.network, self.task, self.splits.train)[0].eval()
 
     def torch_pruned(self, importance: str, limits: Limits) -> nn.Module:
         """By Torch-Pruning: the least share of the channels inside blocks that keeps the limits, ranked globally."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.zoo import trained_looking
-from pocketpipe.compression.channels.reconstruction import reconstruct
+from pocketpipe.compression.channels.following import reconstruct_thinned
 from pocketpipe.compression.refitting import RIDGE, fitted
 from pocketpipe.compression.slimming import Kept, slim
 from pocketpipe.compression.sparsity.mask import Mask
@@ -95,7 +95,7 @@ def test_each_layer_fits_the_whole_output_with_what_those_before_it_have_become(
     network = _chain()
     slimmed = slim(network, trace(network, SHAPE), KEPT)
     found = copy.deepcopy(slimmed)
-    refitted = reconstruct(found, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="kept")
+    refitted = reconstruct_thinned(found, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="kept")
     assert refitted == ("second", "third", "head")
 
     inner, original = slimmed.first(EXAMPLES).relu(), network.first(EXAMPLES).relu()
@@ -118,7 +118,7 @@ def test_batchnorm_that_is_re_estimated_acts_as_it_will() -> None:
     network = _chain()
     slimmed = slim(network, trace(network, SHAPE), KEPT)
     old = copy.deepcopy(slimmed.norm.state_dict())
-    reconstruct(slimmed, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="reestimated")
+    reconstruct_thinned(slimmed, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="reestimated")
     assert all(torch.equal(old[name], tensor) for name, tensor in slimmed.norm.state_dict().items())
     assert not slimmed.norm.training
     assert slimmed.norm.momentum == 0.1
@@ -126,7 +126,7 @@ def test_batchnorm_that_is_re_estimated_acts_as_it_will() -> None:
     wanted = network.second(network.first(EXAMPLES).relu())[:, list(KEPT["second"])]
     centred, target = inner - inner.mean((0, 2, 3), keepdim=True), wanted - wanted.mean((0, 2, 3), keepdim=True)
     plain = slim(network, trace(network, SHAPE), KEPT)
-    reconstruct(plain, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="kept")
+    reconstruct_thinned(plain, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="kept")
     other = plain.second(plain.first(EXAMPLES).relu())
     assert (centred - target).square().sum() < (other - other.mean((0, 2, 3), keepdim=True) - target).square().sum()
 
@@ -141,7 +141,7 @@ def test_channels_that_others_can_stand_for_are_not_missed() -> None:
     slimmed = slim(network, trace(network, SHAPE), kept)
     wanted = network(EXAMPLES)
     cut = (slimmed(EXAMPLES) - wanted).abs().mean()
-    reconstruct(slimmed, network, trace(network, SHAPE), kept, EXAMPLES, statistics="kept")
+    reconstruct_thinned(slimmed, network, trace(network, SHAPE), kept, EXAMPLES, statistics="kept")
     assert (slimmed(EXAMPLES) - wanted).abs().mean() < 0.01 * cut
 
 
@@ -164,7 +164,7 @@ def test_a_layer_that_reads_whole_groups_makes_up_for_cuts_before_it_and_a_branc
     examples = torch.randn(300, 4)
     kept = {"cut": (0, 1, 2)}
     slimmed = slim(network, trace(network, (4,)), kept)
-    reconstruct(slimmed, network, trace(network, (4,)), kept, examples, statistics="kept")
+    reconstruct_thinned(slimmed, network, trace(network, (4,)), kept, examples, statistics="kept")
     assert torch.allclose(slimmed.other.weight, network.other.weight, atol=1e-6)
     error = (slimmed(examples) - network(examples)).square().mean()
     slimmed.head.weight.copy_(network.head.weight)
@@ -198,7 +198,7 @@ def test_what_is_no_plain_product_or_runs_twice_stays_as_it_is() -> None:
     kept = {group.name: (0, 1, 2, 5, 6) for group in traced.groups if group.slimmable}
     slimmed = slim(network, traced, kept)
     before = {name: tensor.clone() for name, tensor in slimmed.state_dict().items()}
-    assert reconstruct(slimmed, network, traced, kept, EXAMPLES, statistics="kept") == ("plain",)
+    assert reconstruct_thinned(slimmed, network, traced, kept, EXAMPLES, statistics="kept") == ("plain",)
     changed = {name for name, tensor in slimmed.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"plain.weight", "plain.bias"}
 
@@ -209,13 +209,13 @@ def test_a_weight_with_a_mask_on_it_stays_as_it_is() -> None:
     lay_on(network, "second", Mask(network.second.weight.abs() > 0.1))
     traced = trace(network, SHAPE)
     slimmed = slim(network, traced, KEPT)
-    assert reconstruct(slimmed, network, traced, KEPT, EXAMPLES, statistics="kept") == ("third", "head")
+    assert reconstruct_thinned(slimmed, network, traced, KEPT, EXAMPLES, statistics="kept") == ("third", "head")
 
 
 def test_nothing_is_left_behind() -> None:
     network = _chain()
     slimmed = slim(network, trace(network, SHAPE), KEPT)
-    reconstruct(slimmed, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="reestimated")
+    reconstruct_thinned(slimmed, network, trace(network, SHAPE), KEPT, EXAMPLES, statistics="reestimated")
     modules = (*network.modules(), *slimmed.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks or module.training for module in modules)
     assert all(parameter.requires_grad for parameter in slimmed.parameters())
@@ -251,4 +251,4 @@ def test_a_weight_that_two_layers_share_stays_as_it_is() -> None:
     kept = {group.name: tuple(range(group.channels - 2))}
     slimmed = slim(network, traced, kept)
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-    assert reconstruct(slimmed, network, traced, kept, x, statistics="kept") == ("head",)
+    assert reconstruct_thinned(slimmed, network, traced, kept, x, statistics="kept") == ("head",)

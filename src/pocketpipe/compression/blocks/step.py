@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
@@ -11,8 +11,12 @@ from pydantic import Field
 from pocketpipe.budget import Limits
 from pocketpipe.compression.batchnorm import reestimate_on
 from pocketpipe.compression.blocks.choice import Chooser, Criterion
+from pocketpipe.compression.blocks.following import Runs, reconstruct_shortened
+from pocketpipe.compression.modules import device_of
+from pocketpipe.compression.reconstruction import Reconstruction, Statistics
+from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.taking_out import moved_up, put
-from pocketpipe.compression.tracing import profile_of
+from pocketpipe.compression.tracing import profile_of, trace
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import NetworkProfile
@@ -27,7 +31,6 @@ EXAMPLES = 512
 
 Kept = dict[str, int]
 """Blocks that stay in each run, by the run's first block."""
-Runs = Sequence[Sequence[str]]
 
 
 @STEPS.register("blocks")
@@ -56,6 +59,10 @@ class BlocksStep(Step):
     """Which blocks go, first one first; None until pinned. Given by hand, it says how many, too."""
     criterion: Criterion = "loss"
     """By what pinning chooses them: see `blocks.choice`."""
+    reconstruction: Reconstruction | None = "least_squares"
+    """Whether the layers behind a removed block get weights that reproduce their outputs: see `reconstruction`."""
+    statistics: Statistics = "reestimated"
+    """Whether BatchNorm's statistics are measured anew after the removal."""
     examples: Annotated[int, Field(ge=1)] = EXAMPLES
     """How many training examples pinning looks at."""
     seed: int = 0
@@ -167,10 +174,20 @@ class BlocksStep(Step):
         return shorter
 
     def calibrate(self, network: nn.Module, before: nn.Module, task: Task, data: Split) -> None:
-        """Re-estimate BatchNorm: what comes in after a block that is gone has other statistics."""
+        """Reconstruct what the layers behind a block that is gone put out, and re-estimate BatchNorm.
+
+        Raises UserError if that takes examples and there are none.
+        """
         if not self.removed:
             return
-        reestimate_on(network, task, data)
+        if self.reconstruction == "least_squares":
+            wanted_by = f"{self.kind}.reconstruction: {self.reconstruction} (null does without)"
+            examples = training_views(task, data, device_of(network), wanted_by=wanted_by)
+            traced = trace(before, task.input_shape)
+            runs = profile_of(before, task.input_shape).runs
+            reconstruct_shortened(network, before, traced, runs, self.removed, examples, statistics=self.statistics)
+        if self.statistics == "reestimated":
+            reestimate_on(network, task, data)
 
     def reopened(self, profile: NetworkProfile) -> Self:
         """With the same number of blocks, whichever: those of a run need not be equally dense."""

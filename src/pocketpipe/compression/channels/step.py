@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
 from pocketpipe.budget import Limits
 from pocketpipe.compression.batchnorm import reestimate_on
+from pocketpipe.compression.channels.following import reconstruct_thinned
 from pocketpipe.compression.channels.portions import by_groups, in_portions
 from pocketpipe.compression.channels.projection import AllowedWidths, projected
-from pocketpipe.compression.channels.reconstruction import Statistics, reconstruct
 from pocketpipe.compression.importance import Criterion, importance, most_important
 from pocketpipe.compression.modules import device_of
+from pocketpipe.compression.reconstruction import Reconstruction, Statistics
 from pocketpipe.compression.sampling import training_views
 from pocketpipe.compression.slimming import refuse_broken, slim
 from pocketpipe.compression.sparsity import SparsityStep
@@ -32,7 +33,6 @@ SMALLEST_RATIO = 0.1
 """The least share of a group's channels that search and projection leave."""
 
 Count = Annotated[int, Field(ge=1)]
-Reconstruction = Literal["least_squares"]
 
 
 @STEPS.register("channels")
@@ -57,7 +57,7 @@ class ChannelsStep(Step):
     criterion: Criterion = "l1"
     """By what pinning chooses them: see `importance`."""
     reconstruction: Reconstruction | None = "least_squares"
-    """Whether the layers after a cut get weights that reproduce their outputs: see `reconstruct`."""
+    """Whether the layers after a cut get weights that reproduce their outputs: see `reconstruction`."""
     statistics: Statistics = "reestimated"
     """Whether BatchNorm's statistics are measured anew after the cut."""
     pinned: tuple[str, ...] = ()
@@ -189,7 +189,7 @@ class ChannelsStep(Step):
             wanted_by = f"{self.kind}.reconstruction: {self.reconstruction} (null does without)"
             examples = training_views(task, data, device_of(network), wanted_by=wanted_by)
             traced = trace(before, task.input_shape)
-            reconstruct(network, before, traced, self._chosen, examples, statistics=self.statistics)
+            reconstruct_thinned(network, before, traced, self._chosen, examples, statistics=self.statistics)
         if self.statistics == "reestimated":
             reestimate_on(network, task, data)
 
