@@ -49,10 +49,16 @@ class Row:
 
 ROWS = {
     "W8 A8": Row(QuantizationStep()),
-    "W4 A8": Row(QuantizationStep(weight_bits=4, rounding="adaround"), epochs=2),
-    "W4 A4": Row(QuantizationStep(weight_bits=4, activation_bits=4, rounding="adaround"), epochs=4),
+    "W4 A8": Row(QuantizationStep(weight_bits=4), epochs=2),
+    "W4 A8, AdaRound": Row(QuantizationStep(weight_bits=4, rounding="adaround"), epochs=2),
+    "W4 A4": Row(QuantizationStep(weight_bits=4, activation_bits=4), epochs=4),
+    "W4 A4, AdaRound": Row(QuantizationStep(weight_bits=4, activation_bits=4, rounding="adaround"), epochs=4),
     "W2 A2": Row(QuantizationStep(weight_bits=2, activation_bits=2, rounding="nearest"), epochs=6, learning_rate=0.02),
-    "codebook, 4 bits": Row(CodebookStep(bits=4, assignment="nearest"), epochs=2),
+    "W2 A2, longer": Row(
+        QuantizationStep(weight_bits=2, activation_bits=2), epochs=24, learning_rate=0.04, further=("resnet56",)
+    ),
+    "codebook, 4 bits": Row(CodebookStep(bits=4), epochs=2),
+    "codebook, 4 bits, nearest values": Row(CodebookStep(bits=4, assignment="nearest"), epochs=2),
     "90 % sparse": Row(SparsityStep(density=0.1, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
     "90 % sparse, longer": Row(
         SparsityStep(density=0.1, protocol="lamp", schedule="gradual"),
@@ -64,7 +70,8 @@ ROWS = {
     "75 % sparse": Row(SparsityStep(density=0.25, protocol="lamp", schedule="gradual"), epochs=3, learning_rate=0.05),
     "95 % sparse": Row(SparsityStep(density=0.05, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
 }
-"""Activations of 4 and 2 bits are what layers read; sums, the input and the outputs have 8, as have both ends."""
+"""By GPTQ, where nothing else is said. Activations of 4 and 2 bits are what layers read; sums, the input and the outputs
+have 8, as have both ends."""
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ TEACHERS = {
     "resnet20": "resnet20",
     "airbench": "airbench",
     "airbench_second": "airbench",
+    "airbench_third": "airbench",
 }
 """Files of weights, and the networks that they are of."""
 ITS_TEACHERS, TEMPERATURE = ("resnet56_first", "resnet20"), 4.0
