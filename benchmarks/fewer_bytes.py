@@ -70,8 +70,8 @@ ROWS = {
     "75 % sparse": Row(SparsityStep(density=0.25, protocol="lamp", schedule="gradual"), epochs=3, learning_rate=0.05),
     "95 % sparse": Row(SparsityStep(density=0.05, protocol="lamp", schedule="gradual"), epochs=6, learning_rate=0.05),
 }
-"""By GPTQ, where nothing else is said. Activations of 4 and 2 bits are what layers read; sums, the input and the outputs
-have 8, as have both ends."""
+"""By GPTQ, where nothing else is said. Activations of 4 and 2 bits are what layers read; sums, the input and the
+outputs have 8, as have both ends."""
 
 
 def main() -> None:
