@@ -32,4 +32,7 @@ class Cost(Value):
 
     def ratio_to(self, smaller: "Cost") -> dict[str, float]:
         """How many times `smaller` is smaller, in a budget's terms."""
-        return {"speedup": self.macs / smaller.macs, "compression": self.file_bytes / smaller.file_bytes}
+        return {
+            "speedup": self.macs / max(1, smaller.macs),  # all may lie in blocks that are gone
+            "compression": self.file_bytes / max(1, smaller.file_bytes),
+        }

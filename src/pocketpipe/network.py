@@ -54,8 +54,15 @@ class StoredNetwork:
         digest = hashlib.sha256(f"{self.reference}{sorted(self.options.items())}{self.plan.to_json()}".encode())
         for name in sorted(self.state):
             tensor = self.state[name]
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + _bytes_of(tensor))
         return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    """Of any type, also of those that NumPy does not have (bfloat16)."""
+    import torch
+
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _settle(network: nn.Module, input_shape: tuple[int, ...]) -> None:
@@ -94,6 +101,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
         take = getattr(module, "take_names_of_torch", None)
         if callable(take):
             take(state, f"{path}." if path else "")
+    _fill_in_tied(state, network)
     own = network.state_dict()
     needed = {name for name in own if not name.endswith("num_batches_tracked")}
     missing = sorted(needed - set(state))
@@ -111,6 +119,17 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, of: str) ->
     if problems:
         raise UserError(f"weights do not fit network {of!r}; " + "; ".join(problems))
     network.load_state_dict(state, strict=False)
+
+
+def _fill_in_tied(state: dict[str, Tensor], network: nn.Module) -> None:
+    """A tensor with several names, of which files hold one as a rule (`safetensors.torch.save_model`), under each."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    for same in names.values():
+        there = [name for name in same if name in state]
+        if there:
+            state.update({name: state[there[0]] for name in same if name not in state})
 
 
 def _as_named_here(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

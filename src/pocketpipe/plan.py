@@ -202,8 +202,14 @@ class CompressionPlan:
 
     @classmethod
     def from_json(cls, text: str) -> CompressionPlan:
-        """Read a plan. Raises UserError for an unknown kind and Mistakes for a step's wrong parameters."""
-        return cls(tuple(_read_step(index, dict(entry)) for index, entry in enumerate(json.loads(text))))
+        """Read a plan. Raises UserError for what is none and unknown kinds, Mistakes for a step's wrong parameters."""
+        try:
+            entries = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"a plan is a list of steps in JSON; this is no JSON: {error}") from None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError('a plan is a list of steps in JSON: [{"kind": "channels", ...}, ...]')
+        return cls(tuple(_read_step(index, entry) for index, entry in enumerate(entries)))
 
     def predict(self, profile: NetworkProfile) -> NetworkProfile:
         """The profile of the network after all steps."""

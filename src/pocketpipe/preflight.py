@@ -154,8 +154,10 @@ def _infeasible(request: Request, stages: set[str]) -> Iterator[str]:
     if request.task is None or _task_mistakes(request):
         return
     no_data = list(_said("", partial(_check_data, request.task)))
+    if not no_data:
+        yield from _said("", partial(_check_judged, request.task, request.budget))
     if stages & STAGES_WITH_THE_NETWORK:
-        yield from no_data or _said("", partial(_check_drop, request.task, request.budget))
+        yield from no_data
         if not no_data and request.network is not None and not _network_mistakes(request):
             yield from _said("", partial(_check_network, request.task, request.network, request, stages))
     if stages & STAGES_WITH_TEACHERS and not no_data:
@@ -200,14 +202,17 @@ def _check_data(choice: TaskChoice) -> None:
         raise UserError(f"task.holdout: {choice.holdout!r} is not known to task {choice.name!r}; use {allowed}{hint}")
 
 
-def _check_drop(choice: TaskChoice, budget: Budget | None) -> None:
+def _check_judged(choice: TaskChoice, budget: Budget | None) -> None:
+    """Whether what the budget says of the metric is within its span."""
     task = choice.build(machine.data_root())
-    drop = None if budget is None else budget.accuracy_drop
-    if drop is not None and task.metric_span is not None and drop >= task.metric_span:
-        raise UserError(
-            f"budget.accuracy_drop: {drop:g} is no loss to ask for, {task.metric_name} goes from 0 to "
-            f"{task.metric_span:g}; one point is 0.01"
-        )
+    if budget is None or task.metric_span is None:
+        return
+    of_the_metric = f"{task.metric_name} goes from 0 to {task.metric_span:g}; one point is 0.01"
+    drop, least = budget.accuracy_drop, budget.minimum_metric
+    if drop is not None and drop >= task.metric_span:
+        raise UserError(f"budget.accuracy_drop: {drop:g} is no loss to ask for, {of_the_metric}")
+    if least is not None and task.higher_is_better and least > task.metric_span:
+        raise UserError(f"budget.minimum_metric: {least:g} cannot be reached, {of_the_metric}")
 
 
 def _check_network(task_choice: TaskChoice, network_choice: NetworkChoice, request: Request, stages: set[str]) -> None:

@@ -36,6 +36,8 @@ CODE_BYTES, CALL_BYTES = 1536, 68
 """What a device's flash holds beside the weights, in a prediction: kernels, and the calls of each operator. A Cortex-M
 has 1,506 bytes of them for LeNet (8 tensors between operators), 1,937 for ResNet-8 (19), 3,305 for MobileNetV1 (30),
 8,049 for a GRU (135), and 2,292 with tables of weights for MLPerf Tiny's ResNet-8 (15)."""
+UNTRACED = "products that tracing does not know"
+"""Called so among the layers."""
 UNKNOWN_CODE_BYTES = 4 * 1024
 """The same where operators are not known."""
 STACK_BYTES = 2 * 1024
@@ -102,6 +104,15 @@ class NetworkProfile(Value):
         """The same, where the network as it is makes an exported file of `size` bytes."""
         overhead = size - self.model_copy(update={"file_overhead": 0}).cost().file_bytes
         return self.model_copy(update={"file_overhead": max(overhead, 0)})
+
+    def with_macs_of(self, measured: int) -> "NetworkProfile":
+        """The same, where the exported file has so many MACs: more are products that tracing knows no rule for, and
+        that no plan makes smaller."""
+        missing = measured - self.cost().macs
+        if missing <= 0:
+            return self
+        unknown = Layer(name=UNTRACED, operator="matmul", weight=(), positions=missing, output_shape=())
+        return self.model_copy(update={"layers": (*self.layers, unknown)})
 
     def packed_to(self, size: int) -> "NetworkProfile":
         """The same, where the network as it is packs to `size` bytes; noted if that saves more than the graph takes."""

@@ -1,14 +1,19 @@
 """MACs and parameters counted on the ONNX file, against PyTorch's own counter and the network's parameters."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pocketpipe.compression.quantization import QuantizationStep
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.network import NETWORKS
+from pocketpipe.plan import CompressionPlan
+from pocketpipe.task import TASKS, Split
 
 SHAPES = {"resnet20": (3, 32, 32), "mobilenet_v2": (3, 32, 32), "lenet": (1, 8, 8), "gru": (8, 8)}
 
@@ -86,3 +91,19 @@ def test_einsum_by_hand(equation: str) -> None:
     graph = helper.make_graph([node], "products", [values["q"], values["k"]], [values["scores"]])
     file = helper.make_model(graph).SerializeToString()
     assert cost_of(file, "net.onnx").macs == 3 * 5 * 7 * 4
+
+
+def test_behind_a_group_norm_of_a_newer_opset_nothing_is_left_out() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8), torch.nn.Conv2d(8, 8, 3), torch.nn.GroupNorm(2, 8),
+        torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 5),
+    )  # fmt: skip
+    task = TASKS.resolve("digits")(Path())
+    task.input_shape = (3, 8, 8)
+    images = np.random.default_rng(0).random((32, 3, 8, 8)).astype(np.float32)
+    data = Split("noise", images, np.zeros(32, np.int64))
+    expected = cost_of(export_onnx(network.eval(), (3, 8, 8)), "f").macs
+    quantized, _ = CompressionPlan((QuantizationStep(weight_bits=4),)).carry_out(network, task, data)
+    assert (
+        cost_of(export_onnx(quantized, (3, 8, 8)), "f").macs == expected == 8 * 36 * 27 + 8 * 16 * 72 + 4 * 4 * 72 + 80
+    )

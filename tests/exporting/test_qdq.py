@@ -190,3 +190,36 @@ def test_shares_of_equal_outputs_are_counted() -> None:
     check = ExportCheck(expected + np.array([[0.005, 0.02], [0.0, -3.0]]), expected)
     assert check.equal_share == 0.5
     assert check.difference == pytest.approx(3.0)
+
+
+def test_a_module_under_two_paths_is_stored_once() -> None:
+    torch.manual_seed(0)
+    again = nn.Conv2d(6, 6, 3, padding=1)
+    network = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), again, nn.ReLU(), again, nn.Flatten(), nn.Linear(96, 4)
+    ).eval()
+    quantized = _quantized(network, (2, 6, 6))
+    assert check_export(export_onnx(quantized, (2, 6, 6)), quantized, _inputs((2, 6, 6))).equal_share >= 0.97
+
+
+class Bank(nn.Module):
+    """Fixed filters, in a buffer, between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 6, 3, padding=1), nn.Linear(54, 4)
+        self.register_buffer("kernel", torch.rand(6, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 2, 6, 6) -> (N, 4)."""
+        kernel: Any = self.kernel
+        x = nn.functional.conv2d(self.first(x).relu(), kernel, stride=2, padding=1, groups=6)
+        return self.last(x.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_kernel_in_a_buffer_is_quantized_as_a_layers() -> None:
+    torch.manual_seed(0)
+    quantized = _quantized(Bank().eval(), (2, 6, 6))
+    data = export_onnx(quantized, (2, 6, 6))
+    assert check_export(data, quantized, _inputs((2, 6, 6))).equal_share >= 0.97
+    assert _initializers(data)["kernel"].data_type == TensorProto.INT8

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from own.keywords import Gru
@@ -193,3 +193,31 @@ def test_weights_of_an_unrolled_network_may_have_words_before_all_names() -> Non
     plain.load_state_dict(given)
     with torch.no_grad():
         assert torch.allclose(network.eval()(x), plain.eval()(x), atol=1e-5)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.exit = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.exit.weight = self.entry.weight
+
+
+def test_of_tied_weights_a_file_may_hold_one(tmp_path: Path) -> None:
+    saved, loaded = Tied(), Tied()
+    save_model(saved, str(tmp_path / "w.safetensors"))
+    state = read_weights(tmp_path / "w.safetensors")
+    assert len(state) == 3
+    load_weights(loaded, state, of="tied")
+    assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    assert loaded.exit.weight is loaded.entry.weight
+
+
+def test_weights_of_any_type_have_a_digest() -> None:
+    state = {"w": torch.arange(4.0)}
+    digests = {
+        StoredNetwork("lenet", state={"w": state["w"].to(kind)}).digest()
+        for kind in (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool)
+    }
+    assert len(digests) == 5

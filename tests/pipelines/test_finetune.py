@@ -2,7 +2,7 @@
 
 import pytest
 
-from pocketpipe.pipelines.finetune.nodes import worse_than_before
+from pocketpipe.training.losing import worse_than_before
 from training.samples import Blobs
 
 
@@ -15,10 +15,12 @@ class Errors(Blobs):
     [(Blobs(), 0.86, 0.4, True), (Blobs(), 0.86, 0.86, False), (Errors(), 0.1, 0.2, True), (Errors(), 0.2, 0.1, False)],
 )
 def test_only_a_loss_is_told(task: Blobs, before: float, after: float, told: bool) -> None:
-    lines = worse_than_before(task, before, after)
+    lines = worse_than_before(task, before, after, "finetune")
     assert bool(lines) == told
     assert not told or f"ended at {after:.4f} accuracy, before it there were {before:.4f}" in lines[0]
 
 
 def test_a_loss_in_a_small_unit_is_seen() -> None:
-    assert "ended at 3e-05 accuracy, before it there were 2e-05" in worse_than_before(Errors(), 2e-5, 3e-5)[0]
+    (line,) = worse_than_before(Errors(), 2e-5, 3e-5, "teacher")
+    assert "ended at 3e-05 accuracy, before it there were 2e-05" in line
+    assert "lower teacher.learning_rate" in line

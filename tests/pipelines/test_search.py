@@ -208,6 +208,19 @@ def test_a_champions_plan_is_a_finalist_where_the_search_runs(
         assert record.facts["missed"] == 2, "plans as small are no answer where it loses too much"
 
 
+def test_a_champions_plan_that_wins_beside_a_student_that_is_lost_is_cut_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champions: Any = Champion(Scored(0.95), Scored(0.80), plan_of(4), b"", EVALUATION)  # type: ignore[arg-type]
+    scores: dict[str, float | Exception] = {"finalist 0": 0.90, "finalist 1": 0.93, "finalist 2": 0.95}
+    plan, network, trials, record = found_by_stand_ins(
+        scores | {"champion's plan": 0.80}, 2, champions, tmp_path, monkeypatch
+    )
+    assert (plan, network) == (champions.plan, "cut anew")
+    assert record.facts["winner"] == trials[2].index
+    assert record.metrics["tuned_score"] == 0.95
+
+
 def test_a_single_finalist_is_not_trained_to_be_compared_with_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,7 @@ def findings(
         records=records(warnings),
         dense_profile=dense,
         plan=winner.plan,
+        carried_out=winner.plan,
         request={
             "task": {"name": "digits", "holdout": None, "options": {}},
             "network": {"name": "resnet8", "weights": None, "options": {}},

@@ -175,6 +175,14 @@ def test_random_controls_depend_on_the_seed_and_their_number_alone(tmp_path):
     assert controls("c", trials=0, controls=3, seed=1) != three
 
 
+@pytest.mark.parametrize("tuner", ["tpe", "random"])
+def test_no_control_is_what_the_tuner_proposes_first(tuner, tmp_path):
+    trials = run(tmp_path, tuner=tuner, trials=3, controls=3, ladder=())
+    proposed, drawn = ([t.plan_json for t in trials if t.origin == origin] for origin in ("tuner", "random"))
+    assert len(proposed) == len(drawn) == 3
+    assert {*proposed}.isdisjoint(drawn)
+
+
 def test_a_step_that_overshoots_is_named(tmp_path):
     class Careless(Widths):
         def project(self, profile, limits):

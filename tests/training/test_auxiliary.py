@@ -107,3 +107,11 @@ def test_they_are_resumed_with_the_network(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "halved", network=deep, recipe=recipe, task=task)
     assert train(tmp_path / "halved", network=deep, recipe=recipe, task=task).network.digest() == whole.network.digest()
+
+
+def test_where_maps_grow_again_the_smallest_ones_are_read_too() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2), nn.Flatten(), nn.Linear(256, 10),
+    )  # fmt: skip
+    assert points_of(network, DIGIT, (10,), Auxiliary()) == {"2": (4, 2, 2), "3": (4, 4, 4)}

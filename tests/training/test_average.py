@@ -121,3 +121,12 @@ def test_statistics_are_those_of_the_averaged_weights(tmp_path: Path) -> None:
     for name, tensor in again.state_dict().items():
         assert torch.allclose(tensor.float(), other.state[name].float(), atol=1e-6) or "tracked" in name, name
     assert not torch.allclose(one.state["1.running_var"], other.state["1.running_var"])
+
+
+def test_integers_among_the_parameters_are_taken_as_they_are() -> None:
+    network = nn.Linear(2, 2)
+    network.table = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+    average = WeightAverage(network, 0.5)
+    network.table.data += 5
+    average.update(network, 3)
+    assert average.network.table.tolist() == [6, 7]

@@ -155,3 +155,11 @@ def _distance_of_maps(student: StoredNetwork, teacher: StoredNetwork) -> float:
             _, (features,) = Watched(stored.build(task), ("2",)).forward(inputs)
         maps.append(nn.functional.normalize(features.square().sum(1).flatten(1), dim=1))
     return float((maps[0] - maps[1]).square().mean())
+
+
+def test_a_module_that_a_step_skips_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3))
+    watched = Watched(network, ("1",))
+    network[1] = nn.Identity()
+    with pytest.raises(UserError, match="1: did not run in a training step"):
+        watched.forward(torch.zeros(2, 1, 8, 8))

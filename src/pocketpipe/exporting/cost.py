@@ -5,12 +5,14 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pocketpipe.cost import Cost
+from pocketpipe.errors import UserError
 from pocketpipe.integer.onnx_file import attributes, inferred, shapes_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
 Shape = tuple[int, ...]
+MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def cost_of(onnx_file: bytes, name: str) -> Cost:
@@ -21,6 +23,7 @@ def cost_of(onnx_file: bytes, name: str) -> Cost:
     graph = model.graph
     known = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} | shapes_of(model)
     weights = _weights(graph, _floating_types(onnx.TensorProto))
+    _refuse_unknown_shapes(graph, known)
     macs = {node.name or node.output[0]: count for node in graph.node if (count := _macs(node, known))}
     return Cost(
         macs=sum(macs.values()),
@@ -45,6 +48,15 @@ def _weights(graph: "GraphProto", floating: tuple[int, ...]) -> list[Shape]:
 
 def _floating_types(tensor: Any) -> tuple[int, ...]:
     return (tensor.FLOAT, tensor.FLOAT16, tensor.BFLOAT16, tensor.DOUBLE)
+
+
+def _refuse_unknown_shapes(graph: "GraphProto", shapes: Mapping[str, Shape]) -> None:
+    """Of an operator that multiplies: it would count for nothing."""
+    for node in graph.node:
+        of_ends = [*node.input[:2], node.output[0]] if node.op_type in MULTIPLYING else []
+        for name in of_ends:
+            if 0 in shapes.get(name, (0,)) or not shapes[name]:
+                raise UserError(f"node {node.name or name!r} ({node.op_type}): ONNX knows no shape of {name!r}")
 
 
 def _macs(node: "NodeProto", shapes: Mapping[str, Shape]) -> int:

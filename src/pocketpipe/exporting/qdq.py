@@ -6,6 +6,7 @@ weight's scales, and a negative factor into the signs of its integers: the integ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def exportable(network: nn.Module, newest: int = OPSET_OF_INT4) -> Exportable:
     small = [layer for layer, grid in grids.items() if grid.bits <= FOUR_BITS]
     four_bits = frozenset(small if newest >= OPSET_OF_INT4 else [])
     opset = OPSET_OF_INT4 if four_bits else OPSET
-    for layer, grid in grids.items():
+    for layer, grid in _each_once(network, grids).items():
         factor = _fold_norm(network, plain, layer)
         folded = folded_grid(network, layer, factor) or grid
         _store(plain, layer, folded_integers(network, layer, folded, factor), _Dequantize(folded, opset))
@@ -71,6 +72,15 @@ def exportable(network: nn.Module, newest: int = OPSET_OF_INT4) -> Exportable:
         elif isinstance(child, BiasRounding) and (bias := child.grid()) is not None:
             _store(plain, f"{child.layer}.bias", bias.integers, _Dequantize(Grid(bias.step, 0, 32), opset))
     return Exportable(plain, opset, four_bits)
+
+
+def _each_once(network: nn.Module, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """Without further names of a module that the network has under several paths."""
+    by_place: dict[tuple[int, str], str] = {}
+    for layer in grids:
+        module, attribute = owner(network, layer)
+        by_place.setdefault((id(module), attribute), layer)
+    return {layer: grids[layer] for layer in by_place.values()}
 
 
 def _fold_norm(network: QuantizedNetwork, plain: nn.Module, layer: str) -> Tensor | None:

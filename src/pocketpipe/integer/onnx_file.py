@@ -15,9 +15,26 @@ def inferred(onnx_file: bytes) -> ModelProto:
     import onnx
 
     try:
-        return onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+        model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+        while _shape_group_norms(model):
+            model = onnx.shape_inference.infer_shapes(model)
+        return model
     except onnx.shape_inference.InferenceError as error:
         raise UserError(f"the ONNX file contradicts itself: {' '.join(str(error).split())}") from None
+
+
+def _shape_group_norms(model: ModelProto) -> bool:
+    """Give GroupNormalization's outputs the shape of its inputs, which ONNX does not infer; whether that was new."""
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    known = {value.name: value for value in values if value.type.tensor_type.HasField("shape")}
+    found = False
+    for node in model.graph.node:
+        if node.op_type == "GroupNormalization" and node.input[0] in known and node.output[0] not in known:
+            shaped = model.graph.value_info.add()
+            shaped.CopyFrom(known[node.input[0]])
+            shaped.name = node.output[0]
+            found = True
+    return found
 
 
 def shapes_of(model: ModelProto) -> dict[str, tuple[int, ...]]:

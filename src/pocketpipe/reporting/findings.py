@@ -27,6 +27,9 @@ class Findings:
     """By stage, in the order in which the stages ran."""
     dense_profile: NetworkProfile
     plan: CompressionPlan
+    """That the search chose."""
+    carried_out: CompressionPlan
+    """Its steps as the student went through them: in stages, each cuts on from what training made of the one before."""
     request: Mapping[str, Any]
     """The user's part of the configuration, with its `budget` section."""
     facts: Mapping[str, str]

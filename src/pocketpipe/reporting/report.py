@@ -84,7 +84,7 @@ def render(findings: Findings) -> str:
         layers=layer_rows(findings),
         trained_stages=TRAINED_STAGES,
         request=_yaml(findings.request),
-        plan=findings.plan.to_json(),
+        plan=findings.carried_out.to_json(),
         absent=ABSENT,
     )
 

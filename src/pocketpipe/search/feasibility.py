@@ -120,7 +120,7 @@ def _relative(term: str, cost: str, budget: Budget, dense: Cost, smallest: Cost)
     def kept(ratio: float) -> bool:
         return Budget.model_validate({term: ratio}).limits(dense).keeps(smallest)
 
-    tightest = _largest_round(getattr(dense, cost) / getattr(smallest, cost), kept)
+    tightest = _largest_round(getattr(dense, cost) / max(1, getattr(smallest, cost)), kept)
     return Range(requirement=term, asked=asked, loosest=1.0, tightest=tightest, feasible=asked is None or kept(asked))
 
 

@@ -114,10 +114,13 @@ def _ask_tuner(tuner: Tuner, trials: int, attempts: _Attempts, held: Mapping[str
 
 
 def _random_parameters(space: SearchSpace, seed: int, control: int) -> dict[str, Any]:
-    """Drawn from (seed, control) alone: more trials or controls do not change the earlier ones."""
+    """Drawn from (seed, control) alone: more trials or controls do not change the earlier ones.
+
+    Not (seed, 0) for the first: NumPy takes that for the seed alone, from which tuners draw their first proposal.
+    """
     from nni.algorithms.hpo.random_tuner import RandomTuner
 
-    tuner = RandomTuner(seed=(seed, control))
+    tuner = RandomTuner(seed=(seed, 1 + control))
     tuner.update_search_space(space)
     parameters: dict[str, Any] = tuner.generate_parameters(control)
     return parameters

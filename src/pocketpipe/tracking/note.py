@@ -128,7 +128,7 @@ def _cost(evaluation: Evaluation) -> str:
             teacher.parameters / student.parameters,
         ),
         (
-            "bytes of the file",
+            "bytes of the file" if student.transport_file is None else f"bytes of {student.transport_file}",
             bytes_text(teacher.file_bytes),
             bytes_text(student.file_bytes),
             teacher.file_bytes / student.file_bytes,

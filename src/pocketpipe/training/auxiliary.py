@@ -75,7 +75,10 @@ def points_of(
             possible = ", ".join(shapes) or "none"
             raise UserError(f"auxiliary.points: {', '.join(wrong)}: no module that makes maps; possible: {possible}")
         return {path: shapes[path] for path in choice.points}
-    last = {positions(shape): path for path, shape in shapes.items()}
+    last: dict[tuple[int, ...], str] = {}
+    for path, shape in shapes.items():
+        last.pop(positions(shape), None)  # maps may shrink and grow again: in the order of the last ones
+        last[positions(shape)] = path
     points = list(last.values())[:-1]
     if not points:
         raise UserError(

@@ -38,12 +38,13 @@ class WeightAverage(nn.Module):
 
 
 def _averaged(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *_statistics(network)]
+    return [*(each for each in network.parameters() if each.is_floating_point()), *_statistics(network)]
 
 
 def _copied(network: nn.Module) -> list[Tensor]:
     averaged = {id(tensor) for tensor in _statistics(network)}
-    return [buffer for buffer in network.buffers() if id(buffer) not in averaged]
+    whole = [each for each in network.parameters() if not each.is_floating_point()]
+    return [*whole, *(buffer for buffer in network.buffers() if id(buffer) not in averaged)]
 
 
 def _statistics(network: nn.Module) -> list[Tensor]:

@@ -49,6 +49,12 @@ class Watched:
         """(outputs, features) for inputs (N, ...); of a module that is called more than once, the last call."""
         self._made = {}  # a new one: what others' calls of the network left must not make a compiled forward anew
         outputs: Tensor = self.network(inputs)
+        if not self._made.keys() >= {*self._points}:
+            idle = ", ".join(point for point in self._points if point not in self._made)
+            raise UserError(
+                f"{idle}: did not run in a training step, as where layers are skipped by chance; name other points, or "
+                "set distillation.features and auxiliary to null"
+            )
         features = tuple(self._made[point] for point in self._points)
         self._made = {}
         return outputs, features

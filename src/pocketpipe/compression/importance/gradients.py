@@ -32,7 +32,9 @@ def taylor(
     is sum(weight * gradient) over the weights that read it, which is the same sum for a batch together (Molchanov et
     al. 2019, eq. 8; over all its weights where none reads it). `inputs` (N, ...) are prepared, with their `targets`.
     """
-    copied = copy.deepcopy(network).eval().requires_grad_(True)
+    copied = copy.deepcopy(network).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     ran = _that_run(copied, inputs[:1])
     reading = {group.name: readers(copied, group) for group in groups if _read_by_layers(copied, group, ran)}
     weighing = {group.name: _weighed(copied, group) for group in groups if group.name not in reading}

@@ -147,6 +147,9 @@ class _Known(fx.Proxy):
 class _ExampleTracer(fx.Tracer):
     """Traces while both examples are computed with."""
 
+    proxy_buffer_attributes = True
+    """A kernel may lie in a buffer."""
+
     def __init__(self, examples: list[Tensor], unchanged: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self._examples = examples

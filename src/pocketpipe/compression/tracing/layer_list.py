@@ -27,7 +27,9 @@ def layers_of(walk: Walk, groups: Sequence[TracedGroup], roots: Tensor) -> tuple
     for call in walk.calls:
         by_weight.setdefault(call.weight, []).append(call)
     order = {node: index for index, node in enumerate(walk.values)}
-    listed = [(order[calls[0].node], _layer(walk, calls, lengths)) for calls in by_weight.values()]
+    listed = [
+        (order[calls[0].node], layer) for calls in by_weight.values() for layer in _of_weight(walk, calls, lengths)
+    ]
     listed += [(order[product.node], _product(product, lengths)) for product in walk.products]
     counted = {name for calls in by_weight.values() for name in _stored_with(walk, calls[-1])}
     in_order = (layer for _, layer in sorted(listed, key=lambda each: each[0]))
@@ -64,21 +66,40 @@ class Lengths:
         return Axis(fixed=fixed, groups={name: count for name, count in positions.items() if count})
 
 
-def _layer(walk: Walk, calls: Sequence[LayerCall], lengths: Lengths) -> Layer:
-    """A weight, at all the positions of all its calls."""
-    last = calls[-1]
+def _of_weight(walk: Walk, calls: Sequence[LayerCall], lengths: Lengths) -> list[Layer]:
+    """A weight, at all the positions of all its calls.
+
+    One that is applied across axes of several kinds (a graph's adjacency matrix) is the layer of the last kind; those
+    of the others are products that store nothing.
+    """
     over = [tuple(lengths.of(length) for length in call.over) for call in calls]
-    alike = all(each == over[-1] for each in over)  # else its MACs are given as those of the whole network
-    positions = sum(call.positions * (1 if alike else prod(size for size, _ in call.over)) for call in calls)
+    last = [call for call, each in zip(calls, over, strict=True) if each == over[-1]]
+    layer = _layer(walk, last, over[-1], lengths)
+    others = [(call, each) for call, each in zip(calls, over, strict=True) if each != over[-1]]
+    return [layer] + [
+        Layer(
+            name=f"{layer.name} as used before, {number}",
+            operator="matmul",
+            weight=(),
+            positions=call.positions,
+            output_shape=call.output_shape,
+            over=(*each, *layer.weight),
+        )
+        for number, (call, each) in enumerate(others)
+    ]
+
+
+def _layer(walk: Walk, calls: Sequence[LayerCall], over: tuple[Axis, ...], lengths: Lengths) -> Layer:
+    last = calls[-1]
     bias = next((name for name in _stored_with(walk, last)[1:] if name), None)
     return Layer(
         name=layer_name(last.weight),
         operator=last.operator,
         weight=lengths.of_parameter(last.weight, last.weight_shape),
         bias=None if bias is None else lengths.of_parameter(bias, _shapes(walk)[bias])[0],
-        positions=positions,
+        positions=sum(call.positions for call in calls),
         output_shape=last.output_shape,
-        over=over[-1] if alike else (),
+        over=over,
     )
 
 

@@ -6,10 +6,10 @@ from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord
-from pocketpipe.reporting.numbers import metric_text
-from pocketpipe.task import Splits, Task, TaskChoice
+from pocketpipe.task import Splits, TaskChoice
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import score_of
+from pocketpipe.training.losing import worse_than_before
 from pocketpipe.training.recipe import FinetuneRecipe, TrainerSettings
 from pocketpipe.training.staged import fit_in_stages
 
@@ -46,18 +46,7 @@ def finetune_student(
         metrics={f"selection_{task.metric_name}": score, f"selection_{task.metric_name}_before": before},
         curves=fitted.curves,
         facts=fitted.facts,
-        warnings=worse_than_before(task, before, score),
+        warnings=worse_than_before(task, before, score, "finetune"),
         data=splits.selection.name,
         curves_of=splits.curves_of,
-    )
-
-
-def worse_than_before(task: Task, before: float, after: float) -> tuple[str, ...]:
-    """A line where training lost what it was to win: too high a rate leaves the minimum that the weights came from."""
-    worse = after < before if task.higher_is_better else after > before
-    if not worse:
-        return ()
-    return (
-        f"fine-tuning ended at {metric_text(after)} {task.metric_name}, before it there were {metric_text(before)}: "
-        "lower finetune.learning_rate, or train longer",
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from pocketpipe.budget import Budget
 from pocketpipe.compression.tracing import profile_of
+from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.exporting.packing import pack
 from pocketpipe.network import StoredNetwork
@@ -22,7 +23,8 @@ def profile_network(
     task = task_choice.build(data_root)
     module = teacher.build(task)
     onnx = export_onnx(module, task.input_shape)
-    profile = profile_of(module, task.input_shape).in_file_of(len(onnx)).packed_to(len(pack(onnx)))
+    traced = profile_of(module, task.input_shape).with_macs_of(cost_of(onnx, "teacher.onnx").macs)
+    profile = traced.in_file_of(len(onnx)).packed_to(len(pack(onnx)))
     steps = [method.step() for method in MethodChoice.all_of(methods)]
     reach = refuse_impossible(profile, steps, budget)
     cost = profile.cost()

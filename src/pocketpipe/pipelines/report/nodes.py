@@ -6,7 +6,7 @@ from typing import Any
 from pocketpipe.budget import Budget
 from pocketpipe.evaluation import Evaluation
 from pocketpipe.lineage.fingerprint import engine_versions
-from pocketpipe.network import NetworkChoice
+from pocketpipe.network import NetworkChoice, StoredNetwork
 from pocketpipe.plan import CompressionPlan, MethodChoice
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.record import StageRecord, warnings_of
@@ -29,6 +29,7 @@ def write_report(
     trials: list[Trial],
     profile: NetworkProfile,
     plan: CompressionPlan,
+    student: StoredNetwork,
     student_onnx: bytes,
     *records: StageRecord,
 ) -> tuple[str, StageRecord]:
@@ -43,6 +44,7 @@ def write_report(
         records=by_stage,
         dense_profile=profile,
         plan=plan,
+        carried_out=student.plan,
         request={
             "task": task_choice.model_dump(mode="json"),
             "network": network_choice.model_dump(mode="json"),

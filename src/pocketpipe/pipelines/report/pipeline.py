@@ -25,6 +25,7 @@ def create_pipeline() -> Pipeline:
             "trials",
             "profile",
             "plan",
+            "student",
             "student_onnx",
             *RECORDS,
         ],

@@ -143,7 +143,8 @@ def find_plan(
         why = {"plan": "the champion's, as no finalist keeps the budget"}
         return keep(kept, choice.trials, why, *choice.dropped)
     facts: dict[str, Any] = {"plan": f"trial {winner.index} ({winner.origin})", "winner": winner.index}
-    if kept is not None and winner.origin == "champion":
+    # Its plan cut anew is no better a start than its student, which is trained already; but for one that training lost.
+    if kept is not None and winner.origin == "champion" and enough(kept.score):
         return keep(kept, choice.trials, facts, *choice.dropped)
     forget_taught(workspace)
     doubts = () if kept is None else kept.doubts

@@ -15,6 +15,7 @@ from pocketpipe.task import Split, Splits, Task, TaskChoice
 from pocketpipe.tasks.contamination import Contamination, contamination
 from pocketpipe.training.fit import fit
 from pocketpipe.training.inference import predict, score_of
+from pocketpipe.training.losing import worse_than_before
 from pocketpipe.training.recipe import TeacherRecipe, TrainerSettings
 from pocketpipe.training.rehearsal import rehearse
 
@@ -70,13 +71,18 @@ def make_teacher(
         title="teacher",
     )
     metrics = _metrics(fitted.network, task, splits, trainer)
+    lost: tuple[str, ...] = ()
+    if start.state:
+        before = score_of(start, task, splits.val, trainer)
+        lost = worse_than_before(task, before, metrics[f"val_{task.metric_name}"], "teacher")
+    doubts = given.warnings if given is not None else _probabilities(fitted.network, task, splits.val)
     return fitted.network, StageRecord(
         stage="teacher",
         headline=_in_words(metrics),
         metrics=metrics,
         curves=fitted.curves,
         facts={"start": whence, **(given.facts if given is not None else {}), **fitted.facts},
-        warnings=given.warnings if given is not None else _probabilities(fitted.network, task, splits.val),
+        warnings=(*doubts, *lost),
         data="; ".join(split.name for split in _measured_splits(splits)),
         curves_of=splits.curves_of,
     )

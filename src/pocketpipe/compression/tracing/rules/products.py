@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from torch import Tensor, fx
@@ -110,6 +110,8 @@ def einsum(walk: Walk, node: fx.Node) -> Any:
     equation, listed = str(node.args[0]).replace(" ", ""), node.args[1]
     values = [walk.value(argument) for argument in listed]  # type: ignore[union-attr]
     inputs, arrow, output = equation.partition("->")
+    if "..." in equation and None not in values:
+        inputs, output = _spelled_out(inputs, output, [len(value.shape) for value in values])
     letters = inputs.split(",")
     plain = all(len(set(each)) == len(each) and each.isalpha() for each in letters)
     found = [value for value in values if value is not None]
@@ -117,6 +119,22 @@ def einsum(walk: Walk, node: fx.Node) -> Any:
         return unknown(walk, node)
     factors = [Factor(value, each) for value, each in zip(found, letters, strict=True)]
     return contracted(walk, node, factors, output)
+
+
+def _spelled_out(inputs: str, output: str, ranks: Sequence[int]) -> tuple[str, str]:
+    """The same with a letter for each axis that three dots stand for, the last ones together (broadcasting).
+
+    >>> _spelled_out("...d,de", "...e", (3, 2))
+    ('ABd,de', 'ABe')
+    """
+    unused = [letter for letter in ascii_uppercase if letter not in inputs]
+    hidden = [rank - len(each.replace("...", "")) for each, rank in zip(inputs.split(","), ranks, strict=True)]
+    dots = "".join(unused[: max(hidden)])
+    spelled = [
+        each.replace("...", dots[len(dots) - count :] if count else "")
+        for each, count in zip(inputs.split(","), hidden, strict=True)
+    ]
+    return ",".join(spelled), output.replace("...", dots)
 
 
 def contracted(walk: Walk, node: fx.Node, factors: Sequence[Factor], output: str, part: str = "") -> Activation:
