@@ -56,6 +56,24 @@ def test_what_was_made_from_a_result_that_is_made_again_is_made_again(tmp_path: 
     assert house.run("four") == []
 
 
+def test_all_outputs_asked_for_measure_again(tmp_path: Path) -> None:
+    """And what is made of the figures is made of the new ones."""
+    stages = [node(lambda text: text, *ends, name=ends[1], namespace=space) for ends, space in (
+        (("x", "a"), None), (("a", "b"), "evaluate"), (("b", "c"), None),
+    )]  # fmt: skip
+    chain = Pipeline([Pipeline([each]) for each in stages])
+    house = House(tmp_path)
+    for name in ("one", "two"):
+        catalog = house.catalog()
+        made = hooks._to_be_made(chain, catalog, measured_again=name == "two")
+        assert [each.outputs for each in made] == [["a"], ["b"], ["c"]][-3 if name == "one" else -2 :]
+        for stage in made:
+            (output,) = stage.outputs
+            catalog[output].provenance = provenance_now(fingerprint="f", inputs={}, run=name)
+            catalog.save(output, f"by {name}")
+    assert [house.catalog().load(name) for name in "abc"] == ["by one", "by two", "by two"]
+
+
 def test_outputs_of_a_stage_belong_together(tmp_path: Path) -> None:
     """A run was killed between two of them, and another one made the second."""
     pair = Pipeline([node(lambda text: (text, text), "x", ["a", "b"], name="pair")])

@@ -348,3 +348,17 @@ def test_no_thread_at_all_is_refused() -> None:
 def test_a_class_in_the_place_of_a_target_is_told() -> None:
     with pytest.raises(Mistakes, match=r"targets: own.targets:Careless is no target; name an instance of yours"):
         checked_config(parameters() | {"targets": ["own.targets:Careless"]})
+
+
+@pytest.mark.parametrize(
+    ("term", "line"),
+    [
+        ({"accuracy_drop": 2.0}, r"budget\.accuracy_drop: 2 is no loss to ask for, accuracy goes from 0 to 1"),
+        ({"minimum_metric": 95.0}, r"budget\.minimum_metric: 95 cannot be reached, accuracy goes from 0 to 1"),
+    ],
+)
+def test_what_only_the_verdicts_read_is_checked_where_only_they_are_made(term: dict[str, float], line: str) -> None:
+    values = parameters()
+    values["budget"] = {**values["budget"], **term}
+    with pytest.raises(Mistakes, match=line):
+        check_feasible(checked_config(values), {"evaluate"})

@@ -348,7 +348,7 @@ def _still_holds(outputs: list[FreshDataset[Any]]) -> bool:
     return registry.champion_version(promotion.name) in (promotion.against, promotion.version)
 
 
-def _to_be_made(pipeline: Pipeline, catalog: DataCatalog, *, measured_again: bool) -> list[Node]:
+def _to_be_made(pipeline: Pipeline, catalog: DataCatalog, *, measured_again: bool = False) -> list[Node]:
     """Nodes of which an output is missing or of another run than the rest, or was made from what another run has made
     again since, or this one will.
 

@@ -90,9 +90,17 @@ def test_a_delivery_runs_where_pocketpipe_is_not_there(tmp_path: Path) -> None:
             "import sys, runpy; sys.modules['pocketpipe'] = sys.modules['pydantic'] = None; "
             "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
         )
-        command = [sys.executable, "-I", "-c", forbidding, str(folder / "model.py"), "in.npy", "out.npy"]
+        command = [sys.executable, "-I", "-c", forbidding, str(folder / "pocketpipe_model.py"), "in.npy", "out.npy"]
         subprocess.run(command, cwd=tmp_path, check=True)
-        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), pocketpipe.load(folder)(stored))
+        expected = pocketpipe.load(folder)(stored)
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
+        as_in_its_readme = (
+            "import numpy, sys; sys.modules['pocketpipe'] = None; from pocketpipe_model import Model; "
+            f"numpy.save({str(tmp_path / 'again.npy')!r}, Model()(numpy.load({str(tmp_path / 'in.npy')!r})))"
+        )
+        assert "from pocketpipe_model import Model" in (folder / "README.md").read_text()
+        subprocess.run([sys.executable, "-c", as_in_its_readme], cwd=folder, check=True)
+        np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), expected)
 
 
 def test_the_delivered_file_refuses_what_it_cannot_run(folder: Path, tmp_path: Path) -> None:

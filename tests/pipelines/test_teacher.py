@@ -77,10 +77,10 @@ def test_weights_that_know_hardly_more_than_the_most_frequent_class_are_told(wei
 def test_class_numbers_outside_the_labels_are_not_guessed(of_no_class: int, weights: Path) -> None:
     split = blobs("val", 80, 1)
     split.targets[:60] = of_no_class
-    (warning,) = _hardly_better_than_guessing(0.01, split, Blobs())
+    (warning,) = _hardly_better_than_guessing(0.01, split, Blobs(), "it has", "why?")
     assert "(0.0625)" in warning, "5 of 80 are of the most frequent class"
     split.targets[:] = of_no_class
-    assert not _hardly_better_than_guessing(0.01, split, Blobs())
+    assert not _hardly_better_than_guessing(0.01, split, Blobs(), "it has", "why?")
 
 
 def probable(input_shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -8,7 +8,8 @@ from pocketpipe.delivery.readme import library_page
 from pocketpipe.hashing import file_digest
 
 HEADER, RUNNER_SOURCE, README = "pocketpipe_model.h", "runner.c", "README.md"
-LOADER = "model.py"
+LOADER, LOADER_SOURCE = "pocketpipe_model.py", "model.py"
+"""Not `model.py` beside `model.so`: Python would take the library for the module."""
 CMAKE = "CMakeLists.txt"
 GOLDEN, INPUTS, OUTPUTS = "golden", "inputs.bin", "outputs.bin"
 """A folder: `inputs.bin` as the runner takes them, and the `outputs.bin` that it must give."""
@@ -63,7 +64,7 @@ def write_sources(
     (folder / HEADER).write_text(header)
     cmake = (files("pocketpipe.delivery") / CMAKE).read_text()
     (folder / CMAKE).write_text(cmake.replace("@THREADS@", _CMAKE_THREADS if threads > 1 else ""))
-    (folder / LOADER).write_text((files("pocketpipe.delivery") / LOADER).read_text())
+    (folder / LOADER).write_text((files("pocketpipe.delivery") / LOADER_SOURCE).read_text())
     entry, run = ("unsigned char", RUN_BYTES) if takes_bytes else ("float", RUN)
     tolerance = "0" if exact else f"{TOLERANCE:g}f"
     write_runner(

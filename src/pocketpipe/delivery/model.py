@@ -1,10 +1,10 @@
 """The model in this folder, from Python: NumPy and the standard library, nothing else.
 
-    from model import Model
+    from pocketpipe_model import Model
 
     outputs = Model()(examples)  # (N, ...) as stored: preprocessing is included
 
-`python model.py EXAMPLES.npy OUTPUTS.npy` does the same with files. From Python 3.8 on.
+`python pocketpipe_model.py EXAMPLES.npy OUTPUTS.npy` does the same with files. From Python 3.8 on.
 """
 
 from __future__ import annotations

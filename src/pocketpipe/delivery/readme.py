@@ -74,7 +74,7 @@ def library_page(metadata: DeliveryMetadata, *, header: str, runner: str, build:
         usage=f"""## From Python
 
 ```python
-from model import Model  # `model.py` beside this file; needs NumPy
+from pocketpipe_model import Model  # `pocketpipe_model.py` beside this file; needs NumPy
 
 outputs = Model()(examples)  # as stored; preprocessing included
 ```

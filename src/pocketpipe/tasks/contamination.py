@@ -70,7 +70,7 @@ def contamination(
             "(0..1), higher being better",
         )
     if holdout_metric is not None:
-        error = _error_of_difference(val_metric, sizes["val"], holdout_metric, sizes["holdout"])
+        error = error_of_difference(val_metric, sizes["val"], holdout_metric, sizes["holdout"])
         if val_metric - holdout_metric <= STANDARD_ERRORS * error:
             return judged("unseen")
         return judged(
@@ -78,7 +78,7 @@ def contamination(
             f"the given weights have memorized val: right on {val_metric:.2%} of it, but on {holdout_metric:.2%} of "
             "the hold-out; plans are chosen on the hold-out, figures on val are too good",
         )
-    error = _error_of_difference(train_metric, sizes["train"], val_metric, sizes["val"])
+    error = error_of_difference(train_metric, sizes["train"], val_metric, sizes["val"])
     if train_metric < NEARLY_PERFECT or train_metric - val_metric > STANDARD_ERRORS * error:
         return judged("unseen")
     return judged(
@@ -89,7 +89,7 @@ def contamination(
     )
 
 
-def _error_of_difference(first: float, first_size: int, second: float, second_size: int) -> float:
+def error_of_difference(first: float, first_size: int, second: float, second_size: int) -> float:
     """Standard error of the difference of two shares.
 
     Two successes and two failures are added to each (Agresti and Coull 1998), so that 100 % is not taken for certain.

@@ -46,7 +46,7 @@ def finetune_student(
         metrics={f"selection_{task.metric_name}": score, f"selection_{task.metric_name}_before": before},
         curves=fitted.curves,
         facts=fitted.facts,
-        warnings=worse_than_before(task, before, score, "finetune"),
+        warnings=worse_than_before(task, before, score, len(splits.selection), "finetune"),
         data=splits.selection.name,
         curves_of=splits.curves_of,
     )

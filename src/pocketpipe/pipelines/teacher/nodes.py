@@ -74,7 +74,11 @@ def make_teacher(
     lost: tuple[str, ...] = ()
     if start.state:
         before = score_of(start, task, splits.val, trainer)
-        lost = worse_than_before(task, before, metrics[f"val_{task.metric_name}"], "teacher")
+        lost = worse_than_before(task, before, metrics[f"val_{task.metric_name}"], len(splits.val), "teacher")
+    told = "train it longer (teacher.epochs), or at another teacher.learning_rate"
+    guessing = _hardly_better_than_guessing(
+        metrics[f"val_{task.metric_name}"], splits.val, task, "the teacher has", told
+    )
     doubts = given.warnings if given is not None else _probabilities(fitted.network, task, splits.val)
     return fitted.network, StageRecord(
         stage="teacher",
@@ -82,7 +86,7 @@ def make_teacher(
         metrics=metrics,
         curves=fitted.curves,
         facts={"start": whence, **(given.facts if given is not None else {}), **fitted.facts},
-        warnings=(*doubts, *lost),
+        warnings=(*guessing, *doubts, *lost),
         data="; ".join(split.name for split in _measured_splits(splits)),
         curves_of=splits.curves_of,
     )
@@ -108,7 +112,10 @@ class _Given:
             sizes={"train": _sample(splits.train), "val": len(splits.val), "holdout": len(splits.holdout or ())},
             higher_is_better=task.higher_is_better,
         )
-        guessing = _hardly_better_than_guessing(metrics[f"val_{task.metric_name}"], splits.val, task)
+        told = "are preprocessing, order of axes and order of labels those of their training?"
+        guessing = _hardly_better_than_guessing(
+            metrics[f"val_{task.metric_name}"], splits.val, task, "the given weights have", told
+        )
         warnings = (*guessing, *_probabilities(network, task, splits.val))
         return cls(metrics, seen, "; ".join(split.name for split in _measured_splits(splits)), warnings)
 
@@ -132,8 +139,8 @@ class _Given:
         )
 
 
-def _hardly_better_than_guessing(metric: float, split: Split, task: Task) -> tuple[str, ...]:
-    """A line if given weights have next to nothing of what the most frequent class alone would score.
+def _hardly_better_than_guessing(metric: float, split: Split, task: Task, who: str, advice: str) -> tuple[str, ...]:
+    """A line if a teacher has next to nothing of what the most frequent class alone would score.
 
     Every budget relative to them would be kept by a network that knows nothing.
     """
@@ -149,8 +156,8 @@ def _hardly_better_than_guessing(metric: float, split: Split, task: Task) -> tup
     if not 0.0 <= metric <= guessing + BETTER_THAN_GUESSING * (1.0 - guessing):
         return ()
     return (
-        f"the given weights have {task.metric_name} {metric:.4f} on {split.name}, hardly more than the most frequent "
-        f"class alone ({guessing:.4f}): are preprocessing, order of axes and order of labels those of their training?",
+        f"{who} {task.metric_name} {metric:.4f} on {split.name}, hardly more than the most frequent class alone "
+        f"({guessing:.4f}): {advice}",
     )
 
 
