@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pocketpipe.errors import UserError
 from pocketpipe.targets.base import TARGETS
 from targets.graphs import Graph, examples, gru, metadata, reference, residual
 
@@ -169,6 +170,13 @@ def _attention(g: Graph) -> str:
     return g.op("MatMul", g.op("Softmax", scores, axis=-1), "input")
 
 
+def _norm_of_images(graph: Graph) -> str:
+    """Along all axes of an example."""
+    return graph.op(
+        "LayerNormalization", graph.conv("input", 3, 4), graph.weight(4, 7, 9), graph.weight(4, 7, 9), axis=1
+    )
+
+
 OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
     "clip": ((3, 8, 8), _relu6),
     "clip from below": ((3, 8, 8), partial(_one_bound, upper=False)),
@@ -196,6 +204,15 @@ OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
     "conv 1-d": ((3, 12), lambda g: g.op("Conv", "input", g.weight(5, 3, 3), pads=[1, 1])),
     "transposed conv": ((3, 5, 5), lambda g: g.op("ConvTranspose", "input", g.weight(3, 4, 2, 2), strides=[2, 2])),
     "resize": ((3, 5, 5), _resize),
+    "layer norm of images": ((3, 7, 9), lambda g: g.conv(_norm_of_images(g), 4, 5)),
+    "transposed conv behind a conv": ((3, 5, 5), lambda g: g.op(
+        "ConvTranspose", g.op("Relu", g.conv("input", 3, 6)), g.weight(6, 2, 3, 3), strides=[2, 2], group=2)),
+    "squeezed from the end": ((3, 5, 1), lambda g: g.op("Squeeze", g.conv("input", 3, 5), g.integers(-1))),
+    "the larger of three": ((4, 6, 6), lambda g: g.op(
+        "Max", "input", g.conv("input", 4, 4), g.constant(np.float32(0.1)))),
+    "the smaller": ((4, 6, 6), lambda g: g.op("Min", "input", g.conv("input", 4, 4))),
+    "sum and mean": ((4, 6, 6), lambda g: g.op(
+        "Sum", g.op("Mean", "input", g.conv("input", 4, 4), g.conv("input", 4, 4)), "input", g.conv("input", 4, 4))),
 }  # fmt: skip
 
 
@@ -234,3 +251,21 @@ def test_extreme_values(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         TARGETS.resolve("x86_64").run(tmp_path / "out", values), reference(onnx, values), atol=2e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("build", "line"),
+    [
+        (lambda g: g.op("Resize", "input", "", g.constant(np.array([1, 1, 0.5, 0.5], np.float32)), mode="linear"),
+         "node0' .Resize.: these scales make no whole number of pixels"),
+        (lambda g: g.op("Resize", "input", "", "", g.integers(1, 3, 4, 4), mode="linear", antialias=1),
+         "node0' .Resize.: antialiasing is not compiled"),
+        (lambda g: g.op("MaxPool", "input", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
+         "node0' .MaxPool.: auto_pad SAME_LOWER is not compiled"),
+        (lambda g: g.op("CumSum", g.conv("input", 3, 4), g.integers(1)), "cannot be compiled|has no kernel"),
+    ],
+)  # fmt: skip
+def test_what_would_be_computed_wrongly_is_refused_before_any_work(build: Build, line: str) -> None:
+    graph = Graph((3, 9, 9))
+    with pytest.raises(UserError, match=line):
+        TARGETS.resolve("x86_64").check_floats(graph.finish(build(graph)))

@@ -85,9 +85,9 @@ class NativeTarget(Target):
 
     def check_floats(self, onnx: bytes) -> None:
         """Whether TVM knows the operators."""
-        from pocketpipe.targets.lowering.reading import read_onnx
+        from pocketpipe.targets.lowering.program import check_floats
 
-        read_onnx(onnx)
+        check_floats(onnx, self.cpu())
 
     def check_integers(self, graph: IntegerGraph) -> None:
         """Whether the plain C has kernels for what ours leave to it."""

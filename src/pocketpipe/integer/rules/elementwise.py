@@ -87,9 +87,21 @@ def _of_one_tensor(node: NodeProto, left: Real, right: Real) -> Real:
     return Real(left.tensor, (lambda x: combine(left.applied(x), right.applied(x)),))
 
 
+def _aligned(lowering: Lowering, node: NodeProto) -> tuple[tuple[str, str], bool]:
+    """The two tensors with as many axes each, whether they lie channels last: the last axes meet, as ONNX has it."""
+    (left, right), image = lowering.together(node)
+    rank = max(len(lowering.tensors[name].shape) for name in (left, right))
+
+    def whole(name: str) -> str:
+        shape = lowering.tensors[name].shape
+        return lowering.reshaped(name, (1,) * (rank - len(shape)) + shape)
+
+    return (whole(left), whole(right)), image
+
+
 def _sum(lowering: Lowering, node: NodeProto) -> Sum:
     """Both rescaled onto a shared shift, or the second one less."""
-    (left, right), image = lowering.together(node)
+    (left, right), image = _aligned(lowering, node)
     sign = 1.0 if node.op_type == "Add" else -1.0
     shape = last(lowering.shapes[node.output[0]]) if image else lowering.shapes[node.output[0]]
 
@@ -105,7 +117,7 @@ def _sum(lowering: Lowering, node: NodeProto) -> Sum:
 
 def _product(lowering: Lowering, node: NodeProto) -> Sum:
     """Element by element."""
-    (left, right), image = lowering.together(node)
+    (left, right), image = _aligned(lowering, node)
     shape = last(lowering.shapes[node.output[0]]) if image else lowering.shapes[node.output[0]]
 
     def finish(target: Target, low: int, high: int) -> None:

@@ -15,6 +15,10 @@ WIDEST = 64
 def scheduled(function: PrimFunc) -> PrimFunc:
     """The same computation with its elementwise parts inlined and its last axis vectorized where it has one."""
     schedule = s_tir.Schedule(function)
+    try:
+        schedule.get_sblock("root")
+    except ScheduleError:  # no blocks, but loops written by hand (scattering)
+        return function
     _inline(schedule)
     for block in schedule.get_child_blocks(schedule.get_sblock("root")):
         with suppress(ScheduleError):  # a schedule step is a favour: without it the plain loop stays, and is right

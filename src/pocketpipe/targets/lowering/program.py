@@ -20,7 +20,7 @@ from pocketpipe.targets.lowering.generic import scheduled
 from pocketpipe.targets.lowering.memory import ALIGNMENT, Blob, Interval, aligned, plan
 from pocketpipe.targets.lowering.objects import write_object
 from pocketpipe.targets.lowering.parts import Kernel
-from pocketpipe.targets.lowering.reading import read_onnx
+from pocketpipe.targets.lowering.reading import REFUSALS, read_onnx
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,30 @@ class Program:
 
 def compile_floats(onnx: bytes, cpu: Cpu, object_file: Path, threads: int = 1, chosen: Chosen | None = None) -> Program:
     """Compile `onnx` for `cpu`: kernels into `object_file`, the rest into a Program. Raises UserError."""
+    module, kernels, calls = _lowered(onnx, cpu, threads, chosen)
+    used = {name for name, _, _ in calls.calls}
+    for variable, function in module.functions.items():
+        if isinstance(function, PrimFunc) and variable.name_hint in used:
+            kernels[variable.name_hint] = Kernel(scheduled(function))
+    # Numbered, so that names are short, valid in C, and say nothing of the network.
+    renamed = {name: f"pocketpipe_kernel{index}" for index, name in enumerate(sorted(used))}
+    functions = {renamed[name]: kernels[name].function for name in sorted(used)}
+    try:
+        workspaces = write_object(functions, cpu, object_file)
+    except REFUSALS as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"the ONNX file cannot be compiled: TVM says: {reason}") from error
+    made = {name: _Made(renamed[name], kernels[name], workspaces[renamed[name]], threads) for name in used}
+    return _place(calls, made)
+
+
+def check_floats(onnx: bytes, cpu: Cpu) -> None:
+    """Raise UserError for what `compile_floats` has no kernel for; writes none."""
+    _lowered(onnx, cpu, 1, None)
+
+
+def _lowered(onnx: bytes, cpu: Cpu, threads: int, chosen: Chosen | None) -> tuple[Any, dict[str, Kernel], "_Calls"]:
+    """(the module with its loops, our kernels, the calls of both)."""
     module, kernels = fuse(read_onnx(onnx), cpu, threads, chosen)
     with cpu.target, tvm.transform.PassContext(opt_level=3):
         for step in (
@@ -72,17 +96,7 @@ def compile_floats(onnx: bytes, cpu: Cpu, object_file: Path, threads: int = 1, c
             relax.transform.DeadCodeElimination(),
         ):
             module = step(module)
-    main = module["main"]
-    calls = _Calls(main)
-    used = {name for name, _, _ in calls.calls}
-    for variable, function in module.functions.items():
-        if isinstance(function, PrimFunc) and variable.name_hint in used:
-            kernels[variable.name_hint] = Kernel(scheduled(function))
-    # Numbered, so that names are short, valid in C, and say nothing of the network.
-    renamed = {name: f"pocketpipe_kernel{index}" for index, name in enumerate(sorted(used))}
-    workspaces = write_object({renamed[name]: kernels[name].function for name in sorted(used)}, cpu, object_file)
-    made = {name: _Made(renamed[name], kernels[name], workspaces[renamed[name]], threads) for name in used}
-    return _place(calls, made)
+    return module, kernels, _Calls(module["main"])
 
 
 @dataclass(frozen=True)

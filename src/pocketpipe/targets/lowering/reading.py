@@ -8,15 +8,23 @@ import onnx
 import tvm
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from tvm import relax
-from tvm.ir import GenericConst
-from tvm.relax import PyExprMutator, expr_functor
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from pocketpipe.errors import UserError
-from pocketpipe.integer.onnx_file import attributes, only_ends
+from pocketpipe.integer.onnx_file import attributes, inferred, only_ends, shapes_of
+from pocketpipe.targets.lowering.rewriting import (
+    with_axes_from_the_front,
+    with_clips_as_operators,
+    with_moved_constants,
+)
 
-LOOPS = {"maximum": relax.op.maximum, "minimum": relax.op.minimum}
-"""What the importer calls functions of loops that compute what these do."""
+LAYOUTS = {"relax.nn.conv2d": ["NHWC", "HWIO"], "relax.nn.conv2d_transpose": ["NCHW", "IOHW"]}
+"""Channels last, but where TVM has no loops for it."""
+COMPARED = {"Max": "Greater", "Min": "Less"}
+
+
+REFUSALS = (ValueError, NotImplementedError, AttributeError, RuntimeError)
+"""What TVM raises for what it does not know; its own errors are runtime errors."""
 
 
 def read_onnx(data: bytes) -> Any:
@@ -28,12 +36,14 @@ def read_onnx(data: bytes) -> Any:
     model = onnx.load_from_string(data)
     _refuse_unknown_operators(model)
     _refuse_other_signatures(model)
+    _refuse_what_is_read_wrongly(model, shapes_of(inferred(data)))
     _gather_as_slice(model)
+    _several_as_pairs(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             module = _simplify(from_onnx(model, keep_params_in_input=False))
-        except (ValueError, NotImplementedError, tvm.error.InternalError) as error:
+        except REFUSALS as error:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"the ONNX file cannot be compiled: TVM's importer says: {reason}") from error
     _refuse_another_output(module, model)
@@ -46,12 +56,13 @@ def _simplify(module: Any) -> Any:
         for step in (
             transform.DecomposeOpsForInference(),
             transform.CanonicalizeBindings(),
+            with_axes_from_the_front,
             transform.EliminateCommonSubexpr(),  # a weight used in every step of an RNN is transposed once
-            _moved_constants,
+            with_moved_constants,
             transform.FoldConstant(),
-            _clips_as_operators,
-            transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
-            _moved_constants,
+            with_clips_as_operators,
+            transform.ConvertLayout(LAYOUTS),
+            with_moved_constants,
             transform.FoldConstant(),
             transform.EliminateCommonSubexpr(),
             transform.CanonicalizeBindings(),
@@ -59,63 +70,6 @@ def _simplify(module: Any) -> Any:
         ):
             module = step(module)
     return module
-
-
-@expr_functor.mutator
-class _Moved(PyExprMutator):  # type: ignore[misc]
-    """Transposed and reshaped constants as constants: TVM folds them too, but compiles a program for each, which takes
-    longer than all the rest.
-    """
-
-    def visit_call_(self, call: Any) -> Any:
-        call = super().visit_call_(call)
-        name = getattr(call.op, "name", "")
-        if name not in ("relax.permute_dims", "relax.reshape") or not isinstance(call.args[0], GenericConst):
-            return call
-        array = call.args[0].value.numpy()
-        if name == "relax.reshape":
-            moved = array.reshape([int(length) for length in call.args[1].values])
-        else:
-            moved = array.transpose(call.attrs.axes and [int(axis) for axis in call.attrs.axes])
-        return relax.const(np.ascontiguousarray(moved), str(array.dtype))
-
-
-def _moved_constants(module: Any) -> Any:
-    module["main"] = _Moved(module).visit_expr(module["main"])
-    return module
-
-
-@expr_functor.mutator
-class _Clips(PyExprMutator):  # type: ignore[misc]
-    """Clip, which the importer writes as loops over the layout that the file has, as a maximum and a minimum with one
-    number; these take any layout, which TVM's own clip does not.
-    """
-
-    def visit_call_(self, call: Any) -> Any:
-        call = super().visit_call_(call)
-        name = getattr(call.op, "name", "")
-        if name == "relax.clip":
-            data, low, high = call.args
-            kind = str(data.ty.dtype)
-            below = self.builder_.emit(relax.op.maximum(data, relax.const(_number(low), kind)))
-            return relax.op.minimum(below, relax.const(_number(high), kind))
-        if name == "relax.call_tir" and len(call.args[1]) == 2:
-            operator = LOOPS.get(call.args[0].name_hint.rstrip("0123456789_"))
-            data, bound = call.args[1]
-            if operator is not None and isinstance(bound, GenericConst) and bound.value.numpy().size == 1:
-                return operator(data, bound)
-        return call
-
-
-def _clips_as_operators(module: Any) -> Any:
-    module["main"] = _Clips(module).visit_expr(module["main"])
-    return module
-
-
-def _number(expression: Any) -> float:
-    """What an operator was given as a number."""
-    inner = getattr(expression, "value", expression)
-    return float(getattr(inner, "value", inner))
 
 
 def _gather_as_slice(model: ModelProto) -> None:
@@ -140,6 +94,52 @@ def _slice(gather: NodeProto, index: int, graph: GraphProto) -> list[NodeProto]:
         helper.make_node("Slice", [gather.input[0], *(f"{name}.{bound}" for bound in bounds)], [f"{name}.slice"]),
         helper.make_node("Squeeze", [f"{name}.slice", f"{name}.axis"], [name]),
     ]
+
+
+def _several_as_pairs(model: ModelProto) -> None:
+    """Max, Min, Sum and Mean of several tensors by two at a time: the importer stacks them, along a fifth axis."""
+    graph = model.graph
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        nodes += _pairs(node, graph) if node.op_type in ("Max", "Min", "Sum", "Mean") else [node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _pairs(node: NodeProto, graph: GraphProto) -> list[NodeProto]:
+    made: list[NodeProto] = []
+    last, name = node.input[0], node.output[0]
+    for number, other in enumerate(node.input[1:]):
+        out = f"{name}.{number}"
+        if node.op_type in COMPARED:
+            made.append(helper.make_node(COMPARED[node.op_type], [last, other], [f"{out}.first"]))
+            made.append(helper.make_node("Where", [f"{out}.first", last, other], [out]))
+        else:
+            made.append(helper.make_node("Add", [last, other], [out]))
+        last = out
+    if node.op_type == "Mean":
+        count = numpy_helper.from_array(np.array(1 / len(node.input), np.float32), f"{name}.share")
+        graph.initializer.append(count)
+        return [*made, helper.make_node("Mul", [last, count.name], [name])]
+    return [*made, helper.make_node("Identity", [last], [name])]
+
+
+def _refuse_what_is_read_wrongly(model: ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """What TVM's importer takes for something else, without a word."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        given, reason = attributes(node), None
+        if node.op_type == "Resize":
+            scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+            lengths = np.array(shapes.get(node.input[0], ()), float)
+            if given.get("antialias", 0):
+                reason = "antialiasing is not compiled; resize without it"
+            elif scales is not None and len(scales) == len(lengths) and ((scales * lengths) % 1).any():
+                reason = "these scales make no whole number of pixels; give the size instead"
+        elif node.op_type == "MaxPool" and given.get("auto_pad", b"NOTSET") == b"SAME_LOWER":
+            reason = "auto_pad SAME_LOWER is not compiled; give pads in numbers"
+        if reason is not None:
+            raise UserError(f"node {node.name or node.output[0]!r} ({node.op_type}): {reason}")
 
 
 def _refuse_unknown_operators(model: ModelProto) -> None:
