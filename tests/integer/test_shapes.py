@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from integer.qdq import File
+from integer.qdq import File, as_written
 from pocketpipe.errors import UserError
+from pocketpipe.integer import reference
 from pocketpipe.integer.lowering import lower
 
 
@@ -88,3 +89,18 @@ def _of_domain(domain: str, operator: str) -> bytes:
     model.opset_import.append(helper.make_opsetid(domain, 18))
     data: bytes = model.SerializeToString()
     return data
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_tensors_of_unequal_ranks_meet_at_their_last_axes(operator: str, swapped: bool) -> None:
+    """Also where the number of examples is that of an axis."""
+    file = File((12, 6))
+    x = file.on_grid("input", 0.05)
+    largest = file.on_grid(file.node("ReduceMax", x, file.constant(np.array([1])), keepdims=0), 0.05)
+    ends = (largest, x) if swapped else (x, largest)
+    data = file.bytes(file.on_grid(file.node(operator, *ends), 0.11))
+    inputs = np.random.default_rng(0).normal(size=(12, 12, 6)).astype(np.float32)
+    graph = lower(data)
+    found = graph.real(reference.run(graph, graph.quantized(inputs)))
+    assert np.abs(found - as_written(data, inputs)).max() <= 0.11 * 1.01

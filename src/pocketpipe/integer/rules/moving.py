@@ -58,7 +58,11 @@ def reshape(lowering: Lowering, node: NodeProto) -> None:
 def _refuse_more_or_fewer(lowering: Lowering, node: NodeProto, elements: int, shape: Shape) -> None:
     """Shapes are of one example, which has more or fewer elements after an axis went into the batch or out of it."""
     if elements != prod(shape):
-        raise lowering.refusal(node, "moves an axis into the batch or out of it; keep the batch first and by itself")
+        raise lowering.refusal(
+            node,
+            "moves an axis into the batch or out of it; keep the batch first and by itself (ONNX Runtime's "
+            "quant_pre_process does it to linear layers on sequences: skip_optimization=True)",
+        )
 
 
 @rule("Identity", "Dropout", "Cast")
