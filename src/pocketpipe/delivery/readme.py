@@ -92,8 +92,8 @@ Where pocketpipe is installed, `pocketpipe.load("this folder")` does the same.
 
 A program of yours includes the header, calls `{"pocketpipe_run_bytes" if stored else "pocketpipe_run"}(input, output)`
 and is linked with `libmodel.a`{_with_threads(metadata.threads)}. `CMakeLists.txt` builds the runner with CMake, from
-`libmodel.a`. `golden/`, if it is there, holds inputs for the runner and the outputs that it must give; `ctest` compares, to the bit where the network is integers, else to `TOLERANCE` in
-`{runner}`.""",
+`libmodel.a`. `golden/`, if it is there, holds inputs for the runner and the outputs that it must give; `ctest`
+compares, to the bit where the network is integers, else to `TOLERANCE` in `{runner}`.""",
     )
 
 
