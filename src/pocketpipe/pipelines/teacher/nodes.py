@@ -75,9 +75,9 @@ def make_teacher(
     if start.state:
         before = score_of(start, task, splits.val, trainer)
         lost = worse_than_before(task, before, metrics[f"val_{task.metric_name}"], len(splits.val), "teacher")
-    told = "train it longer (teacher.epochs), or at another teacher.learning_rate"
+    advice = "train it longer (teacher.epochs), or at another teacher.learning_rate"
     guessing = _hardly_better_than_guessing(
-        metrics[f"val_{task.metric_name}"], splits.val, task, "the teacher has", told
+        metrics[f"val_{task.metric_name}"], splits.val, task, "the teacher has", advice
     )
     doubts = given.warnings if given is not None else _probabilities(fitted.network, task, splits.val)
     return fitted.network, StageRecord(

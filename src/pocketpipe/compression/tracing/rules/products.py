@@ -110,11 +110,11 @@ def einsum(walk: Walk, node: fx.Node) -> Any:
     equation, listed = str(node.args[0]).replace(" ", ""), node.args[1]
     values = [walk.value(argument) for argument in listed]  # type: ignore[union-attr]
     inputs, arrow, output = equation.partition("->")
-    if "..." in equation and None not in values:
-        inputs, output = _spelled_out(inputs, output, [len(value.shape) for value in values])
+    found = [value for value in values if value is not None]
+    if "..." in equation and len(found) == len(values):
+        inputs, output = _spelled_out(inputs, output, [len(value.shape) for value in found])
     letters = inputs.split(",")
     plain = all(len(set(each)) == len(each) and each.isalpha() for each in letters)
-    found = [value for value in values if value is not None]
     if len(values) != 2 or len(found) != 2 or not arrow or not plain or all(value.parameter for value in found):
         return unknown(walk, node)
     factors = [Factor(value, each) for value, each in zip(found, letters, strict=True)]
