@@ -94,7 +94,7 @@ def cut(teacher: StoredNetwork, task: Task, bench: Bench, *, by_channels: bool) 
     profile = profile_of(network, task.input_shape)
     limits = Budget(speedup=SPEEDUP).limits(profile.cost())
     if not by_channels:
-        return BlocksStep().project(profile, limits)
+        return BlocksStep(reconstruction=None).project(profile, limits)
     groups = {group.name: group.channels for group in profile.slimmable}
     return ranked(
         network, task, bench.splits.train, profile, limits, "taylor", groups=groups, minimum=1, multiple=1, seed=0
