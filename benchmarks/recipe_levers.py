@@ -74,7 +74,7 @@ def row(name: str, asked: argparse.Namespace) -> str:
     task = choice.build(machine.data_root())
     splits, _ = task.load(seed=0, holdout=None)
     bench = Bench(choice, splits, TrainerSettings(), asked.workspace)
-    weights = machine.data_root() / "pretrained" / "resnet56.safetensors"
+    weights = machine.data_root() / "pretrained" / "resnet56_third.safetensors"
     teacher = with_weights_of(weights, StoredNetwork("resnet56"), task)
     step = cut(teacher, task, bench, by_channels=name == "channels instead of blocks")
     slim = carried_out(teacher, step, task, splits, bench.settings)
