@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def test_masked_layers_keep_their_weights() -> None:
 
 
 def test_it_brings_the_outputs_nearer_on_examples_that_it_has_not_seen() -> None:
-    task: Task = TASKS.resolve("digits")(None)  # type: ignore[arg-type]
+    task: Task = TASKS.resolve("digits")(Path())
     network = zoo("resnet20", DIGIT)
     noise = np.random.default_rng(1).integers(0, 17, (600, *DIGIT), np.uint8)
     data, x = Split("noise", noise[:400], np.zeros(400, np.int64)), task.preprocessing(noise[400:])

@@ -23,7 +23,7 @@ LAYOUTS = {"relax.nn.conv2d": ["NHWC", "HWIO"], "relax.nn.conv2d_transpose": ["N
 COMPARED = {"Max": "Greater", "Min": "Less"}
 
 
-REFUSALS = (ValueError, NotImplementedError, AttributeError, RuntimeError)
+REFUSALS = (ValueError, RuntimeError)
 """What TVM raises for what it does not know; its own errors are runtime errors."""
 
 
