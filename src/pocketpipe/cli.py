@@ -101,13 +101,16 @@ def _as_here(option: click.Parameter) -> click.Parameter:
     """Kedro's option, with our default and our words for a run file that it cannot read."""
     if option.name == "config":
         option.callback = _after_check(option.callback)
+    if option.name == "env" and isinstance(option, click.Option):
+        option.help = "Recipe: a folder of conf/, merged over conf/base (which alone is the default)."
     if option.name != "only_missing_outputs":
         return option
     return click.Option(
         ["--only-missing-outputs/--all-outputs"],
         default=True,
         show_default=True,
-        help="Run only stages whose outputs are missing or no longer fresh, or all (what is there and fresh stays).",
+        help="Run only stages whose outputs are missing or no longer fresh, or all: the evaluation is measured again, "
+        "of the others what is there and fresh stays.",
     )
 
 

@@ -39,7 +39,7 @@ class Config(Value):
     trainer: TrainerSettings
     teacher: TeacherRecipe
     sparsify: SparsifyRecipe | None = None
-    """Group-sparsity training of the teacher before the search cuts it; null = none."""
+    """Training of the teacher before the search cuts it, with group_sparsity or auxiliary; null = none."""
     search: SearchSettings
     finalists: Recipe
     """The short fine-tuning after which the best trials are compared; apart from `finetune`, so that a change of

@@ -118,6 +118,32 @@ class Step(Value):
         return (self,)
 
 
+class Costless(Step):
+    """Base of steps that leave nothing to the search and cost what was there before: they change modules or weights."""
+
+    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
+        """Nothing."""
+        return {}
+
+    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
+        """As it is."""
+        return self
+
+    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
+        """As it is; refused where others have not kept the limits."""
+        if not limits.keeps(profile.cost()):
+            raise UserError(f"{self.kind} saves nothing by itself: {limits.over(profile.cost())}")
+        return self
+
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        """What it is given."""
+        return profile
+
+    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
+        """As it is: no choice is open."""
+        return self
+
+
 STEPS: Door[type[Step]] = Door("method", room="pocketpipe.compression")
 
 

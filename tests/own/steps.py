@@ -12,7 +12,7 @@ from pocketpipe.compression.batchnorm import reestimate_on
 from pocketpipe.compression.channels import ChannelsStep
 from pocketpipe.compression.weights import lay_on
 from pocketpipe.errors import UserError
-from pocketpipe.plan import Step
+from pocketpipe.plan import Costless, Step
 from pocketpipe.profile import NetworkProfile
 from pocketpipe.task import Split, Task
 
@@ -64,27 +64,6 @@ class OnGrid(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         rounded = (weight * self.grid).round() / self.grid
         return weight + (rounded - weight).detach() if self.training else rounded  # gradients pass straight through
-
-
-class Costless(Step):
-    """The base of steps that leave nothing to the search and cost what was there before."""
-
-    def space(self, profile: NetworkProfile) -> dict[str, dict[str, Any]]:
-        return {}
-
-    def proposed(self, parameters: Mapping[str, Any], profile: NetworkProfile) -> Self:
-        return self
-
-    def project(self, profile: NetworkProfile, limits: Limits) -> Self:
-        if not limits.keeps(profile.cost()):
-            raise UserError(f"{self.kind} saves nothing by itself: {limits.over(profile.cost())}")
-        return self
-
-    def predict(self, profile: NetworkProfile) -> NetworkProfile:
-        return profile
-
-    def pin(self, network: nn.Module, task: Task, data: Split) -> Self:
-        return self
 
 
 class Rounded(Costless):

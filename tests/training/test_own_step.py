@@ -1,5 +1,6 @@
 """A user's steps: what lies on weights is kept by training and export, exchanged modules are there in a replay."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,31 @@ from own.steps import Clipped, Rounded
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.onnx import export_onnx
 from pocketpipe.network import StoredNetwork
-from pocketpipe.plan import CompressionPlan
+from pocketpipe.plan import STEPS, CompressionPlan, Step
 from training.samples import Blobs, blobs, train
 
+PAGE = Path(__file__).parents[2] / "docs" / "your-own.md"
 
-def test_weights_on_a_grid_stay_there_through_training_and_export(tmp_path: Path) -> None:
+
+def _of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> type[Step]:
+    """The step of docs/your-own.md, in the module that the page names."""
+    section = PAGE.read_text(encoding="utf-8").split("## A compression step")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    (folder / "my_package").mkdir()
+    (folder / "my_package" / "steps.py").write_text(code.group(1))
+    monkeypatch.syspath_prepend(folder)
+    return STEPS.resolve("my_package.steps:Rounded")
+
+
+@pytest.mark.parametrize("page", [False, True])
+def test_weights_on_a_grid_stay_there_through_training_and_export(
+    page: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounding = _of_the_page(tmp_path, monkeypatch) if page else Rounded
     task, dense = Blobs(), StoredNetwork("training.samples:normalized")
-    plan = CompressionPlan((Rounded(grid=16),))
+    plan = CompressionPlan((rounding(grid=16),))  # type: ignore[call-arg]
+    assert CompressionPlan.from_json(plan.to_json()) == plan
     rounded, plan = plan.carry_out(dense.build(task), task, blobs("train", 32, 0))
     start = replace(dense, plan=plan).with_weights(rounded)
     trained = train(tmp_path, start=start).network

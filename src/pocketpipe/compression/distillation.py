@@ -27,7 +27,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 def decoupled_loss(
     student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, *, alpha: float, beta: float
 ) -> Tensor:
-    """DKD (Zhao et al. 2022, eq. 8): T^2 (alpha TCKD + beta NCKD), mean over examples.
+    """DKD (Zhao et al. 2022): T^2 (alpha TCKD + beta NCKD), mean over examples.
 
     TCKD compares how sure both are of the target, NCKD how they share the rest among the other classes. Hinton's loss
     is TCKD + (1 - p) NCKD, p the teacher's softened share of the target: a sure teacher hides the rest, here it counts.

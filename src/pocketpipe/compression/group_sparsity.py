@@ -1,8 +1,8 @@
 """Group sparsity: a penalty that drives whole coupled channels towards zero, before they are cut.
 
 What a cut removes is a channel with all that is coupled to it: the filters that make it, the columns that read it, its
-BatchNorm. So the penalty is one norm over all of them (DepGraph, Fang et al. 2023, section 3.3): group lasso (Yuan and
-Lin 2006) over the groups that tracing finds.
+BatchNorm. So the penalty is one norm over all of them (DepGraph, Fang et al. 2023, section 3.3, which penalizes its
+square): group lasso (Yuan and Lin 2006) over the groups that tracing finds.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _summed_to(tensor: Tensor, *dims: int) -> Tensor:
 
 
 def pulls(norms: Tensor, focus: float) -> Tensor:
-    """How hard each channel of a group is pulled: 1 for the strongest, 2^focus for the weakest (DepGraph, eq. 5).
+    """How hard each channel of a group is pulled: 1 for the strongest, 2^focus for the weakest (DepGraph, section 3.3).
 
     The exponent is linear in the squared norm. A constant for the gradient.
 

@@ -16,7 +16,7 @@ from pocketpipe.errors import UserError
 
 
 class Delivered(Model):
-    """A delivered library as its own `model.py` calls it; mistakes are said as ours are."""
+    """A delivered library as its own `pocketpipe_model.py` calls it; mistakes are said as ours are."""
 
     def __init__(self, folder: Path, metadata: DeliveryMetadata) -> None:
         self.metadata = metadata

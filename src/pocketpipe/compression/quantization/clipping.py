@@ -48,7 +48,7 @@ def minmax(sample: Sample, steps: int) -> Interval:
 
 
 def percentile(sample: Sample, steps: int) -> Interval:
-    """At most `TAIL` of the values lie outside at each end (Wu et al. 2020, arXiv 2004.09602, section 5).
+    """At most `TAIL` of the values lie outside at each end (Wu et al. 2020, arXiv 2004.09602, section 3).
 
     The ends are values of the sample: the inverse of its distribution function, without interpolation.
     """
