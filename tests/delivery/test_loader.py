@@ -1,5 +1,6 @@
 """The loader: what it imports, what it accepts, and that it runs what lies in the folder now."""
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,39 @@ def test_wrong_shape_is_refused(folder: Path) -> None:
         pocketpipe.load(folder)(np.zeros(SHAPE, np.uint8))
     with pytest.raises(ValueError, match="has 3 values, the model takes 192"):
         pocketpipe.load(folder).run_prepared(np.zeros(3, np.float32))
+
+
+def test_what_numpy_makes_an_array_of_is_taken_by_both_loaders(folder: Path) -> None:
+    dark = np.random.default_rng(0).integers(0, 2, (3, *SHAPE), np.uint8)
+    for model in (pocketpipe.load(folder), Model(folder)):
+        for given in (dark.tolist(), torch.from_numpy(dark), dark.astype(bool)):
+            np.testing.assert_array_equal(model(given), model(dark))
+        model.run_prepared(RGB(dark[:1]).tolist())
+
+
+def test_a_library_that_is_written_over_while_it_is_loaded_goes_on_and_the_new_one_is_loaded(tmp_path: Path) -> None:
+    inputs, folders, models = examples(SHAPE), [], []
+    for channels in (3, 6):
+        folders.append(tmp_path / str(channels))
+        TARGETS.resolve("x86_64").compile(tiny(channels), metadata(SHAPE, "x86_64"), folders[-1])
+        models.append(pocketpipe.load(folders[-1]))
+    expected = [model(inputs) for model in models]
+    for file in ("model.so", "metadata.json"):
+        shutil.copy(folders[1] / file, folders[0] / file)
+    np.testing.assert_array_equal(pocketpipe.load(folders[0])(inputs), expected[1])
+    np.testing.assert_array_equal(models[0](inputs), expected[0])
+
+
+def test_damaged_files_are_named(tmp_path: Path, folder: Path) -> None:
+    damaged = Path(shutil.copytree(folder, tmp_path / "damaged"))
+    (damaged / "model.so").write_bytes((folder / "model.so").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"damaged/model\.so cannot be loaded: damaged\? Copy it again"):
+        pocketpipe.load(damaged)
+    with pytest.raises(UserError, match=r"model\.so is no delivery folder"):
+        pocketpipe.load(damaged / "model.so")
+    (damaged / "metadata.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"damaged/metadata\.json"):
+        pocketpipe.load(damaged)
 
 
 def test_what_is_no_delivery_is_refused(tmp_path: Path, folder: Path) -> None:

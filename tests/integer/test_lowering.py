@@ -151,6 +151,27 @@ def test_the_larger_of_a_tensor_and_a_number_is_a_clip(operator: str, numbers: l
     assert len(graph.operators) == 1
 
 
+@pytest.mark.parametrize(
+    "clips", [[(-3, -1), (0, 9)], [(0, 9), (-5, -1)], [(-3, -1), (1, 3)], [(0.5, -0.5)], [(-1, 2), (0, 3), (-9, 1)]]
+)
+def test_each_clip_cuts_what_the_one_before_left(clips: list[tuple[float, float]], tmp_path: Path) -> None:
+    file = File((6,))
+    y = file.on_grid("input", 0.03)
+    y = file.node("MatMul", y, file.weight(np.random.default_rng(0).integers(-127, 128, (6, 4)), np.full(1, 0.01)))
+    for bounds in clips:
+        y = file.node("Clip", y, *(file.constant(np.float32(each)) for each in bounds))
+    examples = np.random.default_rng(1).normal(size=(32, 6)).astype(np.float32)
+    graph = agrees(file.bytes(file.on_grid(y, 0.05, 3)), examples)
+    (compiled,) = natively([graph], tmp_path)
+    integers = graph.quantized(examples)
+    assert np.array_equal(compiled(integers), reference.run(graph, integers))
+
+
+def test_what_is_no_onnx_file_is_refused() -> None:
+    with pytest.raises(UserError, match="this is no ONNX file"):
+        lower(b"abc")
+
+
 def _is_the_larger_of_two(file: File) -> str:
     x = file.on_grid("input", 0.05)
     return file.on_grid(file.node("Max", x, file.on_grid(file.node("Neg", x), 0.05)), 0.05)

@@ -107,6 +107,20 @@ def test_faster_code_takes_more_flash_and_gives_the_same_integers(folder: Path, 
         assert np.array_equal(fast.run(tmp_path / "out", stored), digits.right(stored))
 
 
+@needs_emulator
+@pytest.mark.parametrize("cut", [None, -3])
+def test_the_image_ends_with_an_error_where_examples_are_missing_or_cut_short(
+    folder: Path, tmp_path: Path, cut: int | None
+) -> None:
+    command = TARGETS.resolve("cortex_m").command(folder)
+    if cut is not None:
+        (tmp_path / "input.bin").write_bytes(digits.data()[1].inputs[:2].tobytes()[:cut])
+    assert subprocess.run(command, cwd=tmp_path, check=False, capture_output=True).returncode == 1
+    (tmp_path / "input.bin").write_bytes(digits.data()[1].inputs[:2].tobytes())
+    assert subprocess.run(command, cwd=tmp_path, check=False, capture_output=True).returncode == 0
+    assert (tmp_path / "output.bin").stat().st_size == 20
+
+
 def test_an_option_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match=r"optimize='-Ofast' is not known; known: -Os, -O2, -O3"):
         CortexM(optimize="-Ofast")

@@ -262,6 +262,9 @@ def test_extreme_values(tmp_path: Path) -> None:
          "node0' .Resize.: antialiasing is not compiled"),
         (lambda g: g.op("MaxPool", "input", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
          "node0' .MaxPool.: auto_pad SAME_LOWER is not compiled"),
+        (lambda g: g.op("Identity", "input"), "the network computes nothing: its output is its input"),
+        (lambda g: g.op("Add", g.constant(np.ones(3, np.float32)), g.constant(np.ones(3, np.float32))),
+         "the network computes nothing: its output is a constant, whatever the input"),
         (lambda g: g.op("CumSum", g.conv("input", 3, 4), g.integers(1)), "cannot be compiled|has no kernel"),
     ],
 )  # fmt: skip

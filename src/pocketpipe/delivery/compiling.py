@@ -37,6 +37,7 @@ class CompiledSources:
 
     def __call__(self, examples: np.ndarray) -> np.ndarray:
         """Batch of stored examples (N, *input_shape) -> float32 outputs (N, *output_shape)."""
+        examples = np.asarray(examples)
         self.metadata.check_examples(examples)
         outputs = self.integers(self._ends.entering(examples, self.metadata.preprocessing))
         return self._ends.leaving(outputs.reshape(len(examples), *self.metadata.output_shape))

@@ -27,6 +27,7 @@ class Delivered(Model):
 
         Raises UserError if the examples have another shape, or are no bytes where bytes are stored.
         """
+        examples = np.asarray(examples)
         self.metadata.check_examples(examples)
         try:
             return super().__call__(examples)

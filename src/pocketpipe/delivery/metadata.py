@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from pocketpipe.delivery.integers import Integers
-from pocketpipe.delivery.model import METADATA_FILE
+from pocketpipe.delivery.model import INTEGER_KINDS, METADATA_FILE
 from pocketpipe.delivery.resources import Resources
 from pocketpipe.doors import Value, describe_validation
 from pocketpipe.errors import Mistakes, UserError
@@ -67,12 +67,18 @@ class DeliveryMetadata(Value):
     """What an FPGA would spend on it."""
 
     def check_input(self, shape: tuple[int, ...]) -> None:
-        """Raise UserError if a network that takes `shape`, batch included, does not take one example."""
+        """Raise UserError if a network that takes `shape`, batch included, does not take one example, prepared."""
         if shape != (1, *self.input_shape):
             raise UserError(
                 f"the ONNX file takes {shape}, but one example of task {self.task!r} is {self.input_shape}: "
                 "export it with batch 1"
             )
+        for name in ("mean", "std"):
+            if (count := len(getattr(self.preprocessing, name))) not in (1, self.input_shape[0]):
+                raise UserError(
+                    f"preprocessing.{name} has {count} numbers, but an example has {self.input_shape[0]} along its first "
+                    "axis: give one for all, or one for each"
+                )
 
     def check_examples(self, examples: np.ndarray) -> None:
         """Raise UserError if these are no stored examples (N, *input_shape)."""
@@ -80,7 +86,7 @@ class DeliveryMetadata(Value):
             expected = ", ".join(map(str, self.input_shape))
             raise UserError(f"examples have shape {examples.shape}, expected (N, {expected})")
         stored = np.dtype(self.input_dtype)
-        if np.issubdtype(stored, np.integer) and not np.issubdtype(examples.dtype, np.integer):
+        if np.issubdtype(stored, np.integer) and examples.dtype.kind not in INTEGER_KINDS:
             prepared = " (run_prepared takes what is preprocessed already)" if self.integers is None else ""
             raise UserError(
                 f"examples are {examples.dtype}, expected {stored} as stored: the model scales them itself{prepared}"
@@ -95,8 +101,8 @@ class DeliveryMetadata(Value):
         """Read what `write` wrote. Raises UserError if `folder` is no delivery folder."""
         file = folder / METADATA_FILE
         try:
-            return cls.model_validate_json(file.read_text())
-        except FileNotFoundError as error:
+            return cls.model_validate_json(file.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"{folder} is no delivery folder: it has no {METADATA_FILE}") from error
         except ValidationError as error:
             raise Mistakes(describe_validation(error, where=str(file))) from error

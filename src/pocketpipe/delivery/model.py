@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 
 LIBRARY_FILE, METADATA_FILE = "model.so", "metadata.json"
+INTEGER_KINDS = "bui"
+"""NumPy's kinds of numbers without a fraction; what is true or false counts as 1 or 0."""
 RUN_IN, RUN_BYTES_IN = "pocketpipe_run_in", "pocketpipe_run_bytes_in"
 
 
@@ -29,7 +32,7 @@ class Model:
     """A delivered library, ready to be called. May be called from several threads at once."""
 
     def __init__(self, folder: str | Path = Path(__file__).parent) -> None:
-        """Raises RuntimeError if the library is for another machine."""
+        """Raises RuntimeError if the library is for another machine, or damaged."""
         facts: dict[str, Any] = json.loads((Path(folder) / METADATA_FILE).read_text())
         if reason := unfit(facts["cpu"], facts["cpu_flags"]):
             raise RuntimeError(f"{folder} {reason}")
@@ -49,6 +52,7 @@ class Model:
 
         Raises ValueError for examples of another shape, or that are no bytes where bytes are stored.
         """
+        examples = np.asarray(examples)
         if examples.shape[1:] != self.input_shape:
             raise ValueError(f"examples have shape {examples.shape}, expected (N, {str(self.input_shape)[1:]}")
         outputs = np.empty((len(examples), self._output_count), np.float32)
@@ -66,9 +70,9 @@ class Model:
 
         The shortest way in: what latency is measured on. Raises ValueError for another size.
         """
+        example = np.ascontiguousarray(example, np.float32)
         if example.size != self._input_count:
             raise ValueError(f"example has {example.size} values, the model takes {self._input_count}")
-        example = np.ascontiguousarray(example, np.float32)
         output = np.empty((1, *self.output_shape), np.float32)
         self._run(self._arena(), _address(example), _address(output))
         return output
@@ -113,22 +117,28 @@ def missing_flags(needed: Iterable[str]) -> list[str]:
     return sorted(set(needed) - cpu_flags())
 
 
-_OPEN: dict[tuple[int, int], ctypes.CDLL] = {}
+_OPEN: dict[str, ctypes.CDLL] = {}
+"""By digest of their content."""
 
 
 def _open_library(file: Path) -> ctypes.CDLL:
-    """The library in `file` as it is now.
+    """The library in `file` as it is now, from a copy in memory. Raises RuntimeError if it cannot be loaded.
 
-    The system's loader goes by name: of a file that was replaced it would give back the old one, still in memory.
-    Under the name of an open descriptor, which is never closed, it cannot.
+    A file that is written over while it is loaded changes under the process, which then crashes. And the system's
+    loader goes by name: of a file that was replaced it would give back the old one. Under the name of the copy's
+    descriptor, which stays open as long as it is loaded, it cannot.
     """
-    descriptor = os.open(file, os.O_RDONLY)
-    status = os.fstat(descriptor)
-    key = (status.st_dev, status.st_ino)  # not used again for another file as long as this one is mapped
-    if key in _OPEN:
-        os.close(descriptor)
-    else:
-        _OPEN[key] = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    content = file.read_bytes()
+    key = hashlib.sha256(content).hexdigest()
+    if key not in _OPEN:
+        descriptor = os.memfd_create(LIBRARY_FILE)
+        with open(descriptor, "wb", closefd=False) as copy:
+            copy.write(content)
+        try:
+            _OPEN[key] = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+        except OSError as error:
+            os.close(descriptor)
+            raise RuntimeError(f"{file} cannot be loaded: damaged? Copy it again ({error})") from None
     return _OPEN[key]
 
 
@@ -150,7 +160,7 @@ def _function(library: ctypes.CDLL, name: str) -> Callable[[int, int, int], None
 
 def as_bytes(stored: np.ndarray) -> np.ndarray:
     """The same numbers as uint8. Raises ValueError for what is no byte."""
-    if stored.dtype.kind not in "bui":
+    if stored.dtype.kind not in INTEGER_KINDS:
         raise ValueError(f"examples are {stored.dtype}, expected uint8 as stored: the model scales them itself")
     if stored.size and not 0 <= stored.min() <= stored.max() <= 255:
         raise ValueError(f"examples hold {stored.min()}..{stored.max()}; uint8 is stored: 0..255")

@@ -20,7 +20,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.integer.advice import LAST, OWN_DOMAINS, WAYS_OUT, way_back
 from pocketpipe.integer.fixed_point import Requantization, on_grid, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
-from pocketpipe.integer.onnx_file import inferred, only_ends
+from pocketpipe.integer.onnx_file import inferred, only_ends, parsed
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.shapes import Shapes, refuse_open_shape
 from pocketpipe.integer.straightening import straightened
@@ -58,10 +58,11 @@ def lower(onnx_file: bytes) -> IntegerGraph:
 
 
 def is_quantized(onnx_file: bytes) -> bool:
-    """Whether the file's tensors are quantized (QDQ): whether it is to be lowered to integers at all."""
-    import onnx
+    """Whether the file's tensors are quantized (QDQ): whether it is to be lowered to integers at all.
 
-    return any(node.op_type == "QuantizeLinear" for node in onnx.load_from_string(onnx_file).graph.node)
+    Raises UserError for what is no ONNX file.
+    """
+    return any(node.op_type == "QuantizeLinear" for node in parsed(onnx_file).graph.node)
 
 
 @dataclass

@@ -10,12 +10,23 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
 
+def parsed(onnx_file: bytes) -> ModelProto:
+    """The file as it is. Raises UserError for what is no ONNX file."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load_from_string(onnx_file)
+    except DecodeError:
+        raise UserError("this is no ONNX file: it cannot be read as one") from None
+
+
 def inferred(onnx_file: bytes) -> ModelProto:
-    """The file with the shapes that ONNX infers. Raises UserError for a file that contradicts itself."""
+    """The file with the shapes that ONNX infers. Raises UserError for a file that contradicts itself, or is none."""
     import onnx
 
     try:
-        model = onnx.shape_inference.infer_shapes(onnx.load_from_string(onnx_file))
+        model = onnx.shape_inference.infer_shapes(parsed(onnx_file))
         while _shape_group_norms(model):
             model = onnx.shape_inference.infer_shapes(model)
         return model

@@ -88,8 +88,9 @@ class Sum:
     in. None where nothing can be taken in any more."""
 
     def clipped(self, low: float, high: float) -> Sum:
-        """Cut to low..high as well."""
-        return replace(self, low=max(self.low, low), high=min(self.high, high), with_affine=None)
+        """Cut to low..high after what it is cut to already: where the two ranges do not meet, one number is left."""
+        least, most = (min(max(limit, low), high) for limit in (self.low, self.high))
+        return replace(self, low=least, high=most, with_affine=None)
 
     def times(self, factor: float) -> Sum:
         """The same sum times a number above 0: as many steps on a grid that is finer by it."""

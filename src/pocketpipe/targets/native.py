@@ -138,6 +138,8 @@ def compile_native(
     """
     with tempfile.TemporaryDirectory(prefix="pocketpipe-") as scratch, appearing_whole(folder) as delivery:
         build = Path(scratch)
+        if examples is not None:
+            metadata.check_examples(examples)
         if isinstance(network, bytes) and is_quantized(network):
             network = lower(network)
         tables = byte_tables(metadata.preprocessing) if metadata.input_dtype == BYTES else None

@@ -66,7 +66,8 @@ def _limits(lowering: Lowering, node: NodeProto) -> tuple[float, float]:
     if node.op_type == "Relu":
         return 0.0, np.inf
     given = attributes(node)  # "min" and "max" until opset 10
-    return bound(lowering, node, 1, given.get("min", -np.inf)), bound(lowering, node, 2, given.get("max", np.inf))
+    low, high = bound(lowering, node, 1, given.get("min", -np.inf)), bound(lowering, node, 2, given.get("max", np.inf))
+    return min(low, high), high  # ONNX cuts from below first, so that the upper one holds
 
 
 def bound(lowering: Lowering, node: NodeProto, position: int, without: float) -> float:

@@ -80,7 +80,7 @@ def _cut(lowering: Lowering, node: NodeProto, offset: int, low: int, high: int) 
     if clip is None:
         return low, high
     least, most = bound(lowering, clip, 1, low + offset), bound(lowering, clip, 2, high + offset)
-    return max(low, int(least) - offset), min(high, int(most) - offset)
+    return max(low, int(min(least, most)) - offset), min(high, int(most) - offset)
 
 
 def _quantize_constant(lowering: Lowering, node: NodeProto) -> None:

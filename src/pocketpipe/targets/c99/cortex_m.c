@@ -51,21 +51,24 @@ void *memset(void *to, int value, size_t count) {
 static pocketpipe_input input[POCKETPIPE_INPUTS];
 static int8_t output[POCKETPIPE_OUTPUTS];
 
-static void serve(void) {
+/* 0, or 1 where a file is missing, the last example is cut short, or the host's disk is full. */
+static uint32_t serve(void) {
     const int32_t source = open_file("input.bin", 9, READ_BINARY), sink = open_file("output.bin", 10, WRITE_BINARY);
-    while (transfer(READ, source, input, sizeof input) == 0) {
+    if (source < 0 || sink < 0) return 1;
+    int32_t missing;
+    while ((missing = transfer(READ, source, input, sizeof input)) == 0) {
         pocketpipe_run(input, output);
-        transfer(WRITE, sink, output, sizeof output);
+        if (transfer(WRITE, sink, output, sizeof output) != 0) return 1;
     }
     const uint32_t file = (uint32_t)sink;
     host(CLOSE, &file);
+    return missing != sizeof input;
 }
 
 void reset(void) {
     for (uint32_t *from = &data_in_flash, *to = &data_begin; to < &data_end;) *to++ = *from++;
     for (uint32_t *to = &bss_begin; to < &bss_end;) *to++ = 0;
-    serve();
-    const uint32_t arguments[] = {DONE, 0};
+    const uint32_t arguments[] = {DONE, serve()};
     host(EXIT, arguments);
     for (;;) {
     }

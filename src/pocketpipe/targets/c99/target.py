@@ -103,6 +103,8 @@ class C99Target(Target):
         prove(graph, self.accumulator_bits, offset=0)
         entry, leaving = graph.tensors[graph.input], graph.tensors[graph.output]
         metadata.check_input((1, *entry.shape))
+        if examples is not None:
+            metadata.check_examples(examples)
         integers = Integers(input=None if metadata.input_dtype == BYTES else entry, output=leaving)
         tables = graph.quantized(byte_tables(metadata.preprocessing)) if integers.input is None else None
         made = sources(graph, tables, self.unroll)

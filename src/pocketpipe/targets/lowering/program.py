@@ -130,6 +130,9 @@ class _Calls:
             for binding in block.bindings:
                 self._names[binding.var] = self._value(binding.value)
         (self.output,) = self._read(main.body.body)
+        if self.output == self.input or self.output in self.constants:
+            what = "its input" if self.output == self.input else "a constant, whatever the input"
+            raise UserError(f"the network computes nothing: its output is {what}")
         self.output_shape = shape_of(main.body.body)
 
     def _value(self, value: Any) -> list[str]:

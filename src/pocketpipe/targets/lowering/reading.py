@@ -11,7 +11,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from pocketpipe.errors import UserError
-from pocketpipe.integer.onnx_file import attributes, inferred, only_ends, shapes_of
+from pocketpipe.integer.onnx_file import attributes, inferred, only_ends, parsed, shapes_of
 from pocketpipe.targets.lowering.rewriting import (
     with_axes_from_the_front,
     with_clips_as_operators,
@@ -33,7 +33,7 @@ def read_onnx(data: bytes) -> Any:
     Raises UserError that names node and operator where TVM has no counterpart, for several inputs or outputs, and for
     those of another type.
     """
-    model = onnx.load_from_string(data)
+    model = parsed(data)
     _refuse_unknown_operators(model)
     _refuse_other_signatures(model)
     _refuse_what_is_read_wrongly(model, shapes_of(inferred(data)))
