@@ -244,13 +244,29 @@ class CompressionPlan:
         return profile
 
     def carry_out(self, network: nn.Module, task: Task, data: Split) -> tuple[nn.Module, CompressionPlan]:
-        """(new network, the plan as pinned on the way). `network` is not changed."""
+        """(new network, the plan as pinned on the way). `network` is not changed.
+
+        Raises UserError for parameters that are no finite float32 numbers.
+        """
+        _refuse_unfit(network)
         pinned: list[Step] = []
         for step in self.steps:
             pinned.append(step.pin(network, task, data))
             before, network = network, pinned[-1].apply(network, task)
             pinned[-1].calibrate(network, before, task, data)
         return network, CompressionPlan(tuple(pinned))
+
+
+def _refuse_unfit(network: nn.Module) -> None:
+    import torch
+
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise UserError(
+                f"network: {name} is {parameter.dtype}; steps compute in float32: call network.float() before"
+            )
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"network: {name} holds NaN or infinity; its weights are damaged, or its training diverged")
 
 
 def order_mistakes(steps: Sequence[type[Step]], *, where: str) -> list[str]:

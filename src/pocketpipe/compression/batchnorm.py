@@ -35,7 +35,8 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
         for norm, _, _ in kept:
             norm.train()
             norm.momentum = 0.0
-        yield
+        with _several_values():
+            yield
     finally:
         for (norm, training, momentum), count in zip(kept, counts, strict=True):
             norm.train(training)
@@ -73,7 +74,7 @@ def reestimate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     momenta = [norm.momentum for norm in norms]
     seen = 0
     try:
-        with evaluating(network), torch.no_grad(), _averaging(norms):
+        with evaluating(network), torch.no_grad(), _averaging(norms), _several_values():
             for norm in norms:
                 norm.reset_running_stats()
                 norm.train()
@@ -99,6 +100,19 @@ def _averaging(norms: Iterable[_BatchNorm]) -> Iterator[None]:
 
     with hooked(norm.register_forward_pre_hook(count) for norm in norms):
         yield
+
+
+@contextmanager
+def _several_values() -> Iterator[None]:
+    """Say in our words that BatchNorm has one value a channel, whose variance says nothing."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "BatchNorm's statistics need at least two calibration examples; give a split with more"
+        ) from None
 
 
 def _norms(network: nn.Module) -> list[_BatchNorm]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,7 +52,12 @@ def some_of(data: Split | None, wanted_by: str) -> Split:
 def _first(task: Task, data: Split | None, wanted_by: str) -> Split:
     data = some_of(data, wanted_by)
     limit = examples_at_once(task.input_shape, fewest=FEWEST, most=EXAMPLES)
-    return Split(data.name, data.inputs[:limit], data.targets[:limit])
+    first = Split(data.name, data.inputs[:limit], data.targets[:limit])
+    if not np.isfinite(first.inputs).all():
+        raise UserError(
+            f"{wanted_by} looks at the first {len(first)} examples of {data.name}: there is NaN or infinity"
+        )
+    return first
 
 
 @contextmanager

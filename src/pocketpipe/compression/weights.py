@@ -99,6 +99,23 @@ def original_of(network: nn.Module, layer: str) -> Tensor:
     return original
 
 
+def said_of_several(network: nn.Module, kind: str) -> tuple[str, ...]:
+    """The line of a step of `kind`, which leaves weights alone that are computed from several; none without such."""
+    several = [
+        f"{path}.{attribute}" if attribute != "weight" else path
+        for path, module in network.named_modules()
+        if parametrize.is_parametrized(module)
+        for attribute, beneath in _lists(module).items()
+        if not beneath.is_tensor
+    ]
+    if not several:
+        return ()
+    return (
+        f"{kind}: {', '.join(several)} stay as they are: their weights are computed from several (weight_norm?); make "
+        "them one before, by torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
+    )
+
+
 @torch.no_grad()
 def set_weight(network: nn.Module, layer: str, values: Tensor) -> None:
     """Set the parameter that is trained for the layer's weight; what lies on it applies to the new values."""

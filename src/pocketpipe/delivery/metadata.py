@@ -76,8 +76,8 @@ class DeliveryMetadata(Value):
         for name in ("mean", "std"):
             if (count := len(getattr(self.preprocessing, name))) not in (1, self.input_shape[0]):
                 raise UserError(
-                    f"preprocessing.{name} has {count} numbers, but an example has {self.input_shape[0]} along its first "
-                    "axis: give one for all, or one for each"
+                    f"preprocessing.{name} has {count} numbers, but an example has {self.input_shape[0]} along its "
+                    "first axis: give one for all, or one for each"
                 )
 
     def check_examples(self, examples: np.ndarray) -> None:

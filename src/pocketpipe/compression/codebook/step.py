@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -18,7 +18,7 @@ from pocketpipe.compression.codebook.projection import FEWEST, MOST, projected, 
 from pocketpipe.compression.sparsity.mask import GradualMask, Mask
 from pocketpipe.compression.sparsity.step import SparsityStep
 from pocketpipe.compression.tracing import profile_of
-from pocketpipe.compression.weights import laid_on, lay_on, original_of, weight_of
+from pocketpipe.compression.weights import laid_on, lay_on, original_of, said_of_several, weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import Layer, NetworkProfile, bits_of_index, matches
@@ -149,6 +149,10 @@ class CodebookStep(Step):
         self._refuse_misfits(profile)
         bits = self._bits(profile)
         return self.model_copy(update={"layers": bits, "tuned": self._tuned_above_masks(network, bits)})
+
+    def caveats(self, network: nn.Module, task: Task) -> Sequence[str]:
+        """Weights that it leaves alone without being told to."""
+        return said_of_several(network, self.kind)
 
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
         """A copy whose layers have codebooks, by k-means of its weights. Raises UserError if it is not pinned."""

@@ -125,19 +125,19 @@ def _calls(graph: fx.Graph, network: nn.Module) -> list[tuple[str, str]]:
 class _Known(fx.Proxy):
     """A proxy that knows what it is for both examples."""
 
-    values: tuple[Any, Any]
+    known: tuple[Any, Any]
 
     def __getattr__(self, name: str) -> Any:
-        if name == "values":  # not yet known
+        if name == "known":  # not yet
             raise AttributeError(name)
-        if callable(getattr(self.values[0], name)):
+        if callable(getattr(self.known[0], name)):
             return fx.proxy.Attribute(self, name)
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
     def __len__(self) -> int:
-        first, second = map(len, self.values)
+        first, second = map(len, self.known)
         if first != second:
-            raise TypeError("the length of the batch is not fixed")
+            raise TypeError("the length of the batch is not fixed; write x.shape[0] instead of len(x)")
         return first
 
     def __iter__(self) -> Iterator[Any]:
@@ -187,7 +187,7 @@ class _ExampleTracer(fx.Tracer):
         if _is_plain(values) and not (isinstance(values[0], bool) and _has_batch(args)):
             return values[0]
         assert isinstance(made, _Known)
-        made.values = values
+        made.known = values
         made.node.meta[EXAMPLE] = values[0]
         return made
 
@@ -254,7 +254,7 @@ class _ExampleTracer(fx.Tracer):
 
     def _value(self, which: int, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         def known(argument: Any) -> Any:
-            return argument.values[which] if isinstance(argument, _Known) else argument
+            return argument.known[which] if isinstance(argument, _Known) else argument
 
         args, kwargs = map_aggregate(args, known), map_aggregate(kwargs, known)  # type: ignore[arg-type, assignment]
         match kind:
@@ -273,7 +273,7 @@ class _ExampleTracer(fx.Tracer):
 
 def _state(value: Any) -> tuple[int, int] | None:
     """Which tensor it is for the first example, and how often that was written to; None for anything else."""
-    tensor = value.values[0] if isinstance(value, _Known) else None
+    tensor = value.known[0] if isinstance(value, _Known) else None
     return (id(tensor), tensor._version) if isinstance(tensor, Tensor) else None
 
 
@@ -289,7 +289,7 @@ def _has_batch(arguments: Any) -> bool:
     found: list[_Known] = []
 
     def look(argument: Any) -> Any:
-        if isinstance(argument, _Known) and not isinstance(argument.values[0], Tensor):
+        if isinstance(argument, _Known) and not isinstance(argument.known[0], Tensor):
             found.append(argument)
         return argument
 

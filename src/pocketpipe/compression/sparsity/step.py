@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -19,7 +19,7 @@ from pocketpipe.compression.sparsity.protocols import BY_SHAPES, BY_WEIGHTS, Pro
 from pocketpipe.compression.sparsity.regression import refit
 from pocketpipe.compression.sparsity.schedule import CubicSchedule
 from pocketpipe.compression.tracing import profile_of
-from pocketpipe.compression.weights import lay_on, weight_of
+from pocketpipe.compression.weights import lay_on, said_of_several, weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, Step
 from pocketpipe.profile import NetworkProfile, exact_share
@@ -194,6 +194,10 @@ class SparsityStep(Step):
             counts = self._counts(profile)
         densities = {name: exact_share(count, prod(shapes[name])) for name, count in counts.items()}
         return self.model_copy(update={"densities": densities})
+
+    def caveats(self, network: nn.Module, task: Task) -> Sequence[str]:
+        """Weights that it leaves alone without being told to."""
+        return said_of_several(network, self.kind)
 
     def apply(self, network: nn.Module, task: Task) -> nn.Module:
         """A copy with masks on the layers that are not whole, by magnitude. Raises UserError if it is not pinned."""

@@ -102,8 +102,18 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     """
     known = _TRACES.setdefault(network, {})
     if input_shape not in known:
-        known[input_shape] = _trace(copy.deepcopy(network).cpu().float().eval(), input_shape)
+        known[input_shape] = _trace(_copied(network).cpu().float().eval(), input_shape)
     return known[input_shape]
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError as error:
+        raise UserError(
+            f"the network cannot be copied ({first_line(error)}); a weight that its forward computes and keeps "
+            "(torch.nn.utils.weight_norm, spectral_norm)? Make it one before: torch.nn.utils.remove_weight_norm(module)"
+        ) from None
 
 
 def profile_of(network: nn.Module, input_shape: tuple[int, ...]) -> NetworkProfile:
