@@ -123,6 +123,18 @@ def test_a_number_without_end_is_refused() -> None:
     assert line == "promote.max_metric_fall: it must be a finite number"
 
 
+@pytest.mark.parametrize("seed", [1.0, "1", True])
+def test_a_seed_of_another_type_would_draw_something_else(seed: Any) -> None:
+    (line,) = mistakes(seed=seed)
+    assert line.startswith(f"seed: {seed!r}: Input should be a valid integer")
+
+
+@pytest.mark.parametrize("weights", [1, True, [], {}])
+def test_weights_that_are_no_path_are_refused(weights: Any) -> None:
+    (line,) = mistakes(network={"name": "resnet8", "weights": weights})
+    assert line.startswith(f"network.weights: {weights!r}: Input is not a valid path")
+
+
 def test_keys_of_options_may_be_numbers() -> None:
     """YAML has them, and a factory may ask for `dict[int, str]`."""
     names = {"name": "digits", "options": {"names": {0: "cat", 1: "dog"}}}

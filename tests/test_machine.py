@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pocketpipe import machine
+from pocketpipe.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,12 @@ def test_by_default_in_the_project_from_any_folder_of_it(tmp_path: Path, monkeyp
     monkeypatch.chdir(below)
     assert machine.data_root() == machine.output_root() == tmp_path / "data"
     assert machine.tracking_uri() == f"sqlite:///{tmp_path}/data/mlflow.db"
+
+
+def test_a_folder_that_no_address_can_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETPIPE_OUTPUT", str(tmp_path / "what?"))
+    with pytest.raises(UserError, match=r"what\?: SQLite's addresses cannot hold its '\?'"):
+        machine.tracking_uri()
 
 
 def test_an_empty_variable_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

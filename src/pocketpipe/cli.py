@@ -51,6 +51,11 @@ def _run_in_project(options: dict[str, Any]) -> None:
     _refuse_unknown("stage (--namespaces)", options["namespaces"], sorted({str(node.namespace) for node in nodes}))
     for option, name in (("--nodes", "node_names"), ("--from-nodes", "from_nodes"), ("--to-nodes", "to_nodes")):
         _refuse_unknown(f"node ({option})", options[name], sorted({node.name for node in nodes}))
+    values = {value for name in options["pipelines"] or ["__default__"] for value in pipelines[name].datasets()}
+    for option, name in (("--from-inputs", "from_inputs"), ("--to-outputs", "to_outputs")):
+        _refuse_unknown(f"value ({option})", options[name], sorted(values))
+    if options["load_versions"]:
+        raise UserError("--load-versions: values have none; each is found by what it is made from")
     if options["tags"]:
         raise UserError("--tags: stages have none; choose them with --namespaces")
     if (options["runner"] or SEQUENTIAL).rpartition(".")[2] != SEQUENTIAL:
@@ -263,7 +268,7 @@ def _run_file(file: Path) -> dict[str, Any]:
 
 
 @cli.command()
-@click.option("--port", default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(port: int) -> None:
     """Browse the experiments in MLflow's pages, on this machine only."""
     from pocketpipe.tracking.server import serve

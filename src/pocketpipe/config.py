@@ -5,6 +5,7 @@ from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pocketpipe.budget import Budget
 from pocketpipe.doors import Value, describe_validation
@@ -35,7 +36,8 @@ class Config(Value):
     methods: Annotated[tuple[MethodChoice, ...], Field(min_length=1)]
     """Compression methods that the search may use, in the order in which they are carried out."""
     targets: Names
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, strict=True)]
+    """Strict, since nodes are given it as it is written: `1.0` or `true` would draw something else."""
     trainer: TrainerSettings
     teacher: TeacherRecipe
     sparsify: SparsifyRecipe | None = None
@@ -124,9 +126,18 @@ def _with_allowed_keys(error: ValidationError) -> list[str]:
     for problem in error.errors():
         path, sections = _sections_at(problem["loc"])
         allowed = tuple(dict.fromkeys(name for section in sections for name in section.model_fields))
-        single = ValidationError.from_exception_data(error.title, [problem | {"loc": path}])  # type: ignore[list-item]
-        lines += describe_validation(single, where="", allowed=allowed)
+        lines += describe_validation(_alone(problem, path), where="", allowed=allowed)
     return lines
+
+
+def _alone(problem: ErrorDetails, path: tuple[int | str, ...]) -> ValidationError:
+    """The problem as an error of its own, at `path`."""
+    placed = problem | {"loc": path}
+    try:
+        return ValidationError.from_exception_data("", [placed])  # type: ignore[list-item]
+    except KeyError:  # a kind that pydantic has for itself alone (of a path)
+        kind = PydanticCustomError("value_error", "{said}", {"said": problem["msg"]})
+        return ValidationError.from_exception_data("", [placed | {"type": kind}])  # type: ignore[list-item]
 
 
 def _sections_at(place: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], list[type[BaseModel]]]:

@@ -15,6 +15,8 @@ import os
 import platform
 from pathlib import Path
 
+from pocketpipe.errors import UserError
+
 
 def data_root() -> Path:
     """Folder in which tasks look for data sets, and in which relative weight paths lie."""
@@ -47,8 +49,13 @@ def _is_project(folder: Path) -> bool:
 
 
 def tracking_uri() -> str:
-    """Where MLflow keeps its runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output_root() / 'mlflow.db'}"
+    """Where MLflow keeps its runs. Raises UserError for an output folder that no such address can name."""
+    if named := os.environ.get("MLFLOW_TRACKING_URI"):
+        return named
+    folder = output_root()
+    if "?" in str(folder):
+        raise UserError(f"output folder {folder}: SQLite's addresses cannot hold its '?'; choose another name")
+    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def artifact_root() -> Path:

@@ -113,7 +113,7 @@ def _remove(path: Path) -> None:
 def write_json(file: Path, content: object) -> None:
     """Write a file of JSON; equal contents give equal bytes."""
     with replacing(file) as partial:
-        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_network(network: StoredNetwork, folder: Path) -> None:

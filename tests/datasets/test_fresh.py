@@ -61,6 +61,33 @@ def test_what_is_outdated_counts_as_absent_and_is_replaced(tmp_path: Path) -> No
     assert dataset("fourth").load() == third.load() == b"second"
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut short", "no list"])
+def test_a_value_of_which_a_file_is_gone_counts_as_absent_and_is_made_again(tmp_path: Path, damage: str) -> None:
+    def dataset() -> BytesDataset:
+        found = BytesDataset(str(tmp_path / "onnx"), file="student.onnx")
+        found.fingerprint = "aaaa"
+        return found
+
+    dataset().save(b"whole")
+    (tmp_path / "onnx" / "aaaa" / "notes.txt").write_text("of the user")
+    assert dataset().exists()
+    file = dataset().path / ("files.json" if damage == "no list" else "student.onnx")
+    file.unlink() if damage == "gone" else file.write_bytes(b"{")
+    assert not dataset().exists()
+    dataset().save(b"again")
+    assert dataset().load() == b"again"
+
+
+def test_a_damaged_value_is_named_with_a_way_out(tmp_path: Path) -> None:
+    dataset = JsonDataset(str(tmp_path / "record"), value="pocketpipe.record:StageRecord")
+    dataset.fingerprint = "aaaa"
+    dataset.save(StageRecord(stage="data"))
+    file = dataset.path / "value.json"
+    file.write_text("?" * file.stat().st_size)
+    with pytest.raises(DatasetError, match=r"aaaa: damaged \(.*\); delete this folder and run again"):
+        dataset.load()
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     dataset = FolderDataset(str(tmp_path / "deliveries"))
     dataset.fingerprint = "aaaa"

@@ -107,6 +107,13 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored[0], ramp >> 8)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_of_32_bits_are_refused(kind: type[np.generic], tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1 if kind is np.float32 else 255, 400).astype(kind).reshape(20, 20)
+    with pytest.raises(Mistakes, match=r"x\.tiff: has 32 bits a pixel, whose range nobody knows: save it with 8 or 16"):
+        _one(tmp_path, Image.fromarray(ramp), "x.tiff")
+
+
 def test_an_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     image = Image.fromarray(COLOURS)
     exif = image.getexif()

@@ -325,10 +325,11 @@ def test_files_that_are_gone_are_named_with_a_way_out(registry: Registry, add):
 
 
 @pytest.mark.parametrize("act", ["champion", "rollback"])
-def test_an_unknown_name_is_answered_with_those_that_are_known(registry: Registry, add, act: str):
+@pytest.mark.parametrize("name", ["nobody", "no/body", ""])
+def test_an_unknown_name_is_answered_with_those_that_are_known(registry: Registry, add, act: str, name: str):
     add("one")
     with pytest.raises(UserError, match=f"has no champion; names in the registry: {NAME}"):
-        describe_champion(registry, "nobody") if act == "champion" else registry.rollback("nobody")
+        describe_champion(registry, name) if act == "champion" else registry.rollback(name)
 
 
 def test_the_command_tells_the_folder_to_ship_from(registry: Registry, add, monkeypatch: pytest.MonkeyPatch) -> None:

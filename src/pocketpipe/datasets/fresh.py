@@ -14,10 +14,12 @@ from typing import Any, Generic, TypeVar
 from kedro.io import AbstractDataset, DatasetError
 from kedro.utils import load_obj
 
-from pocketpipe.errors import UserError
+from pocketpipe.errors import UserError, first_line
 from pocketpipe.lineage.provenance import FILE_NAME, Provenance, read_provenance, write_provenance
 from pocketpipe.storage import appearing_whole, replacing, write_json
 
+FILES = "files.json"
+"""In each value's folder: the files that were written, with their sizes."""
 T = TypeVar("T")
 
 
@@ -53,7 +55,10 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
         """The value. Raises UserError, which Kedro wraps, if it was not made yet."""
         if not self._exists():
             raise UserError(f"{self.folder.name} is not there yet: run the stage that makes it first")
-        return self._read(self.path)
+        try:
+            return self._read(self.path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path}: damaged ({first_line(error)}); delete this folder and run again") from error
 
     def save(self, data: T) -> None:
         """Write it; readers never see half of it. Raises UserError, which Kedro wraps, where that is not possible."""
@@ -61,8 +66,10 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
             if self._exists():  # another run was quicker
                 self.point_latest()
                 return
-            with appearing_whole(self.path, first_wins=self.outdated is None) as scratch:
+            replaced = self.outdated is not None or self.path.is_dir()  # outdated, or some of its files are gone
+            with appearing_whole(self.path, first_wins=not replaced) as scratch:
                 self._write(data, scratch)
+                write_json(scratch / FILES, _sizes(scratch))
                 if self.provenance is not None:
                     made_now = self.provenance.model_copy(update={"when": datetime.now(UTC).replace(microsecond=0)})
                     write_provenance(scratch, made_now)
@@ -79,9 +86,20 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
             link.symlink_to(self.path.name)
 
     def _exists(self) -> bool:
-        if self.fingerprint is None or not self.path.is_dir():
+        if self.fingerprint is None or not self.path.is_dir() or self._is_damaged():
             return False
         return self.outdated is None or self.outdated != self.stored_provenance()
+
+    def _is_damaged(self) -> bool:
+        """Whether files that were written are gone, or of another size: somebody tidied up, a copy was cut short."""
+        try:
+            written = json.loads((self.path / FILES).read_bytes())
+        except FileNotFoundError:  # of a version that kept no list
+            return False
+        except ValueError:
+            return True
+        found = _sizes(self.path)
+        return any(found.get(name) != size for name, size in written.items())
 
     def _describe(self) -> dict[str, Any]:
         return {"folder": str(self.folder), "fingerprint": self.fingerprint}
@@ -91,6 +109,12 @@ class FreshDataset(AbstractDataset[T, T], Generic[T]):
 
     @abstractmethod
     def _read(self, folder: Path) -> T: ...
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file in the folder, by its name within."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 class JsonDataset(FreshDataset[Any]):

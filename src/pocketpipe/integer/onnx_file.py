@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def parsed(onnx_file: bytes) -> ModelProto:
     """The file as it is. Raises UserError for what is no ONNX file."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         return onnx.load_from_string(onnx_file)

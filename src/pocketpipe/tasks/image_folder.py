@@ -185,6 +185,8 @@ def _decode(file: Path, size: int, colour: Colour) -> np.ndarray | str:
     try:
         with Image.open(file) as image:
             image.draft(None, (2 * size, 2 * size))  # JPEG: decode no more pixels than needed
+            if image.mode in ("I", "F"):
+                return "has 32 bits a pixel, whose range nobody knows: save it with 8 or 16"
             upright = ImageOps.exif_transpose(image)
             square = ImageOps.fit(
                 _plain(upright, "RGB" if colour == "rgb" else "L"), (size, size), Image.Resampling.BILINEAR

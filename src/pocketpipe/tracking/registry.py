@@ -275,7 +275,7 @@ class Registry:
         try:
             return self.store.client.get_registered_model(name)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no name at all
                 raise
             return None
 
