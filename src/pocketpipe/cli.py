@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -51,6 +52,12 @@ def _run_in_project(options: dict[str, Any]) -> None:
     _refuse_unknown("stage (--namespaces)", options["namespaces"], sorted({str(node.namespace) for node in nodes}))
     for option, name in (("--nodes", "node_names"), ("--from-nodes", "from_nodes"), ("--to-nodes", "to_nodes")):
         _refuse_unknown(f"node ({option})", options[name], sorted({node.name for node in nodes}))
+    twice = Counter(node.name for node in set(nodes))
+    if several := [name for name, count in twice.items() if count > 1]:
+        raise UserError(
+            f"--pipelines: {' and '.join(options['pipelines'])} make {several[0].partition('.')[0]} in two ways; "
+            "run one after the other"
+        )
     values = {value for name in options["pipelines"] or ["__default__"] for value in pipelines[name].datasets()}
     for option, name in (("--from-inputs", "from_inputs"), ("--to-outputs", "to_outputs")):
         _refuse_unknown(f"value ({option})", options[name], sorted(values))

@@ -254,6 +254,7 @@ def test_no_space_in_the_output_folder(tmp_path: Path, monkeypatch: pytest.Monke
         ),
         (["--namespaces", "data,techer"], "stage (--namespaces): 'techer' is unknown; known: compile, data, "),
         (["--to-nodes", "evaluate"], "node (--to-nodes): 'evaluate' is unknown; known: compile.compile_targets, "),
+        (["--pipelines", "compress,retrain"], "--pipelines: compress and retrain make "),
         (["--to-outputs", "students"], "value (--to-outputs): 'students' is unknown; known: compile_record, "),
         (["--from-inputs", "students"], "value (--from-inputs): 'students' is unknown; known: compile_record, "),
         (["--load-versions", "student:2020"], "--load-versions: values have none; each is found by what it is made"),
