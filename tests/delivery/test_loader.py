@@ -1,5 +1,6 @@
 """The loader: what it imports, what it accepts, and that it runs what lies in the folder now."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -128,7 +129,13 @@ def test_what_numpy_makes_an_array_of_is_taken_by_both_loaders(folder: Path) -> 
         model.run_prepared(RGB(dark[:1]).tolist())
 
 
-def test_a_library_that_is_written_over_while_it_is_loaded_goes_on_and_the_new_one_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_library_that_is_written_over_while_it_is_loaded_goes_on_and_the_new_one_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    monkeypatch.setattr("pocketpipe.delivery.model._OPEN", {})
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create")
     inputs, folders, models = examples(SHAPE), [], []
     for channels in (3, 6):
         folders.append(tmp_path / str(channels))

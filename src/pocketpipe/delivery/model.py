@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -131,7 +132,7 @@ def _open_library(file: Path) -> ctypes.CDLL:
     content = file.read_bytes()
     key = hashlib.sha256(content).hexdigest()
     if key not in _OPEN:
-        descriptor = os.memfd_create(LIBRARY_FILE)
+        descriptor = _nameless_file()
         with open(descriptor, "wb", closefd=False) as copy:
             copy.write(content)
         try:
@@ -140,6 +141,15 @@ def _open_library(file: Path) -> ctypes.CDLL:
             os.close(descriptor)
             raise RuntimeError(f"{file} cannot be loaded: damaged? Copy it again ({error})") from None
     return _OPEN[key]
+
+
+def _nameless_file() -> int:
+    """Its descriptor; in memory, where this Python can (those for very old Linux cannot)."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(LIBRARY_FILE)
+    descriptor, name = tempfile.mkstemp()
+    os.unlink(name)
+    return descriptor
 
 
 def _size(library: ctypes.CDLL, name: str) -> int:
