@@ -44,10 +44,17 @@ LEVERS: dict[str, dict[str, Any]] = {
     "logits, 3 portions": {"distillation": LOGITS, "stages": {"by": "portions", "count": 3, "epochs": 4}},
     "logits, every 3 layers": {"distillation": LOGITS, "stages": {"by": "layers", "every": 3, "epochs": 2}},
     "logits, after group sparsity": {"distillation": LOGITS},
+    "logits, cut by dcp": {"distillation": LOGITS},
+    "logits, after auxiliary classifiers, cut by dcp": {"distillation": LOGITS},
     "logits, small images first": {"distillation": LOGITS, "progressive_resizing": {"scale": 0.75, "until": 0.6}},
     "logits, rate 0.1": {"distillation": LOGITS, "learning_rate": 0.1},
 }
 """What each adds to the plain recipe."""
+BEFORE: dict[str, dict[str, Any]] = {
+    "group sparsity": {"group_sparsity": {"strength": 1e-3}},
+    "auxiliary classifiers": {"auxiliary": {"weight": 1.0}},
+}
+"""What one more training before the cut has, in levers whose name says `after` it."""
 SEVERAL = "logits of two teachers"
 """The lever that `--further` adds."""
 
@@ -137,11 +144,13 @@ def run(
     """Fine-tune with this lever, once a seed."""
     task = bench.choice.build(machine.data_root())
     start = teacher
-    if name.endswith("group sparsity"):
-        sparsify = Recipe.model_validate(plain | {"distillation": LOGITS, "group_sparsity": {"strength": 1e-3}})
-        start = bench.fit(teacher, sparsify, 0, "sparsified", teacher=teacher).network
+    for what, option in BEFORE.items():
+        if f"after {what}" in name:
+            before = Recipe.model_validate(plain | {"distillation": LOGITS} | option)
+            start = bench.fit(teacher, before, 0, f"before the cut, {what}", teacher=teacher).network
+    criterion: Any = "dcp" if name.endswith("cut by dcp") else chosen.criterion
     profile = profile_of(teacher.build(task), task.input_shape)
-    step = ChannelsStep(widths={}, criterion=chosen.criterion, reconstruction=None)
+    step = ChannelsStep(widths={}, criterion=criterion, reconstruction=None)
     step = step.project(profile, Budget(speedup=chosen.speedup).limits(profile.cost()))
     if recipe.stages is None:
         slim = carried_out(start, step, task, bench.splits, bench.settings)

@@ -113,9 +113,13 @@ class Budget(Value):
         return self.allows_value(metric, higher_is_better=higher_is_better) and self.allows_drop(drop)
 
     def allows_value(self, metric: float, *, higher_is_better: bool) -> bool:
-        """Whether `metric` reaches `minimum_metric`; NaN does not."""
+        """Whether `metric` reaches `minimum_metric`; NaN does not.
+
+        >>> Budget(speedup=2, minimum_metric=0.1).allows_value(0.3 / 3 + 2e-17, higher_is_better=False)
+        True
+        """
         sign = 1.0 if higher_is_better else -1.0
-        return self.minimum_metric is None or sign * metric >= sign * self.minimum_metric
+        return self.minimum_metric is None or sign * metric >= sign * self.minimum_metric - ROUNDING
 
     @model_validator(mode="after")
     def _bounds_the_cost(self) -> "Budget":

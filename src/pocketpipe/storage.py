@@ -110,10 +110,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(file: Path, content: object) -> None:
-    """Write a file of JSON; equal contents give equal bytes."""
+def write_json(file: Path, content: object, *, sort_keys: bool = True) -> None:
+    """Write a file of JSON; equal contents give equal bytes (with `sort_keys`, in whatever order keys came)."""
     with replacing(file) as partial:
-        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=2, sort_keys=sort_keys) + "\n", encoding="utf-8")
 
 
 def save_network(network: StoredNetwork, folder: Path) -> None:

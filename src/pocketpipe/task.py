@@ -176,7 +176,7 @@ class Task(ABC):
 
     def metric(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """The metric of a batch of outputs (N, ...)."""
-        return float(self.scores(outputs, targets).mean())
+        return float(self.scores(outputs, targets).mean(dtype=np.float64))
 
     @abstractmethod
     def metric_by_class(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:

@@ -78,6 +78,13 @@ def test_a_value_of_which_a_file_is_gone_counts_as_absent_and_is_made_again(tmp_
     assert dataset().load() == b"again"
 
 
+def test_what_has_an_order_keeps_it(tmp_path: Path) -> None:
+    dataset = JsonDataset(str(tmp_path / "record"), value="pocketpipe.record:StageRecord")
+    dataset.fingerprint = "aaaa"
+    dataset.save(StageRecord(stage="data", metrics={"b": 1.0, "a": 2.0, "10": 3.0}))
+    assert list(dataset.load().metrics) == ["b", "a", "10"]
+
+
 def test_a_damaged_value_is_named_with_a_way_out(tmp_path: Path) -> None:
     dataset = JsonDataset(str(tmp_path / "record"), value="pocketpipe.record:StageRecord")
     dataset.fingerprint = "aaaa"

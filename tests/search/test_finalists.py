@@ -95,6 +95,12 @@ def test_the_winner_is_the_best_after_tuning(tmp_path):
     assert lower.winner.index == 0
 
 
+def test_equal_after_tuning_the_better_one_before_wins_a_champions_too(tmp_path):
+    champion = trial(7, "champion", 0.97)
+    choice = choose([*TRIALS, champion], lambda t: 0.9, count=2, store=TrialStore(tmp_path))
+    assert choice.winner.index == 7
+
+
 def test_tuning_goes_on_where_it_stopped(tmp_path):
     calls = []
 

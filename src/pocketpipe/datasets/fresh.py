@@ -127,7 +127,7 @@ class JsonDataset(FreshDataset[Any]):
     def _write(self, data: Any, folder: Path) -> None:
         many = isinstance(data, list)
         items = [item.model_dump(mode="json") for item in data] if many else data.model_dump(mode="json")
-        write_json(folder / "value.json", items)
+        write_json(folder / "value.json", items, sort_keys=False)  # classes and stages have an order
 
     def _read(self, folder: Path) -> Any:
         value_class = load_obj(self.value.replace(":", "."))

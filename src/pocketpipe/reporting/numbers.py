@@ -26,4 +26,17 @@ def difference_text(value: float) -> str:
 def _digits(value: float) -> str:
     if 0 < abs(value) < 1e-3:
         return ".3g"  # an error in a small unit; four decimals would be zeros
-    return ".4g" if abs(value) >= 10 else ".4f"
+    return ".4f" if abs(value) < 10 else _figures(value)
+
+
+def figures_text(value: float) -> str:
+    """A size or a time, four figures of it at least, and never as a power of ten.
+
+    >>> figures_text(49.456), figures_text(12345.67)
+    ('49.46', '12345.7')
+    """
+    return f"{value:{_figures(value)}}"
+
+
+def _figures(value: float) -> str:
+    return ".4g" if abs(value) < 1000 else ".1f"

@@ -51,7 +51,7 @@ def told_apart(value: float, limit: float, usual: str) -> str:
     """
     sign = "+" if usual.startswith("+") else ""
     longer = (f"{value:{sign}.{digits}g}" for digits in range(3, 18))
-    texts = (usual, *(text for text in longer if len(text) > len(usual)))
+    texts = (usual, *(text for text in longer if len(text) > len(usual) and ("e" in usual or "e" not in text)))
     return next((text for text in texts if (float(text) - limit) * (value - limit) > 0), usual)
 
 

@@ -61,7 +61,7 @@ def choose(
     finalists = finalists_of(trials, count, higher_is_better=higher_is_better)
     if not finalists:
         raise UserError("search: no trial of the tuner or the uniform rule to choose from")
-    best_of = max if higher_is_better else min
+    sign = 1.0 if higher_is_better else -1.0
     tuned: dict[str, float] = {}
     dropped: list[str] = []
     for trial in finalists:
@@ -72,7 +72,7 @@ def choose(
     left = [trial for trial in finalists if trial.plan_json in tuned]
     if not left:
         raise Diverged("\n".join(dropped))
-    winner = best_of(left, key=lambda trial: tuned[trial.plan_json])
+    winner = max(left, key=lambda trial: (sign * tuned[trial.plan_json], sign * trial.score))
     known = [trial.model_copy(update={"tuned_score": tuned.get(trial.plan_json)}) for trial in trials]
     return Choice(next(trial for trial in known if trial.index == winner.index), known, tuple(dropped))
 

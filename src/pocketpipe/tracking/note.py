@@ -119,23 +119,16 @@ def _verdicts(evaluation: Evaluation) -> str:
 
 def _cost(evaluation: Evaluation) -> str:
     teacher, student = evaluation.teacher_cost, evaluation.student_cost
+    of_the_file = "bytes of the file" if student.transport_file is None else f"bytes of {student.transport_file}"
     rows = (
-        ("MACs of one example", count_text(teacher.macs), count_text(student.macs), teacher.macs / student.macs),
-        (
-            "parameters",
-            count_text(teacher.parameters),
-            count_text(student.parameters),
-            teacher.parameters / student.parameters,
-        ),
-        (
-            "bytes of the file" if student.transport_file is None else f"bytes of {student.transport_file}",
-            bytes_text(teacher.file_bytes),
-            bytes_text(student.file_bytes),
-            teacher.file_bytes / student.file_bytes,
-        ),
+        ("MACs of one example", count_text, teacher.macs, student.macs),
+        ("parameters", count_text, teacher.parameters, student.parameters),
+        (of_the_file, bytes_text, teacher.file_bytes, student.file_bytes),
     )
     head = ("cost", f"teacher ({teacher.source})", f"student ({student.source})", "times smaller")
-    return "**Cost**\n\n" + _table(head, ((*row[:3], f"{row[3]:.2f}x") for row in rows))
+    return "**Cost**\n\n" + _table(
+        head, ((what, text(before), text(now), f"{before / max(1, now):.2f}x") for what, text, before, now in rows)
+    )
 
 
 def _figures(evaluation: Evaluation) -> str:

@@ -109,13 +109,34 @@ def test_what_a_device_has_is_judged_on_what_was_delivered_for_it() -> None:
     budget = Budget(flash_kb={"cortex_m": 64}, ram_kb={"cortex_m": 32}, latency_ms={"x86_64": 0.3, "cortex_m": 9})
     found = verdicts(budget, ONNX, library, board)
     assert found["flash_kb", board.file].status == "passed"
-    assert found["ram_kb", board.file].got == "32 kB (32,769 bytes)"
+    assert found["ram_kb", board.file].got == "32.001 kB (32,769 bytes)"
     assert found["ram_kb", board.file].status == "failed"
     assert found["latency_ms", library.file].status == "failed"
     untimed = found["latency_ms", board.file]
     assert untimed.status == "not measured"
     assert "measure it there" in str(untimed.reason)
     assert ("flash_kb", library.file) not in found, "the budget says nothing of this target's"
+
+
+def test_large_figures_of_a_device_are_no_powers_of_ten() -> None:
+    board = Subject(name="cortex_m", file="cortex_m/model.elf", examples=10, metric=0.95, compared=10, differing=0,
+                    flash_bytes=16_777_217, ram_bytes=1)  # fmt: skip
+    library = LIBRARY.model_copy(update={"latency_ms": 12345.6})
+    found = verdicts(Budget(flash_kb={"cortex_m": 16384}, latency_ms={"x86_64": 1234567.5}), ONNX, library, board)
+    assert found["flash_kb", board.file].asked == "<= 16384 kB"
+    assert found["flash_kb", board.file].got == "16384.001 kB (16,777,217 bytes)"
+    assert found["latency_ms", library.file].asked == "<= 1234567.5 ms at batch 1"
+    assert found["latency_ms", library.file].got == "12345.6 ms"
+
+
+def test_a_metric_that_misses_its_bound_by_a_floats_last_digit_keeps_it() -> None:
+    subject = ONNX.model_copy(update={"metric": 0.1 + 0.2})
+
+    class Errors(Shapes):
+        higher_is_better = False
+
+    found = judge(Budget(speedup=1, minimum_metric=0.3), Errors(10), (DENSE, SLIM), [subject], lambda count: 0.3)
+    assert {each.requirement: each.status for each in found}["minimum_metric"] == "passed"
 
 
 def test_integers_are_judged_by_the_reference_and_not_by_another_rounding() -> None:

@@ -6,7 +6,7 @@ from math import nan
 from pocketpipe.budget import KB, Budget
 from pocketpipe.cost import Cost
 from pocketpipe.evaluation import Subject
-from pocketpipe.reporting.numbers import difference_text, metric_text
+from pocketpipe.reporting.numbers import difference_text, figures_text, metric_text
 from pocketpipe.reporting.wording import asked_text, told_apart
 from pocketpipe.task import Task
 from pocketpipe.verdict import Status, Verdict
@@ -103,14 +103,17 @@ def _device_verdicts(budget: Budget, subject: Subject) -> list[Verdict]:
     for name, by_target, used in sizes:
         if subject.name in by_target:
             limit = by_target[subject.name]
-            got = None if used is None else f"{used / KB:.4g} kB ({used:,} bytes)"
-            kept = used is not None and used <= limit * KB
-            verdicts.append(_if_got(subject, name, f"<= {limit:g} kB", got, kept, "its delivery does not tell it"))
+            kept, got = False, None
+            if used is not None:
+                kept = used <= limit * KB
+                got = f"{_got(used / KB, limit, figures_text(used / KB), kept)} kB ({used:,} bytes)"
+            asked = f"<= {asked_text(limit, f'{limit:g}')} kB"
+            verdicts.append(_if_got(subject, name, asked, got, kept, "its delivery does not tell it"))
     if subject.name in budget.latency_ms:
         limit, time = budget.latency_ms[subject.name], subject.latency_ms
         kept = time is not None and time <= limit
-        got = None if time is None else f"{_got(time, limit, f'{time:.4g}', kept)} ms"
-        asked = f"<= {limit:g} ms at batch 1"
+        got = None if time is None else f"{_got(time, limit, figures_text(time), kept)} ms"
+        asked = f"<= {asked_text(limit, f'{limit:g}')} ms at batch 1"
         verdicts.append(_if_got(subject, "latency_ms", asked, got, kept, subject.not_measured or UNTIMED))
     return verdicts
 
