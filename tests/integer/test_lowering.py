@@ -172,6 +172,22 @@ def test_what_is_no_onnx_file_is_refused() -> None:
         lower(b"abc")
 
 
+def _multiplies_rows_alone(file: File) -> str:
+    x = file.on_grid(file.node("Flatten", "input"), 0.05)
+    return file.node("Gemm", x, x, transB=1)
+
+
+def _has_a_weight_of_floats(file: File) -> str:
+    numbers = np.random.default_rng(0).normal(size=12)
+    file.initializers.append(helper.make_tensor("floats", onnx.TensorProto.FLOAT8E4M3FN, (3, 4), numbers.tolist()))
+    weight = file.node("DequantizeLinear", "floats", file.constant(np.float32(0.5)))
+    return file.node("MatMul", file.on_grid("input", 0.05), weight)
+
+
+def _multiplies_by_one_number_of_more_axes(file: File) -> str:
+    return file.node("Mul", file.on_grid("input", 0.05), file.constant(np.full((1, 1, 1, 1, 1), 2, np.float32)))
+
+
 def _is_the_larger_of_two(file: File) -> str:
     x = file.on_grid("input", 0.05)
     return file.on_grid(file.node("Max", x, file.on_grid(file.node("Neg", x), 0.05)), 0.05)
@@ -629,6 +645,9 @@ def _multiplies_far_above_the_grid(file: File) -> str:
         (_has_a_weight_in_blocks, r"node 'n\d+' \(DequantizeLinear\): quantized in blocks \(block_size 4\)"),
         (_quantizes_a_weight_in_blocks, r"node 'n\d+' \(QuantizeLinear\): quantized in blocks \(block_size 4\)"),
         (_is_quantized_in_blocks, r"node 'n\d+' \(QuantizeLinear\): quantized in blocks \(block_size 2\)"),
+        (_multiplies_rows_alone, r"\(Gemm\): of two tensors only MatMul, each with rows and columns"),
+        (_has_a_weight_of_floats, r"\(DequantizeLinear\): its input is of type float8_e4m3fn"),
+        (_multiplies_by_one_number_of_more_axes, r"\(Mul\): its constant of 5 axes makes more of them"),
         (_is_the_larger_of_two, r"\(Max\): only of one tensor and a number"),
         (_repeats_a_tensor, r"\(Expand\): repeats a tensor; let the sum or elementwise product behind it do so"),
         (_adds_far_above_the_grid, r"node 'n\d+' \(Add\): a factor of 2.62144e\+06 between two scales"),
@@ -641,6 +660,44 @@ def test_what_would_be_understood_wrongly_is_refused(make: Callable[[File], str]
     file = File((2, 4, 3))
     with pytest.raises(UserError, match=reason):
         lower(of_opset(file.bytes(file.on_grid(make(file), 0.05)), 21))
+
+
+@pytest.mark.parametrize("examples", [1, 2, 3])
+def test_matrices_of_unequal_rank_meet_at_their_last_axes(examples: int) -> None:
+    file = File((2, 5, 6))
+    x = file.on_grid("input", 0.0211)
+    first = file.node("Gather", x, file.constant(np.int64(0)), axis=1)
+    y = file.node("MatMul", x, file.node("Transpose", first, perm=[0, 2, 1]))
+    agrees(file.bytes(file.on_grid(y, 0.307)), some(1, 2, 5, 6)[:examples])
+
+
+def test_what_depends_on_constants_and_shapes_alone_is_computed() -> None:
+    """As exporters without constant folding leave it."""
+    file = File((4, 6))
+    x = file.on_grid("input", 0.0211)
+    x = file.on_grid(file.node("Mul", x, file.node("Sqrt", file.constant(np.float32(0.5)))), 0.0153)
+    batch = file.node("Gather", file.node("Shape", x), file.constant(np.array([0])))
+    y = file.node("Reshape", x, file.node("Concat", batch, file.constant(np.array([-1])), axis=0))
+    weight = file.weight(np.random.default_rng(0).integers(-127, 128, (24, 3)), np.full(1, 0.0103))
+    closed = file.bytes(file.on_grid(file.node("MatMul", y, weight), 0.0907))
+    agrees(closed, some(1, 4, 6)[:1])
+    opened = onnx.load_from_string(closed)
+    opened.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    del opened.graph.value_info[:]
+    assert np.array_equal(
+        outputs_of(lower(opened.SerializeToString()), some(1, 4, 6)), outputs_of(lower(closed), some(1, 4, 6))
+    )
+
+
+def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
+    file = File((4,))
+    weight = file.weight(np.ones((4, 400), np.int64), np.full(1, 0.0103))
+    model = onnx.load_from_string(
+        file.bytes(file.on_grid(file.node("MatMul", file.on_grid("input", 0.02), weight), 0.05))
+    )
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=100)
+    with pytest.raises(UserError, match=r"weights lie in 'm\.data'; save all as one file"):
+        lower((tmp_path / "m.onnx").read_bytes())
 
 
 def test_the_type_of_a_grid_without_zero_point_is_said_by_an_attribute() -> None:

@@ -211,6 +211,14 @@ OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
     "the larger of three": ((4, 6, 6), lambda g: g.op(
         "Max", "input", g.conv("input", 4, 4), g.constant(np.float32(0.1)))),
     "the smaller": ((4, 6, 6), lambda g: g.op("Min", "input", g.conv("input", 4, 4))),
+    "resized by a constant of a node": ((1, 4, 4), lambda g: g.op(
+        "Resize", "input", "", g.op("Constant", value_floats=[1.0, 1.0, 1.5, 1.5]), mode="linear")),
+    "dropout": ((4, 6), lambda g: g.op("Dropout", g.op("Relu", "input"))),
+    "the places of the largest, which nobody reads": ((2, 4, 4), lambda g: g.op(
+        "MaxPool", "input", outputs=2, kernel_shape=[2, 2])),
+    "a square": ((4, 6), lambda g: g.op("Pow", "input", g.integers(2))),
+    "a shape that is computed": ((4,), lambda g: g.op("Reshape", "input", g.op(
+        "Concat", g.op("Gather", g.op("Shape", "input"), g.integers(0)), g.op("Constant", value_ints=[2, 2]), axis=0))),
     "sum and mean": ((4, 6, 6), lambda g: g.op(
         "Sum", g.op("Mean", "input", g.conv("input", 4, 4), g.conv("input", 4, 4)), "input", g.conv("input", 4, 4))),
 }  # fmt: skip
@@ -262,8 +270,16 @@ def test_extreme_values(tmp_path: Path) -> None:
          "node0' .Resize.: antialiasing is not compiled"),
         (lambda g: g.op("MaxPool", "input", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
          "node0' .MaxPool.: auto_pad SAME_LOWER is not compiled"),
+        (lambda g: g.op("Resize", "input", "", g.op("Constant", value_floats=[1.0, 1.0, 1.5, 1.5]), mode="linear"),
+         "node1' .Resize.: these scales make no whole number of pixels"),
+        (lambda g: g.op("Resize", "input", "", "", g.integers(1, 6, 9, 9), mode="nearest"),
+         "node0' .Resize.: only pixels are resized, not channels"),
+        (lambda g: g.op("ConvTranspose", "input", g.weight(3, 3, 3, 3), strides=[2, 2], output_shape=[18, 18]),
+         "node0' .ConvTranspose.: output_shape is not compiled"),
+        (lambda g: g.op("Reshape", g.op("Transpose", g.conv("input", 3, 5), perm=[0, 2, 3, 1]), g.integers(-1, 5)),
+         "has no axis of its own for the batch; let it begin with 1"),
         (lambda g: g.op("Identity", "input"), "the network computes nothing: its output is its input"),
-        (lambda g: g.op("Add", g.constant(np.ones(3, np.float32)), g.constant(np.ones(3, np.float32))),
+        (lambda g: g.op("Add", g.constant(np.ones((1, 3), np.float32)), g.constant(np.float32(1))),
          "the network computes nothing: its output is a constant, whatever the input"),
         (lambda g: g.op("CumSum", g.conv("input", 3, 4), g.integers(1)), "cannot be compiled|has no kernel"),
     ],

@@ -74,9 +74,9 @@ class Model:
         example = np.ascontiguousarray(example, np.float32)
         if example.size != self._input_count:
             raise ValueError(f"example has {example.size} values, the model takes {self._input_count}")
-        output = np.empty((1, *self.output_shape), np.float32)
+        output = np.empty(self._output_count, np.float32)
         self._run(self._arena(), _address(example), _address(output))
-        return output
+        return output.reshape(1, *self.output_shape)
 
     def _prepared(self, stored: np.ndarray) -> np.ndarray:
         """`(x * scale - mean) / std` in float32; mean and std are one for all, or one for each index of axis 0."""

@@ -20,7 +20,7 @@ from pocketpipe.errors import UserError
 from pocketpipe.integer.advice import LAST, OWN_DOMAINS, WAYS_OUT, way_back
 from pocketpipe.integer.fixed_point import Requantization, on_grid, requantization, shared_shift
 from pocketpipe.integer.graph import Add, IntegerGraph, IntegerTensor, Operator, Reshape, Shape, Table, Transpose
-from pocketpipe.integer.onnx_file import inferred, only_ends, parsed
+from pocketpipe.integer.onnx_file import constants_of, inferred, only_ends, parsed
 from pocketpipe.integer.real import Constant, Real, Sum, Target
 from pocketpipe.integer.shapes import Shapes, refuse_open_shape
 from pocketpipe.integer.straightening import straightened
@@ -33,9 +33,6 @@ ADD_BITS = 21
 
 MOST_AXES = 3
 """That a transposition leaves as they are."""
-
-CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-"""Attributes of Constant nodes, beside whole tensors."""
 
 T = TypeVar("T")
 
@@ -360,19 +357,7 @@ def _opset(model: ModelProto) -> int:
 
 
 def _constants(model: ModelProto) -> dict[str, Known]:
-    """Initializers, and nodes that make constants."""
-    from onnx import helper, numpy_helper
-
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and len(node.attribute) == 1:
-            value = helper.get_attribute_value(node.attribute[0])
-            kind = node.attribute[0].name
-            if kind == "value":
-                found[node.output[0]] = numpy_helper.to_array(value)
-            elif kind in CONSTANTS:
-                found[node.output[0]] = np.array(value, CONSTANTS[kind])
-    return {name: Constant(values) for name, values in found.items()}
+    return {name: Constant(values) for name, values in constants_of(model).items()}
 
 
 def _readers(model: ModelProto) -> dict[str, list[NodeProto]]:

@@ -135,6 +135,8 @@ def _with_constant(lowering: Lowering, node: NodeProto, position: int) -> None:
     assert constant is not None
     numbers = constant.values.astype(np.float64)
     combine = ARITHMETIC[node.op_type]
+    if isinstance(value, Real) and numbers.ndim > len(lowering.tensors[value.tensor].shape) + 1:
+        raise lowering.refusal(node, f"its constant of {numbers.ndim} axes makes more of them; write it with fewer")
     if isinstance(value, Real) and numbers.size == 1:
         number = numbers.reshape(())
         before_it = (lambda x: combine(x, number)) if position == 0 else (lambda x: combine(number, x))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TYPES = {0: np.uint8, 2: np.uint8, 3: np.int8}
 """By ONNX's number (`TensorProto.DataType`); 0: not said."""
 
+STORED = ("int4", "uint4", "int8", "uint8", "int16", "uint16", "int32")
+"""Types of integers that a constant may be stored in."""
 OFFSETS = {"int8": 0, "uint8": 128, "int4": 0, "uint4": 8}
 """What is taken off the file's integers so that they are signed."""
 
@@ -173,6 +175,8 @@ def dequantize_linear(lowering: Lowering, node: NodeProto) -> None:
     stored, scale, zero_point = (lowering.constant(node, position) for position in range(3))
     if stored is None or scale is None:
         raise lowering.refusal(node, f"its input {source!r} is neither quantized here nor a constant")
+    if stored.values.dtype.name not in STORED:
+        raise lowering.refusal(node, f"its input is of type {stored.values.dtype.name}; weights are integers here")
     axis, axes = attributes(node).get("axis", 1), stored.values.ndim
     factor = _along(lowering, node, scale.values.astype(np.float64), axes)
     integers = stored.values.astype(np.int64)

@@ -173,6 +173,14 @@ def _constant_on_the_left(lowering: Lowering, node: NodeProto) -> None:
 
 def _product_of_tensors(lowering: Lowering, node: NodeProto) -> None:
     left, right = lowering.plain(node, 0), lowering.plain(node, 1)
+    shapes = [lowering.tensors[name].shape for name in (left, right)]
+    rank = max(map(len, shapes))
+    if node.op_type != "MatMul" or min(map(len, shapes)) < 2:
+        raise lowering.refusal(node, "of two tensors only MatMul, each with rows and columns beside the batch")
+    left, right = (
+        lowering.reshaped(name, (1,) * (rank - len(shape)) + shape)  # the last axes meet, as ONNX has it
+        for name, shape in zip((left, right), shapes, strict=True)
+    )
     shape = lowering.shapes[node.output[0]]
 
     def finish(target: Target, low: int, high: int) -> None:

@@ -11,7 +11,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from pocketpipe.errors import UserError
-from pocketpipe.integer.onnx_file import attributes, inferred, only_ends, parsed, shapes_of
+from pocketpipe.integer.onnx_file import attributes, constants_of, folded, inferred, only_ends, shapes_of
 from pocketpipe.targets.lowering.rewriting import (
     with_axes_from_the_front,
     with_clips_as_operators,
@@ -33,19 +33,27 @@ def read_onnx(data: bytes) -> Any:
     Raises UserError that names node and operator where TVM has no counterpart, for several inputs or outputs, and for
     those of another type.
     """
-    model = parsed(data)
+    model = folded(data)
+    _without_dropout(model)
+    _constants_as_initializers(model)
     _refuse_unknown_operators(model)
     _refuse_other_signatures(model)
     _refuse_what_is_read_wrongly(model, shapes_of(inferred(data)))
+    _powers_of_floats(model)
     _gather_as_slice(model)
     _several_as_pairs(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = _simplify(from_onnx(model, keep_params_in_input=False))
+            read = from_onnx(model, keep_params_in_input=False)
+        except Exception as error:  # whatever its importer runs into
+            reason = f"{type(error).__name__}: {(str(error).strip() or 'nothing more').splitlines()[-1]}"
+            raise UserError(f"the ONNX file cannot be compiled: TVM's importer says: {reason}") from error
+        try:
+            module = _simplify(read)
         except REFUSALS as error:
             reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"the ONNX file cannot be compiled: TVM's importer says: {reason}") from error
+            raise UserError(f"the ONNX file cannot be compiled: TVM says: {reason}") from error
     _refuse_another_output(module, model)
     return module
 
@@ -70,6 +78,37 @@ def _simplify(module: Any) -> Any:
         ):
             module = step(module)
     return module
+
+
+def _without_dropout(model: ModelProto) -> None:
+    """Dropout in a delivered network passes on what it gets; second outputs that nobody reads go (of MaxPool)."""
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type in ("Dropout", "MaxPool") and read.isdisjoint(node.output[1:]):
+            del node.output[1:]
+        if node.op_type == "Dropout" and len(node.output) == 1:
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output, name=node.name))
+
+
+def _constants_as_initializers(model: ModelProto) -> None:
+    """The importer knows few forms of Constant nodes, and what looks for constants looks for initializers."""
+    graph = model.graph
+    known, stored = constants_of(model), {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(numpy_helper.from_array(known[name], name) for name in known if name not in stored)
+    nodes = [node for node in graph.node if node.op_type != "Constant" or node.output[0] not in known]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _powers_of_floats(model: ModelProto) -> None:
+    """A whole exponent as a float: the importer wants both of one type."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        exponent = constants.get(node.input[1]) if node.op_type == "Pow" else None
+        if exponent is not None and exponent.data_type != onnx.TensorProto.FLOAT:
+            node.input[1] = f"{node.output[0]}.exponent"
+            values = numpy_helper.to_array(exponent).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(values, node.input[1]))
 
 
 def _gather_as_slice(model: ModelProto) -> None:
@@ -136,6 +175,10 @@ def _refuse_what_is_read_wrongly(model: ModelProto, shapes: dict[str, tuple[int,
                 reason = "antialiasing is not compiled; resize without it"
             elif scales is not None and len(scales) == len(lengths) and ((scales * lengths) % 1).any():
                 reason = "these scales make no whole number of pixels; give the size instead"
+            elif shapes.get(node.input[0], ())[:2] != shapes.get(node.output[0], ())[:2]:
+                reason = "only pixels are resized, not channels"
+        elif node.op_type == "ConvTranspose" and "output_shape" in given:
+            reason = "output_shape is not compiled; give pads and output_padding"
         elif node.op_type == "MaxPool" and given.get("auto_pad", b"NOTSET") == b"SAME_LOWER":
             reason = "auto_pad SAME_LOWER is not compiled; give pads in numbers"
         if reason is not None:
@@ -162,7 +205,9 @@ def _refuse_other_signatures(model: ModelProto) -> None:
 
 def _refuse_another_output(module: Any, model: ModelProto) -> None:
     """Callers have room for float32, whatever a file says that it gives."""
-    kind = module["main"].body.body.ty.dtype
+    made, name = module["main"].body.body.ty, model.graph.output[0].name
+    kind = made.dtype
+    if not len(made.shape) or int(made.shape[0]) != 1:
+        raise UserError(f"output {name!r} of the ONNX file has no axis of its own for the batch; let it begin with 1")
     if str(kind) != "float32":
-        name = model.graph.output[0].name
         raise UserError(f"output {name!r} of the ONNX file is {kind}, not float32; let the network end before it")
