@@ -103,7 +103,7 @@ def test_a_convolution_of_one_dimension() -> None:
 
 
 def test_a_sum_of_tensors_on_different_grids_and_their_difference() -> None:
-    for operator in ("Add", "Sub"):
+    for operator in ("Add", "Sub", "Sum"):
         file = File((4, 5))
         one = file.on_grid("input", 0.0307, 3)
         other = file.on_grid(file.node("Neg", one), 0.0113, -20)

@@ -46,6 +46,16 @@ def arithmetic(lowering: Lowering, node: NodeProto) -> None:
         raise lowering.refusal(node, "a quotient of two tensors has no integer form; F.layer_norm has")
 
 
+@rule("Sum")
+def sum_of_two(lowering: Lowering, node: NodeProto) -> None:
+    """As Add; more of them were to be rounded in between, and the file does not say how."""
+    from onnx import helper
+
+    if len(node.input) != 2:
+        raise lowering.refusal(node, "only of two tensors; write Add, with a QuantizeLinear behind each")
+    arithmetic(lowering, helper.make_node("Add", node.input, node.output, name=node.name))
+
+
 @rule("PRelu")
 def parametric_relu(lowering: Lowering, node: NodeProto) -> None:
     """One slope is a function; several: what is above zero plus what is below times its slope, one of which is zero."""
