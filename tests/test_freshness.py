@@ -116,8 +116,8 @@ def test_a_target_that_means_this_machine_is_stale_on_another(monkeypatch: pytes
 
 
 PLUMBING = {
-    "apscheduler", "click", "filelock", "kedro", "markupsafe", "mlflow", "omegaconf", "pydantic", "rich", "safetensors",
-    "yaml",
+    "apscheduler", "click", "filelock", "google", "kedro", "markupsafe", "mlflow", "omegaconf", "pydantic",
+    "pydantic_core", "rich", "safetensors", "yaml",
 }  # fmt: skip
 """Packages that carry and tell results, and decide none."""
 

@@ -36,6 +36,7 @@ ENGINES = {
     "numpy": "numpy",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxscript",
     "pytorch_lightning": "pytorch-lightning",
     "sklearn": "scikit-learn",
     "torch": "torch",
