@@ -36,11 +36,11 @@ def folded(onnx_file: bytes) -> ModelProto:
 
     An open batch axis is 1 then. Raises UserError as `parsed`.
     """
-    from onnxscript.optimizer import fold_constants, remove_unused_nodes
-
     model = parsed(onnx_file)
     if not _has_to_be_folded(model):
         return model
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes  # a second, and seldom needed
+
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if dims and dims[0].WhichOneof("value") != "dim_value":

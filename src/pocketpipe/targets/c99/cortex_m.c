@@ -62,7 +62,7 @@ static uint32_t serve(void) {
     }
     const uint32_t file = (uint32_t)sink;
     host(CLOSE, &file);
-    return missing != sizeof input;
+    return (uint32_t)missing != sizeof input;
 }
 
 void reset(void) {
