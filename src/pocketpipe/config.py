@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from pocketpipe.budget import Budget
 from pocketpipe.doors import Value, describe_validation
@@ -132,12 +132,12 @@ def _with_allowed_keys(error: ValidationError) -> list[str]:
 
 def _alone(problem: ErrorDetails, path: tuple[int | str, ...]) -> ValidationError:
     """The problem as an error of its own, at `path`."""
-    placed = problem | {"loc": path}
+    placed = InitErrorDetails(type=problem["type"], loc=path, input=problem["input"], ctx=problem.get("ctx", {}))
     try:
-        return ValidationError.from_exception_data("", [placed])  # type: ignore[list-item]
+        return ValidationError.from_exception_data("", [placed])
     except KeyError:  # a kind that pydantic has for itself alone (of a path)
-        kind = PydanticCustomError("value_error", "{said}", {"said": problem["msg"]})
-        return ValidationError.from_exception_data("", [placed | {"type": kind}])  # type: ignore[list-item]
+        placed["type"] = PydanticCustomError("value_error", "{said}", {"said": problem["msg"]})
+        return ValidationError.from_exception_data("", [placed])
 
 
 def _sections_at(place: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], list[type[BaseModel]]]:

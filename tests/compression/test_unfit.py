@@ -52,7 +52,7 @@ def _network() -> nn.Module:
 def test_weights_that_are_no_numbers_are_named(step: Step, value: float) -> None:
     network = _network()
     with torch.no_grad():
-        network[3].weight[0, 0] = value  # type: ignore[index, operator]
+        network.get_parameter("3.weight")[0, 0] = value
     with pytest.raises(UserError, match=r"network: 3\.weight holds NaN or infinity"):
         CompressionPlan((step,)).carry_out(network, TASK, DATA)
 

@@ -37,7 +37,7 @@ def test_weights_on_a_grid_stay_there_through_training_and_export(
 ) -> None:
     rounding = _of_the_page(tmp_path, monkeypatch) if page else Rounded
     task, dense = Blobs(), StoredNetwork("training.samples:normalized")
-    plan = CompressionPlan((rounding(grid=16),))  # type: ignore[call-arg]
+    plan = CompressionPlan((rounding(grid=16),))
     assert CompressionPlan.from_json(plan.to_json()) == plan
     rounded, plan = plan.carry_out(dense.build(task), task, blobs("train", 32, 0))
     start = replace(dense, plan=plan).with_weights(rounded)

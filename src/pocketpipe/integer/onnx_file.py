@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def parsed(onnx_file: bytes) -> ModelProto:
     """The file as it is. Raises UserError for what is no ONNX file, and for weights that lie in another."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_from_string(onnx_file)
