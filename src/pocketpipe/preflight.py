@@ -281,6 +281,8 @@ def _recipe_mistakes(
     if recipe.progressive_resizing is not None:
         resizing = partial(recipe.progressive_resizing.check, network, task.input_shape)
         yield from (f"{section}.{line}" for line in _said("", resizing))
+    if recipe.mixing is not None:
+        yield from (f"{section}.{line}" for line in _said("", partial(recipe.mixing.check, task.input_shape)))
 
 
 def _reaches_with_room(profile: NetworkProfile, methods: list[Step], budget: Budget) -> bool:

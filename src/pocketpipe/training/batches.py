@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pocketpipe.samples import examples_at_once, prepared, targets_tensor, to_tensor
 from pocketpipe.task import Split, Task
+from pocketpipe.training.mixing import Mixing
 
 PART = 512
 """Examples at once where a view is made of all, and where teachers are asked about it (fewer, if one is large)."""
@@ -66,6 +67,7 @@ class Batches:
         shard: Shard,
         device: torch.device,
         views: int | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         usable = min(batch_size, len(split))
         self.batch_size = usable - usable % shard.ranks
@@ -74,6 +76,7 @@ class Batches:
         self._seed = seed
         self._shard = shard
         self._views = views
+        self._mixing = mixing
         self._inputs = to_tensor(split.inputs).to(device)
         self._targets = targets_tensor(split.targets).to(device)
         self._shown: tuple[int, View] | None = None
@@ -106,7 +109,7 @@ class Batches:
     def _augmented(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> View:
         """Views of this epoch alone; the whole batch in every process, so that they do not depend on their number."""
         whole = self._inputs.index_select(0, chosen), self._targets.index_select(0, chosen)
-        return self._task.augment_both(*whole, generator)
+        return self._seen(*whole, generator)
 
     def _repeated(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> View:
         inputs, targets = self._view(self.view_of(epoch))
@@ -121,9 +124,14 @@ class Batches:
             for start in range(0, len(self._inputs), PART):
                 part = slice(start, start + PART)
                 inputs, targets = self._inputs[part].clone(), self._targets[part].clone()
-                view[0][part], view[1][part] = self._task.augment_both(inputs, targets, generator)
+                view[0][part], view[1][part] = self._seen(inputs, targets, generator)
             self._shown = (number, view)
         return self._shown[1]
+
+    def _seen(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> View:
+        """What a network is shown of these examples: each augmented, then, if the recipe mixes, two in one."""
+        inputs, targets = self._task.augment_both(inputs, targets, generator)
+        return (inputs if self._mixing is None else self._mixing.mixed(inputs, generator)), targets
 
 
 @dataclass(frozen=True)

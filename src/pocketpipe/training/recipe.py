@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pocketpipe.doors import Value
-from pocketpipe.training.distilling import Distillation, Share
+from pocketpipe.training.distilling import Decoupled, Distillation, Share
+from pocketpipe.training.mixing import Mixing
 from pocketpipe.training.resizing import ProgressiveResizing
 
 
@@ -97,6 +98,8 @@ class Recipe(Value):
     auxiliary: Auxiliary | None = None
     progressive_resizing: ProgressiveResizing | None = None
     """null = whole images from the first step."""
+    mixing: Mixing | None = None
+    """Inputs that show two examples; null = each shows its own."""
 
     @model_validator(mode="after")
     def _warms_up_before_the_end(self) -> Recipe:
@@ -116,6 +119,16 @@ class Recipe(Value):
     def _features_of_one_size(self) -> Recipe:
         if self.progressive_resizing and self.distillation and self.distillation.features:
             raise ValueError("progressive_resizing: distillation.features compares maps of one size; set one to null")
+        return self
+
+    @model_validator(mode="after")
+    def _no_one_class_in_mixtures(self) -> Recipe:
+        if self.mixing is None or self.distillation is None or self.distillation.weight == 0:
+            return self
+        if self.distillation.mistakes == "corrected":
+            raise ValueError("mixing: of two examples in one neither is a mistake; set distillation.mistakes to kept")
+        if isinstance(self.distillation.outputs, Decoupled):
+            raise ValueError("mixing: dkd looks at one class an example; set distillation.outputs to {kind: logits}")
         return self
 
     def uneven(self, trainer: TrainerSettings) -> str | None:

@@ -72,6 +72,8 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
         job.recipe.distillation.check(answer, len(task.labels), job.splits.train.targets)
     if job.recipe.progressive_resizing is not None:
         job.recipe.progressive_resizing.check(network, task.input_shape)
+    if job.recipe.mixing is not None:
+        job.recipe.mixing.check(task.input_shape)
     steps = job.recipe.epochs * max(1, len(job.splits.train) // job.recipe.batch_size)
     macs = example_macs(network, task.input_shape)
     rounded = any(isinstance(module, ActivationQuantizer) for module in network.modules())
@@ -81,7 +83,8 @@ def _train(job: TrainingJob, place: Workspace, progress: EpochProgress | None, s
 
     def make_batches(device: torch.device) -> Batches:
         views = distillation.cached_views if distillation is not None else None
-        return Batches(task, job.splits.train, job.recipe.batch_size, job.seed, shard, device, views)
+        recipe = job.recipe
+        return Batches(task, job.splits.train, recipe.batch_size, job.seed, shard, device, views, recipe.mixing)
 
     lessons, features = None, None
     if distillation is not None:
