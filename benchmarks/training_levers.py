@@ -47,6 +47,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "logits, cut by dcp": {"distillation": LOGITS},
     "logits, after auxiliary classifiers, cut by dcp": {"distillation": LOGITS},
     "logits, small images first": {"distillation": LOGITS, "progressive_resizing": {"scale": 0.75, "until": 0.6}},
+    "logits, mixup": {"distillation": LOGITS, "mixing": {"kind": "mixup"}},
+    "logits, CutMix": {"distillation": LOGITS, "mixing": {"kind": "cutmix"}},
     "logits, rate 0.1": {"distillation": LOGITS, "learning_rate": 0.1},
 }
 """What each adds to the plain recipe."""

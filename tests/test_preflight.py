@@ -144,11 +144,12 @@ def test_weights_that_are_mostly_zeros_leave_less_to_compress_and_that_is_told(
 def test_recipes_and_a_budget_that_do_not_suit_a_network_are_told_together() -> None:
     asked = parameters() | {"network": {"name": "gru"}, "task": {"name": "digit_rows"}, "methods": ["channels"]}
     asked |= {"budget": {"speedup": 10_000.0}}
-    asked["finetune"] |= {"progressive_resizing": {"scale": 0.5}}
+    asked["finetune"] |= {"progressive_resizing": {"scale": 0.5}, "mixing": {"kind": "cutmix"}}
     with pytest.raises(Mistakes) as caught:
         check_feasible(checked_config(asked), {"teacher"})
     assert [line.split(":")[0] for line in caught.value.lines] == [
         "finetune.progressive_resizing",
+        "finetune.mixing",
         "budget.speedup",
     ]
 
