@@ -784,6 +784,30 @@ def test_softmax_before_opset_13_where_its_row_is_the_last_axis(shape: tuple[int
     agrees(_softmax(shape, 11, **({} if axis is None else {"axis": axis})), some(3, *shape))
 
 
+@pytest.mark.parametrize("axis", [1, -3])
+@pytest.mark.parametrize(("shape", "opset"), [((7, 1, 1), 13), ((5, 4, 3), 18)])
+def test_softmax_over_the_channels_of_images(shape: tuple[int, ...], opset: int, axis: int) -> None:
+    agrees(_softmax(shape, opset, axis=axis), some(3, *shape))
+
+
+def test_softmax_before_opset_13_over_channels_of_one_pixel() -> None:
+    agrees(_softmax((7, 1, 1), 11), some(3, 7, 1, 1))
+    with pytest.raises(UserError, match="only along the last axis"):
+        lower(_softmax((5, 4, 3), 11))
+
+
+def test_what_channels_share_goes_on_as_an_image() -> None:
+    """Attention over channels, as a head of classes for each pixel has it, between two convolutions."""
+    file = File((3, 5, 4))
+    kernels = (file.weight(np.random.default_rng(n).integers(-9, 9, (3, 3, 3, 3)), np.full(3, 0.1)) for n in range(2))
+    logits = file.on_grid(file.node("Conv", file.on_grid("input", 0.0211), next(kernels), pads=[1] * 4), 0.0507)
+    shares = file.on_grid(file.node("Softmax", logits, axis=1), 1 / 256, -128)
+    graph = agrees(file.bytes(file.on_grid(file.node("Conv", shares, next(kernels), pads=[1] * 4), 0.0203)),
+                   some(1, 3, 5, 4), steps=2)  # fmt: skip
+    kinds = [type(operator).__name__ for operator in graph.operators]
+    assert kinds == ["Transpose", "Convolution", "Softmax", "Convolution", "Transpose"]
+
+
 @pytest.mark.parametrize(("shape", "axis"), [((3, 7), None), ((3, 7), 1), ((3, 7), -2), ((7, 1), None), ((7,), 0)])
 def test_softmax_before_opset_13_over_several_axes_is_refused(shape: tuple[int, ...], axis: int | None) -> None:
     with pytest.raises(UserError, match=r"node 'n\d+' \(Softmax\): only along the last axis"):

@@ -194,6 +194,7 @@ OTHERS: dict[str, tuple[tuple[int, ...], Build]] = {
     "sigmoid, tanh": ((77,), lambda g: g.op("Sigmoid", g.op("Mul", g.op("Tanh", "input"), g.constant(np.float32(20))))),
     "exp, log": ((40,), lambda g: g.op("Log", g.op("Add", g.op("Exp", "input"), g.constant(np.float32(1))))),
     "softmax": ((10,), lambda g: g.op("Softmax", "input", axis=1)),
+    "softmax over channels": ((5, 4, 3), lambda g: g.op("Softmax", g.conv("input", 5, 6), axis=1)),
     "gelu": ((33,), lambda g: g.op("Erf", "input")),
     "hard swish": ((9, 4, 4), lambda g: g.op("HardSwish", g.conv("input", 9, 9))),
     "layer norm": ((7, 20), lambda g: g.op("LayerNormalization", "input", g.weight(20), g.weight(20))),

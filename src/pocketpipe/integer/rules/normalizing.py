@@ -31,7 +31,8 @@ ONE_AXIS = 13
 @rule("LayerNormalization")
 def layer_norm(lowering: Lowering, node: NodeProto) -> None:
     """The input's scale cancels; its zero point, too."""
-    tensor, width = _along_the_last_axis(lowering, node, attributes(node).get("axis", -1))
+    tensor = lowering.plain(node)
+    width = _refuse_other_axes(lowering, node, tensor, attributes(node).get("axis", -1))
     weight, bias = lowering.constant(node, 1), lowering.constant(node, 2)
     if weight is None or (bias is None and len(node.input) > 2):
         raise lowering.refusal(node, "its weight and bias must be constants")
@@ -65,9 +66,12 @@ def _of_each(lowering: Lowering, node: NodeProto, given: Constant | None, width:
 
 @rule("Softmax")
 def softmax(lowering: Lowering, node: NodeProto) -> None:
-    """Less the largest, so that no exponential is above 1."""
-    tensor, _ = _along_the_last_axis(lowering, node, _softmax_axis(lowering, node))
-    shape = lowering.shapes[node.output[0]]
+    """Less the largest, so that no exponential is above 1. Along the channels of images it is, as they are stored,
+    along the last axis too."""
+    image = _is_along_channels(lowering, node)
+    tensor = lowering.image(node) if image else lowering.plain(node)
+    _refuse_other_axes(lowering, node, tensor, -1 if image else _softmax_axis(lowering, node))
+    shape = lowering.tensors[tensor].shape
     steps = np.arange(256) * lowering.tensors[tensor].scale
     exponentials = np.floor(np.exp(-steps) * 2**EXPONENTIAL_BITS + 0.5).astype(np.int32)
 
@@ -76,7 +80,14 @@ def softmax(lowering: Lowering, node: NodeProto) -> None:
         operator = Softmax(label(node), (tensor,), target.name, exponentials, factor)
         lowering.add(operator, target.tensor(shape, low, high))
 
-    lowering.known[node.output[0]] = Sum(shape, finish, label(node))
+    lowering.known[node.output[0]] = Sum(shape, finish, label(node), image=image)
+
+
+def _is_along_channels(lowering: Lowering, node: NodeProto) -> bool:
+    """Before opset 13 a row from the second axis on is that if all others are of length 1."""
+    shape, default = lowering.shapes[node.input[0]], -1 if lowering.opset >= ONE_AXIS else 1
+    is_second = attributes(node).get("axis", default) in (1, -3)
+    return len(shape) == 3 and is_second and (lowering.opset >= ONE_AXIS or prod(shape[1:]) == 1)
 
 
 def _softmax_axis(lowering: Lowering, node: NodeProto) -> int:
@@ -91,13 +102,12 @@ def _softmax_axis(lowering: Lowering, node: NodeProto) -> int:
     return -1 if axis > 0 and prod(shape[axis - 1 : -1]) == 1 else axis
 
 
-def _along_the_last_axis(lowering: Lowering, node: NodeProto, axis: int) -> tuple[str, int]:
-    """The integer tensor that goes in, and the length of its last axis. Raises UserError for another axis."""
-    tensor = lowering.plain(node)
+def _refuse_other_axes(lowering: Lowering, node: NodeProto, tensor: str, axis: int) -> int:
+    """The length of the last axis of what goes in, which `axis` must be. Raises UserError for another one."""
     rank = len(lowering.tensors[tensor].shape) + 1
     width = lowering.tensors[tensor].shape[-1]
     if axis % rank != rank - 1:
         raise lowering.refusal(node, "only along the last axis")
     if width > LONGEST:
         raise lowering.refusal(node, f"an axis of {width:,} is too long for 64 bits; {LONGEST:,} are possible")
-    return tensor, width
+    return width
