@@ -17,7 +17,7 @@ from torch.nn import functional
 from exporting.test_qdq import _inputs, _quantized
 from integer.natively import natively
 from integer.qdq import File
-from integer.test_lowering import agrees, some
+from integer.test_lowering import agrees, of_opset, some
 from integer.test_property import on_x86
 from pocketpipe.errors import UserError
 from pocketpipe.exporting.onnx import export_onnx
@@ -124,6 +124,39 @@ def test_the_nearest_pixel_is_repeated(factors: tuple[int, int], place: str, rou
     agrees(file.bytes(file.on_grid(y, 0.0503, 4)), some(1, 3, 4, 5))
 
 
+@pytest.mark.parametrize("factors", [(2, 2), (1, 3), (4, 1), (6, 2), (5, 5)])
+@pytest.mark.parametrize("place", ["half_pixel", "pytorch_half_pixel", "asymmetric"])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 1, 1)])
+def test_what_lies_between_two_pixels(factors: tuple[int, int], place: str, shape: tuple[int, ...]) -> None:
+    file = File(shape)
+    scales = file.constant(np.array([1, 1, *factors], np.float32))
+    y = file.node("Resize", file.on_grid("input", 0.0503, 4), "", scales, mode="linear",
+                  coordinate_transformation_mode=place)  # fmt: skip
+    agrees(file.bytes(file.on_grid(y, 0.0407, -9)), some(1, *shape), share=0.02)
+
+
+def test_what_lies_between_two_numbers_of_a_sequence() -> None:
+    file = File((3, 5))
+    scales = file.constant(np.array([1, 1, 2], np.float32))
+    y = file.node("Resize", file.on_grid("input", 0.0503, 4), "", scales, mode="linear")
+    agrees(file.bytes(file.on_grid(y, 0.0407, -9)), some(1, 3, 5), share=0.02)
+
+
+def test_before_opset_11_corners_are_where_pixels_lie() -> None:
+    file = File((3, 4, 5))
+    scales = file.constant(np.array([1, 1, 2, 2], np.float32))
+    y = file.node("Resize", file.on_grid("input", 0.0503, 4), scales, mode="linear")
+    agrees(of_opset(file.bytes(file.on_grid(y, 0.0407, -9)), 10), some(1, 3, 4, 5), share=0.02)
+
+
+def test_steps_too_fine_for_eight_bits_are_refused() -> None:
+    file = File((2, 4, 4))
+    scales = file.constant(np.array([1, 1, 8, 8], np.float32))
+    y = file.node("Resize", file.on_grid("input", 0.05), "", scales, mode="linear")
+    with pytest.raises(UserError, match=r"linear by \(8, 8\) at once is finer than 8 bits; in two steps it is not"):
+        lower(file.bytes(file.on_grid(y, 0.05)))
+
+
 @on_x86
 def test_a_tensor_may_be_enlarged_twice(tmp_path: Path) -> None:
     file = File((3, 2, 4))
@@ -180,8 +213,12 @@ def test_one_slope_is_a_table() -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"mode": "linear"}, r"\(Resize\): only the nearest number"),
-        ({"mode": "nearest", "nearest_mode": "ceil"}, r"\(Resize\): only the nearest number"),
+        ({"mode": "cubic"}, r"\(Resize\): only nearest numbers and linear interpolation"),
+        (
+            {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+            r"\(Resize\): only nearest .* \(PyTorch: align_corners=False\)",
+        ),
+        ({"mode": "nearest", "nearest_mode": "ceil"}, r"\(Resize\): its nearest numbers \(half_pixel, ceil\)"),
         ({"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, "whole factors"),
     ],
 )
@@ -205,13 +242,14 @@ class Decoder(nn.Module):
         self.join = nn.Conv2d(16, 24, 3, padding=1)
         self.shuffle = nn.PixelShuffle(2)
         self.head = nn.Conv2d(12, 2, 1)
+        self.large = nn.Upsample(scale_factor=2, mode="bilinear")
 
     def forward(self, x: Tensor) -> Tensor:
         first = functional.relu(self.enter(x))
         second = self.down(first)
         joined = functional.relu(self.join(torch.cat([self.up(self.deeper(second)), second], 1)))
         whole = torch.cat([self.shuffle(joined), functional.interpolate(first[:, :, ::2, ::2], scale_factor=2)], 1)
-        result: Tensor = self.head(whole)
+        result: Tensor = self.large(self.head(whole))
         return result
 
 

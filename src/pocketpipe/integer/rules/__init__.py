@@ -10,6 +10,7 @@ from pocketpipe.integer.rules import (  # noqa: F401  they register
     padding,
     pooling,
     products,
+    resizing,
     upsampling,
 )
 from pocketpipe.integer.rules.registry import MOVING, RULES

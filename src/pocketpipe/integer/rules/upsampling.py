@@ -1,5 +1,4 @@
-"""What makes images larger, out of operators that every target has: repeated rows, pixels out of channels, and
-transposed convolutions.
+"""What makes images larger, out of operators that every target has: pixels out of channels, transposed convolutions.
 
 A transposed convolution of stride s is s convolutions along each axis, one for each remainder of an output's place by
 s, whose results lie between each other (Shi et al. 2016, arXiv 1609.07009): no sum runs over zeros that were put in,
@@ -34,12 +33,6 @@ from pocketpipe.integer.rules.registry import rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
-
-REPEATING = {
-    (b"asymmetric", b"floor"),
-    *((b"half_pixel", rounding) for rounding in (b"round_prefer_floor", b"round_prefer_ceil")),
-}
-"""(coordinate_transformation_mode, nearest_mode) of Resize by which a whole factor repeats each row so many times."""
 
 
 class Along(NamedTuple):
@@ -109,8 +102,8 @@ def transposed_convolution(lowering: Lowering, node: NodeProto) -> None:
         lines = []
         for r, line in enumerate(kernels):
             parts = [convolved(part, f"{r},{c}") for c, part in enumerate(line)]
-            lines.append(_interleaved(lowering, f"{target.name}/{r}", parts, wide, 1))
-        whole = _interleaved(lowering, f"{target.name}/rows", lines, (wide[0] * rows.stride, *wide[1:]), 0)
+            lines.append(interleaved(lowering, f"{target.name}/{r}", parts, wide, 1))
+        whole = interleaved(lowering, f"{target.name}/rows", lines, (wide[0] * rows.stride, *wide[1:]), 0)
         ranges = *((each.cut, each.cut + each.made, 1) for each in (rows, columns)), (0, channels, 1)
         name, nothing_goes = label(node), lowering.tensors[whole].shape == shape
         cut = Reshape(name, (whole,), ended, shape) if nothing_goes else Slice(name, (whole,), ended, ranges)
@@ -162,32 +155,6 @@ def _kernels(kernel: np.ndarray, groups: int, rows: Along, columns: Along) -> li
     return [[np.concatenate(line)] for line in found] if groups == 1 and alike else found
 
 
-@rule("Resize", "Upsample")
-def resize(lowering: Lowering, node: NodeProto) -> None:
-    """Each number several times: the nearest one, by whole factors. Sequences as images of height 1."""
-    flat = len(lowering.shapes[node.output[0]]) == 2
-    given, tensor = attributes(node), row(lowering, node, lowering.plain(node)) if flat else lowering.image(node)
-    place, rounding = ((b"asymmetric", b"floor") if node.op_type == "Upsample" else
-                       (given.get("coordinate_transformation_mode", b"half_pixel").removeprefix(b"pytorch_"),
-                        given.get("nearest_mode", b"round_prefer_floor")))  # fmt: skip
-    before, after = lowering.tensors[tensor].shape, lowering.shapes[node.output[0]]
-    after = (after[0], 1, after[1]) if flat else after
-    height, width, channels = (*after[1:], after[0]) if len(after) == 3 else (0, 0, 0)
-    if given.get("mode", b"nearest") != b"nearest" or (place, rounding) not in REPEATING:
-        raise lowering.refusal(node, "only the nearest number is taken; a ConvTranspose behind it interpolates, too")
-    scales = lowering.constant(node, 1 if node.op_type == "Upsample" else 2)
-    fraction = scales is not None and bool(np.any(scales.values % 1))
-    if not height or channels != before[2] or height % before[0] or width % before[1] or fraction:
-        raise lowering.refusal(node, f"from {before[:2]} to {after[1:]}, only whole factors of height and width")
-    name, factors = node.output[0], (height // before[0], width // before[1])
-    wide = _interleaved(lowering, f"{name}/columns", [tensor] * factors[1], (before[0], width, channels), 1)
-    if flat:
-        back_to_row(lowering, node, wide, name)
-        lowering.known[name] = Real(name)
-        return
-    _image(lowering, node, _interleaved(lowering, name, [wide] * factors[0], (height, width, channels), 0))
-
-
 @rule("DepthToSpace")
 def pixels_of_channels(lowering: Lowering, node: NodeProto) -> None:
     """PixelShuffle, and TensorFlow's order of channels."""
@@ -205,8 +172,8 @@ def pixels_of_channels(lowering: Lowering, node: NodeProto) -> None:
 
     wide = (height, width * side, kept)
     name = node.output[0]
-    lines = [_interleaved(lowering, f"{name}/{r}", [part(r, c) for c in range(side)], wide, 1) for r in range(side)]
-    _image(lowering, node, _interleaved(lowering, name, lines, (height * side, *wide[1:]), 0))
+    lines = [interleaved(lowering, f"{name}/{r}", [part(r, c) for c in range(side)], wide, 1) for r in range(side)]
+    as_image(lowering, node, interleaved(lowering, name, lines, (height * side, *wide[1:]), 0))
 
 
 @rule("SpaceToDepth")
@@ -224,16 +191,16 @@ def channels_of_pixels(lowering: Lowering, node: NodeProto) -> None:
 
     parts, name = tuple(part(r, c) for r in range(side) for c in range(side)), node.output[0]
     side_by_side(lowering, label(node), name, parts, axis=3)
-    _image(lowering, node, name)
+    as_image(lowering, node, name)
 
 
-def _image(lowering: Lowering, node: NodeProto, tensor: str) -> None:
+def as_image(lowering: Lowering, node: NodeProto, tensor: str) -> None:
     """The node's output is this tensor, channels last."""
     lowering.images.add(tensor)
     lowering.known[node.output[0]] = Real(tensor)
 
 
-def _interleaved(lowering: Lowering, name: str, parts: Sequence[str], shape: Shape, axis: int) -> str:
+def interleaved(lowering: Lowering, name: str, parts: Sequence[str], shape: Shape, axis: int) -> str:
     """The image (height, width, channels) of `shape` whose rows (axis 0) or columns (1) are those of `parts` in turn.
 
     Of equal images; a single part may have its columns side by side already. `name`: of what is made on the way.
