@@ -31,6 +31,7 @@ from pocketpipe.training.batches import Batches, Shard
 WEIGHTS = Path(__file__).parent / "weights"
 TEACHERS = {
     "resnet56": "resnet56",
+    "resnet56_fourth": "resnet56",
     "resnet56_third": "resnet56",
     "resnet56_second": "resnet56",
     "resnet56_first": "resnet56",
