@@ -257,13 +257,14 @@ def _check_budget(
     Where these pack to less (zeros, few values), that is what `compression` counts from.
     """
     from pocketpipe.exporting.onnx import export_onnx
-    from pocketpipe.exporting.packing import pack
+    from pocketpipe.exporting.packing import packed
 
     packs = final and budget.compression is not None
     if packs or not _reaches_with_room(profile, methods, budget):
         onnx = export_onnx(network, task.input_shape)
-        whole = profile.in_file_of(len(onnx))
-        refuse_impossible(whole.packed_to(len(pack(onnx))) if packs else whole, methods, budget)
+        smaller = packed(onnx)
+        whole = profile.in_file_of(len(onnx), smaller.overhead)
+        refuse_impossible(whole.packed_to(len(smaller.data)) if packs else whole, methods, budget)
 
 
 def _recipe_mistakes(

@@ -85,6 +85,8 @@ class NetworkProfile(Value):
     groups: tuple[ChannelGroup, ...]
     file_overhead: int = 0
     """Bytes of the exported file beside its parameters: graph, names, shapes (measured on the dense export)."""
+    packed_overhead: int | None = None
+    """The same of its packed form; None = not known, and then taken to be as large."""
     blocks: tuple[Block, ...] = ()
     taken_out: tuple[str, ...] = ()
     """Paths at which a block was before it was taken out, ascending."""
@@ -100,10 +102,11 @@ class NetworkProfile(Value):
         """The groups that a plan may thin."""
         return tuple(group for group in self.groups if group.slimmable)
 
-    def in_file_of(self, size: int) -> "NetworkProfile":
-        """The same, where the network as it is makes an exported file of `size` bytes."""
-        overhead = size - self.model_copy(update={"file_overhead": 0}).cost().file_bytes
-        return self.model_copy(update={"file_overhead": max(overhead, 0)})
+    def in_file_of(self, size: int, packed_overhead: int | None = None) -> "NetworkProfile":
+        """The same, where the network as it is makes an exported file of `size` bytes, and a packed one that has so
+        many beside its tensors."""
+        overhead = size - self.model_copy(update={"file_overhead": 0, "packed_overhead": None}).cost().file_bytes
+        return self.model_copy(update={"file_overhead": max(overhead, 0), "packed_overhead": packed_overhead})
 
     def with_macs_of(self, measured: int) -> "NetworkProfile":
         """The same, where the exported file has so many MACs: more are products that tracing knows no rule for, and
@@ -138,12 +141,18 @@ class NetworkProfile(Value):
         return Cost(
             macs=sum(by_layer.values()),
             parameters=sum(cost.parameters for cost in costs),
-            file_bytes=self.file_overhead + sum(cost.stored_bytes for cost in costs),
+            file_bytes=self._transport_overhead + sum(cost.stored_bytes for cost in costs),
             resident_bytes=self.file_overhead + sum(cost.resident_bytes for cost in costs),
             flash_bytes=self._code_bytes + sum(cost.flash_bytes for cost in costs),
             peak_ram_bytes=self._ram_bytes(widths),
             macs_by_layer=by_layer,
         )
+
+    @property
+    def _transport_overhead(self) -> int:
+        """That of the smaller file, which is the delivered one."""
+        packed = self.file_overhead if self.packed_overhead is None else self.packed_overhead
+        return min(self.file_overhead, packed)
 
     @property
     def _code_bytes(self) -> int:

@@ -32,7 +32,7 @@ from pocketpipe.compression.weights import laid_on, weight_of
 from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import check_export, export_onnx
-from pocketpipe.exporting.packing import pack, unpack
+from pocketpipe.exporting.packing import pack, packed, unpack
 from pocketpipe.integer import reference
 from pocketpipe.integer.lowering import lower
 from pocketpipe.networks.unrolling import unrolled
@@ -82,9 +82,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 @cache
-def dense_bytes(name: str) -> int:
+def dense_file(name: str) -> bytes:
     factory, shape = NETWORKS[name]
-    return len(export_onnx(factory(), shape))
+    return export_onnx(factory(), shape)
 
 
 class Noise(SimpleNamespace):
@@ -168,8 +168,8 @@ test-slow` runs all."""
 def test_methods_compose(name: str, order: str, tmp_path: Path) -> None:
     factory, shape = NETWORKS[name]
     network, (task, data) = factory(), task_and_data(shape)
-    profile = profile_of(network, shape)
-    profile = profile.model_copy(update={"file_overhead": dense_bytes(name) - profile.cost().file_bytes})
+    dense = dense_file(name)
+    profile = profile_of(network, shape).in_file_of(len(dense), packed(dense).overhead)
 
     plan, after = CompressionPlan(), profile
     for method in order.split():

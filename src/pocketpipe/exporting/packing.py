@@ -48,6 +48,11 @@ class Packed:
     graph_bytes: int
     """Stored bytes of the graph without its weights."""
 
+    @property
+    def overhead(self) -> int:
+        """Bytes beside the tensors' numbers: the graph, and the container's own."""
+        return len(self.data) - sum(tensor.stored_bytes for tensor in self.tensors)
+
 
 def pack(onnx: bytes) -> bytes:
     """The packed form of an ONNX file: `unpack` gives back the same bytes. The same file gives the same bytes.

@@ -33,11 +33,10 @@ from pocketpipe.plan import CompressionPlan
 from pocketpipe.profile import NetworkProfile
 
 
-def _profile(onnx_bytes: int | None = None) -> NetworkProfile:
+def _profile(onnx: bytes | None = None) -> NetworkProfile:
     """resnet8 on digits; overhead as the profile stage measures it."""
-    profile = profile_of(zoo("resnet8", DIGIT), DIGIT)
-    size = len(exported("resnet8", DIGIT)) if onnx_bytes is None else onnx_bytes
-    return profile.model_copy(update={"file_overhead": size - profile.cost().file_bytes})
+    dense = onnx or exported("resnet8", DIGIT)
+    return profile_of(zoo("resnet8", DIGIT), DIGIT).in_file_of(len(dense), packed(dense).overhead)
 
 
 def _carried_out(*steps: Any, network: nn.Module | None = None) -> nn.Module:
@@ -72,7 +71,7 @@ def _task(shape: tuple[int, ...]) -> Any:
 def test_weights_share_few_values_the_nearest_of_the_table(bits: int, granularity: Any) -> None:
     network = zoo("resnet8", DIGIT)
     made = _carried_out(CodebookStep(bits=bits, granularity=granularity, assignment="nearest"))
-    for layer in (layer.name for layer in _profile(0).layers):
+    for layer in (layer.name for layer in _profile().layers):
         before, after = weight_of(network, layer).detach(), weight_of(made, layer).detach()
         rows = zip(before, after, strict=True) if granularity == "per_channel" else [(before, after)]
         for was, now in rows:
@@ -91,7 +90,7 @@ def test_by_gptq_the_outputs_are_nearer_and_the_tables_the_same() -> None:
             for made in (by_weight, by_output)
         ]
     assert errors[1] < 0.9 * errors[0]
-    for layer in (layer.name for layer in _profile(0).layers):
+    for layer in (layer.name for layer in _profile().layers):
         assert torch.equal(_codebook(by_weight, layer).values(), _codebook(by_output, layer).values())
 
 
@@ -207,7 +206,7 @@ def test_a_layer_of_zeros_has_a_scale_that_a_bias_can_be_counted_in() -> None:
 def test_zeros_of_a_mask_stay_zero_whatever_training_does(grid: Any, granularity: Any, tuned: Any) -> None:
     step = CodebookStep(bits=3, grid=grid, granularity=granularity, tuned=tuned)
     made = _carried_out(SparsityStep(density=0.3), step).train()
-    zeros = {layer.name: weight_of(made, layer.name) == 0 for layer in _profile(0).layers}
+    zeros = {layer.name: weight_of(made, layer.name) == 0 for layer in _profile().layers}
     optimizer = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], 0.1, momentum=0.9)
     for position in range(3):
         for module in scheduled(made):
@@ -365,9 +364,9 @@ def test_macs_and_impossible_bytes_are_refused_with_what_can_be_reached() -> Non
 
 
 def test_search_varies_bits_layer_by_layer_in_shallow_networks_and_together_in_deep_ones() -> None:
-    shallow = CodebookStep().space(_profile(0))
-    assert set(shallow) == {f"bits/{layer.name}" for layer in _profile(0).layers}
-    step = CodebookStep().proposed({key: 1 + i % 8 for i, key in enumerate(shallow)}, _profile(0))
+    shallow = CodebookStep().space(_profile())
+    assert set(shallow) == {f"bits/{layer.name}" for layer in _profile().layers}
+    step = CodebookStep().proposed({key: 1 + i % 8 for i, key in enumerate(shallow)}, _profile())
     assert step.layers is not None
     assert set(step.layers.values()) <= set(range(1, 9))
     deep = profile_of(zoo("resnet20", (3, 32, 32)), (3, 32, 32))
@@ -376,7 +375,7 @@ def test_search_varies_bits_layer_by_layer_in_shallow_networks_and_together_in_d
 
 
 def test_what_the_user_sets_is_left_alone_and_layers_that_are_gone_are_not_looked_at() -> None:
-    profile = _profile(0)
+    profile = _profile()
     assert CodebookStep(layers={"conv1": 3}).space(profile) == {}
     assert set(CodebookStep(bits=5).space(profile)) == {"bits"}
     spared = CodebookStep(pinned=("conv1",), tuned="weights")
@@ -454,12 +453,12 @@ def test_what_makes_no_sense_is_refused() -> None:
         with pytest.raises(Mistakes, match=f"{later.kind} after codebook"):
             CompressionPlan((CodebookStep(), later))
     with pytest.raises(Mistakes) as mistakes:
-        CodebookStep(layers={"nowhere": 4, "conv1": 2}, pinned=("conv1", "lost*")).predict(_profile(0))
+        CodebookStep(layers={"nowhere": 4, "conv1": 2}, pinned=("conv1", "lost*")).predict(_profile())
     assert [line.split(":")[0] for line in mistakes.value.lines] == [
         "codebook.pinned", "codebook.layers.nowhere", "codebook.layers.conv1",
     ]  # fmt: skip
     with pytest.raises(Mistakes, match="no layer is left"):
-        CodebookStep(pinned=("*",)).predict(_profile(0))
+        CodebookStep(pinned=("*",)).predict(_profile())
     with pytest.raises(UserError, match="bits"):
         CompressionPlan.from_json('[{"kind": "codebook", "bits": 9}]')
 
@@ -473,7 +472,7 @@ def test_pinned_layers_keep_their_weights() -> None:
 def test_it_has_no_parts() -> None:
     """A plan has one codebook step at most."""
     step = CodebookStep(bits=3)
-    assert step.by_layers(_profile(0), 4) == step.in_portions(_profile(0), 4) == (step,)
+    assert step.by_layers(_profile(), 4) == step.in_portions(_profile(0), 4) == (step,)
 
 
 def test_codebooks_of_a_shared_weight_stay_shared() -> None:

@@ -7,7 +7,7 @@ from pocketpipe.budget import Budget
 from pocketpipe.compression.tracing import profile_of
 from pocketpipe.exporting.cost import cost_of
 from pocketpipe.exporting.onnx import export_onnx
-from pocketpipe.exporting.packing import pack
+from pocketpipe.exporting.packing import packed
 from pocketpipe.network import StoredNetwork
 from pocketpipe.plan import MethodChoice
 from pocketpipe.profile import NetworkProfile
@@ -24,7 +24,8 @@ def profile_network(
     module = teacher.build(task)
     onnx = export_onnx(module, task.input_shape)
     traced = profile_of(module, task.input_shape).with_macs_of(cost_of(onnx, "teacher.onnx").macs)
-    profile = traced.in_file_of(len(onnx)).packed_to(len(pack(onnx)))
+    smaller = packed(onnx)
+    profile = traced.in_file_of(len(onnx), smaller.overhead).packed_to(len(smaller.data))
     steps = [method.step() for method in MethodChoice.all_of(methods)]
     reach = refuse_impossible(profile, steps, budget)
     cost = profile.cost()
