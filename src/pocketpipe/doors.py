@@ -173,6 +173,10 @@ def describe_validation(error: ValidationError, *, where: str, allowed: tuple[st
             lines.append(f"{path}.{key}: {tag!r} is unknown; known: {problem['ctx']['expected_tags']}")
         elif problem["type"] == "tuple_type":
             lines.append(f"{path}: {problem['input']!r}: it must be a list, as in [{problem['input']}]")
+        elif problem["type"] == "value_error" and problem["input"] and isinstance(problem["input"], dict):  # a section
+            lines.append(f"{path}: {problem['msg'].removeprefix('Value error, ')}")
+        elif problem["type"] in ("model_type", "model_attributes_type"):
+            lines.append(f"{path}: {problem['input']!r}: it must be a section, with its options in braces or below it")
         else:
             lines.append(f"{path}: {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
     return lines

@@ -138,11 +138,15 @@ class Task(ABC):
         """What is wrong with a split, a line each. Extended by tasks that know more of their targets."""
         if not len(split):
             return [f"{split.name}: it has no examples"]
+        parts: dict[str, Any] = {"examples": split.inputs, "targets": split.targets}
+        others = {what: type(each).__name__ for what, each in parts.items() if not isinstance(each, np.ndarray)}
+        if others:
+            return [f"{split.name}: {what} are a {kind}; give a NumPy array" for what, kind in others.items()]
         lines = []
         if split.inputs.shape[1:] != tuple(self.input_shape):
             shape = split.inputs.shape[1:]
             lines.append(f"{split.name}: an example has shape {shape}, input_shape is {self.input_shape}")
-        for what, array in (("examples", split.inputs), ("targets", split.targets)):
+        for what, array in parts.items():
             if not _is_trainable(array.dtype):
                 lines.append(
                     f"{split.name}: {what} are of type {array.dtype}; use numbers of 64 bits or less, no uint64"

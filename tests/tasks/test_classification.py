@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
+from pocketpipe.errors import UserError
+from pocketpipe.task import Split
 from pocketpipe.tasks.classification import MacroF1
 
 
@@ -28,6 +33,32 @@ def test_the_mean_of_scores_is_macro_f1(classes: tuple[int, ...]) -> None:
     by_class = task.metric_by_class(outputs, targets)
     assert list(by_class.values()) == pytest.approx(of_each.tolist())
     assert list(by_class) == [Three.labels[index] for index in classes]
+
+
+class Bare(Three):
+    """What people write who have not read what `read` returns."""
+
+    input_shape = (2,)
+    given: object = Split("all", np.zeros((3, 2), np.float32), np.zeros(3, np.int64))
+
+    def read(self) -> Any:
+        return self.given
+
+
+class OfTensors(Bare):
+    given = (Split("all", torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (Bare(), r"task Bare: read\(\) returns a Split; it must return two: \(all examples, None\)"),
+        (OfTensors(), "all: examples are a Tensor; give a NumPy array"),
+    ],
+)
+def test_what_read_must_return_is_told(task: Bare, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        task.load(seed=0, holdout=None)
 
 
 def test_nothing_right_is_zero() -> None:

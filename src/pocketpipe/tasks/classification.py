@@ -49,7 +49,7 @@ class ClassificationTask(Task):
         """(splits, test). With holdout `test_half`, one half of test chooses plans and the other half measures."""
         if holdout is not None and holdout not in self.holdouts:
             raise UserError(f"task.holdout: {holdout!r} is unknown; allowed: null, {', '.join(self.holdouts)}")
-        examples, test = self.read()
+        examples, test = self._read()
         self.refuse_misfits(examples, *([] if test is None else [test]))
         seeded = f", seed {seed}"
         if test is None:
@@ -66,6 +66,15 @@ class ClassificationTask(Task):
             test = Split(f"test, its other half: {len(other):,} of {whole}", other.inputs, other.targets)
         splits = Splits(_named("train", train, examples, seeded), _named("val", val, examples, seeded), selection)
         return splits, test
+
+    def _read(self) -> tuple[Split, Split | None]:
+        found: object = self.read()
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise UserError(
+                f"task {type(self).__name__}: read() returns a {type(found).__name__}; it must return two: "
+                "(all examples, None), or (training examples, test examples)"
+            )
+        return found
 
     @property
     def redraws_splits(self) -> bool:

@@ -105,7 +105,8 @@ class Recipe(Value):
     def _warms_up_before_the_end(self) -> Recipe:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}; it is 1 unless set"
+                f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}; set both (conf/base has "
+                "what a recipe leaves out)"
             )
         return self
 
