@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +13,11 @@ from torch import nn
 from compression.noise import SOME, TASK
 from compression.test_composition import METHODS
 from compression.zoo import DIGIT, zoo
+from own.steps import Evenly, Rounded
+from pocketpipe.compression.checking import check_step
 from pocketpipe.compression.sparsity import SparsityStep
 from pocketpipe.compression.tracing import profile_of
-from pocketpipe.errors import UserError
+from pocketpipe.errors import Mistakes, UserError
 from pocketpipe.plan import STEPS, CompressionPlan, Step
 from pocketpipe.profile import NetworkProfile
 
@@ -43,6 +46,37 @@ def _step(name: str) -> Step:
 def test_it_is_behind_the_door_under_its_kind(name: str) -> None:
     step = _step(name)
     assert STEPS.resolve(step.kind) is type(step)
+
+
+OWN: dict[str, Step] = {"own Evenly": Evenly(share=0.5), "own Rounded": Rounded(grid=16)}
+INTEGERS = {"quantization", "four_bits"}
+"""After these a network is traced no more."""
+
+
+@pytest.mark.parametrize("name", [*(name for name in MADE if name not in INTEGERS), *OWN])
+def test_tracing_finds_what_it_predicts(name: str) -> None:
+    check_step(OWN[name] if name in OWN else _step(name), _network(), TASK, SOME)
+
+
+class Forgetful(Evenly):
+    """It says nothing of the channels that go, nor of the last layer."""
+
+    def predict(self, profile: NetworkProfile) -> NetworkProfile:
+        return profile.model_copy(update={"layers": profile.layers[:-1]})
+
+
+def test_a_step_that_predicts_something_else_is_told_what() -> None:
+    with pytest.raises(Mistakes) as caught:
+        check_step(Forgetful(share=0.5), zoo("lenet", DIGIT), TASK, SOME)
+    macs, parameters, layers = caught.value.lines
+    assert re.fullmatch(r".*: predict says [\d,]+ macs, the network that apply makes has [\d,]+", macs)
+    assert re.fullmatch(r".*: predict says [\d,]+ parameters, the network that apply makes has [\d,]+", parameters)
+    assert "layers: predict has none that apply's network has not, and leaves out 'fc3'; later" in layers
+
+
+def test_a_step_that_brings_integers_is_held_against_its_file() -> None:
+    with pytest.raises(UserError, match="it brings integers, and such a network is not traced again"):
+        check_step(_step("quantization"), _network(), TASK, SOME)
 
 
 @pytest.mark.parametrize("name", MADE)
