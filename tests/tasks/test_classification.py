@@ -45,8 +45,11 @@ class Bare(Three):
         return self.given
 
 
+TENSORS: Any = (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+
+
 class OfTensors(Bare):
-    given = (Split("all", torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)), None)  # type: ignore[arg-type]
+    given = (Split("all", *TENSORS), None)
 
 
 @pytest.mark.parametrize(

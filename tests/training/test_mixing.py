@@ -11,12 +11,24 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from pocketpipe.errors import UserError
+from pocketpipe.task import Split
 from pocketpipe.training.batches import Batches, Shard
 from pocketpipe.training.mixing import CutMix, Mixup
 from pocketpipe.training.recipe import Recipe
 from training.samples import RECIPE, Blobs, blobs, pooled, train
 
+
+class AsStored(Blobs):
+    def augment(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return inputs
+
+
 MIXUP, CUTMIX = Mixup(kind="mixup", share=1.0), CutMix(kind="cutmix", share=1.0)
+
+
+def shuffled(mixing: Mixup | CutMix, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each input mixed with another of the same batch."""
+    return mixing.mixed(inputs, inputs[torch.randperm(len(inputs), generator=generator)], generator)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -25,7 +37,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_mixup_is_a_weighted_mean_with_another_example() -> None:
     rows = torch.eye(256)  # each example says which it is
-    mixed = MIXUP.mixed(rows, seeded())
+    mixed = shuffled(MIXUP, rows, seeded())
     assert torch.allclose(mixed.sum(1), torch.ones(256))
     assert int((mixed > 0).sum(1).max()) == 2
     own = mixed.diagonal()
@@ -41,7 +53,7 @@ def test_expected_loss_is_that_of_the_paper() -> None:
     mixing = Mixup(kind="mixup", alpha=0.5, share=1.0)
     generator = seeded(3)
     for _ in range(1500):
-        ours.append(float(functional.cross_entropy(mixing.mixed(data, generator) @ weights, targets)))
+        ours.append(float(functional.cross_entropy(shuffled(mixing, data, generator) @ weights, targets)))
         first, order = float(random.beta(0.5, 0.5)), torch.from_numpy(random.permutation(64))
         outputs = (first * data + (1 - first) * data[order]) @ weights
         losses = [float(functional.cross_entropy(outputs, each)) for each in (targets, targets[order])]
@@ -53,7 +65,7 @@ def test_expected_loss_is_that_of_the_paper() -> None:
 
 def test_cutmix_shows_a_rectangle_of_one_within_the_other() -> None:
     images = torch.arange(64, dtype=torch.uint8).reshape(64, 1, 1, 1).expand(64, 2, 9, 7).contiguous()
-    mixed = CUTMIX.mixed(images, seeded())
+    mixed = shuffled(CUTMIX, images, seeded())
     assert mixed.dtype == torch.uint8
     assert torch.equal(mixed[:, 0], mixed[:, 1])
     inside = outside = 0
@@ -82,13 +94,13 @@ def test_a_target_is_as_likely_as_what_is_seen_of_it(alpha: float) -> None:
     """E[own] = E[a^2 + (1 - a)^2] where one of the two shows a and its target is taken with that chance."""
     draws = np.random.default_rng(1).beta(alpha, alpha, 200_000)
     expected = np.mean(draws**2 + (1 - draws) ** 2)
-    mixed = Mixup(kind="mixup", alpha=alpha, share=1.0).mixed(torch.eye(4000), seeded())
+    mixed = shuffled(Mixup(kind="mixup", alpha=alpha, share=1.0), torch.eye(4000), seeded())
     assert abs(float(mixed.diagonal().mean()) - expected) < 0.02
 
 
 def test_a_share_is_mixed_and_the_others_are_as_they_were() -> None:
     images = torch.randint(0, 256, (2000, 1, 2, 2), generator=seeded(), dtype=torch.uint8)
-    mixed = Mixup(kind="mixup", share=0.25).mixed(images, seeded(1))
+    mixed = shuffled(Mixup(kind="mixup", share=0.25), images, seeded(1))
     assert abs(float((mixed != images).flatten(1).any(1).float().mean()) - 0.25) < 0.04
 
 
@@ -106,6 +118,19 @@ def test_batches_show_mixtures_that_depend_on_seed_and_epoch_alone(views: int | 
     assert not torch.equal(inputs, plain)
     halves = [cut(3, MIXUP, rank, 2)[0].split(10) for rank in range(2)]
     assert torch.equal(inputs, torch.cat([part for pair in zip(*halves, strict=True) for part in pair]))
+
+
+@pytest.mark.parametrize("views", [None, 1])
+def test_others_come_from_the_whole_split_however_it_is_sorted(views: int | None) -> None:
+    """A folder of images is read class by class: neighbours would show the same one."""
+    classes = np.repeat(np.arange(2), 600)
+    split = Split(
+        "sorted", np.broadcast_to(classes[:, None, None, None], (1200, 1, 6, 6)).astype(np.uint8) * 200, classes
+    )
+    batches = Batches(AsStored(), split, 100, 1, Shard(), torch.device("cpu"), views, CUTMIX)
+    shown = torch.cat([each.inputs for each in batches.epoch(0)]).flatten(1)
+    both = (shown.amin(1) < shown.amax(1)).float().mean()
+    assert float(both) > 0.35  # of two drawn at random half are of different classes
 
 
 def test_cached_views_are_asked_about_as_they_are_shown() -> None:

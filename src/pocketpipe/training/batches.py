@@ -108,8 +108,7 @@ class Batches:
 
     def _augmented(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> View:
         """Views of this epoch alone; the whole batch in every process, so that they do not depend on their number."""
-        whole = self._inputs.index_select(0, chosen), self._targets.index_select(0, chosen)
-        return self._seen(*whole, generator)
+        return self._seen(chosen, generator)
 
     def _repeated(self, chosen: Tensor, epoch: int, generator: torch.Generator) -> View:
         inputs, targets = self._view(self.view_of(epoch))
@@ -121,17 +120,23 @@ class Batches:
             self._shown = None  # before the next one is made: there are never two
             generator = torch.Generator(self._inputs.device).manual_seed(epoch_seed(self._seed, number))
             view = torch.empty_like(self._inputs), torch.empty_like(self._targets)
-            for start in range(0, len(self._inputs), PART):
-                part = slice(start, start + PART)
-                inputs, targets = self._inputs[part].clone(), self._targets[part].clone()
-                view[0][part], view[1][part] = self._seen(inputs, targets, generator)
+            every = torch.arange(len(self._inputs), device=self._inputs.device)
+            for part in torch.split(every, examples_at_once(self._task.input_shape, fewest=1, most=PART)):
+                view[0][part], view[1][part] = self._seen(part, generator)
             self._shown = (number, view)
         return self._shown[1]
 
-    def _seen(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> View:
-        """What a network is shown of these examples: each augmented, then, if the recipe mixes, two in one."""
-        inputs, targets = self._task.augment_both(inputs, targets, generator)
-        return (inputs if self._mixing is None else self._mixing.mixed(inputs, generator)), targets
+    def _seen(self, chosen: Tensor, generator: torch.Generator) -> View:
+        """What a network is shown of these examples: each augmented; if the recipe mixes, with any other one in it."""
+        inputs, targets = self._one_view(chosen, generator)
+        if self._mixing is None:
+            return inputs, targets
+        drawn = torch.randint(len(self._inputs), chosen.shape, generator=generator, device=chosen.device)
+        return self._mixing.mixed(inputs, self._one_view(drawn, generator)[0], generator), targets
+
+    def _one_view(self, chosen: Tensor, generator: torch.Generator) -> View:
+        whole = self._inputs.index_select(0, chosen), self._targets.index_select(0, chosen)
+        return self._task.augment_both(*whole, generator)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -19,8 +20,8 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 """Of the examples that are mixed; the others are shown alone."""
 
 
-class _Mixing(Value):
-    """Another example of the same batch in each input, the target that of one of the two, drawn by what each shows.
+class _Mixing(Value, ABC):
+    """Another example in each input, the target that of one of the two, drawn by what each shows.
 
     The papers weigh two losses by the shares; to draw one of the two targets by them has the same expectation at
     any loss (Huszar 2017, "mixup: Data-dependent data augmentation"), and no loss, metric or teacher has to know of it.
@@ -29,15 +30,14 @@ class _Mixing(Value):
     alpha: Alpha = 1.0
     share: Share = 0.5
 
-    def mixed(self, inputs: Tensor, generator: Generator) -> Tensor:
-        """A batch of stored inputs (n, ...), each still of its own target; of the same shape and dtype."""
+    def mixed(self, inputs: Tensor, others: Tensor, generator: Generator) -> Tensor:
+        """Stored inputs (n, ...), each with its one of `others` (drawn from the same examples) in it and still of its
+        own target; of the same shape and dtype."""
         import torch
 
-        device = inputs.device
-        order = torch.randperm(len(inputs), generator=generator, device=device)
-        seed = torch.randint(2**62, (), generator=generator, device=device)
-        own = torch.from_numpy(self._own(tuple(inputs.shape), np.random.default_rng(int(seed)))).to(device)
-        result = torch.lerp(inputs[order].float(), inputs.float(), own.expand(inputs.shape))
+        seed = torch.randint(2**62, (), generator=generator, device=inputs.device)
+        own = torch.from_numpy(self._own(tuple(inputs.shape), np.random.default_rng(int(seed)))).to(inputs.device)
+        result = torch.lerp(others.float(), inputs.float(), own.expand(inputs.shape))
         return (result if inputs.is_floating_point() else result.round()).to(inputs.dtype)
 
     def check(self, input_shape: tuple[int, ...]) -> None:
@@ -53,9 +53,9 @@ class _Mixing(Value):
         own: np.ndarray = np.where(is_mixed, np.where(is_second, 1 - first, first), 1).astype(np.float32)
         return own
 
+    @abstractmethod
     def _first(self, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
         """What the first of the two counts in each input of a batch of `shape`."""
-        raise NotImplementedError
 
 
 class Mixup(_Mixing):

@@ -1,6 +1,6 @@
 """Static memory plan: each value between operators gets a place in one arena, as low as others of its time allow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -36,18 +36,23 @@ def plan(intervals: list[Interval]) -> Places:
     >>> plan([Interval("a", 64, 0, 1), Interval("b", 128, 1, 2), Interval("c", 64, 2, 3)])
     ({'b': 0, 'a': 128, 'c': 128}, 192)
     """
-    least, tries = _most_at_once(intervals), min(MOST_TRIES, COMPARISONS // max(1, len(intervals)) ** 2)
+    least, found = _most_at_once(intervals), []
+    for places in _tries(intervals):
+        found.append(places)
+        if places[1] == least:
+            break
+    return min(found, key=lambda places: places[1])
+
+
+def _tries(intervals: list[Interval]) -> Iterator[Places]:
+    most = max(1, min(MOST_TRIES, COMPARISONS // max(1, len(intervals)) ** 2))
     largest = sorted(intervals, key=lambda interval: (-interval.size, interval.first, interval.name))
-    best = _placed(largest)
     for order in (largest, sorted(largest, key=lambda interval: interval.first)):
-        for _ in range(tries):
-            if best[1] == least:
-                return best
-            found = _placed(order)
-            best = min(best, found, key=lambda places: places[1])
-            highest = max(order, key=lambda interval: (found[0][interval.name] + interval.size, interval.name))
+        for _ in range(most):
+            offsets, arena = _placed(order)
+            yield offsets, arena
+            highest = max(order, key=lambda interval: (offsets[interval.name] + interval.size, interval.name))
             order = [highest, *(interval for interval in order if interval is not highest)]
-    return best
 
 
 def _most_at_once(intervals: list[Interval]) -> int:
